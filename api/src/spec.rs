@@ -1,0 +1,195 @@
+//! What an operator wants: the checked form of a configuration file, and of what stands in the desired state.
+//!
+//! The file's own form, with its many spellings, is read in `supervisor`'s and the command's one reader,
+//! [`file`]; what comes out of it is this.
+
+pub mod file;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{ApplicationName, ClassName, DeploymentName, RoutePrefix};
+
+/// Everything one configuration file asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApplicationSpec {
+    /// What owns the deployments: those of this application that the next file leaves out are deleted.
+    pub application: ApplicationName,
+    /// The proxy's settings, where the file has an `[http]` table.
+    pub http: Option<HttpSpec>,
+    /// In the order of the file.
+    pub deployments: Vec<DeploymentSpec>,
+}
+
+/// Where a library is to be found.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LibraryRef {
+    /// A file on the machine of whoever reads the configuration. Relative to the file's own folder.
+    Path(String),
+    /// In the supervisor's store: SHA-256 of the bytes, 64 lower-case hexadecimal digits.
+    Digest(String),
+}
+
+/// One deployment, with every default filled in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeploymentSpec {
+    /// Unique on one supervisor.
+    pub name: DeploymentName,
+    /// The code.
+    pub library: LibraryRef,
+    /// Which class of the library; `None`: the only one it holds.
+    pub class: Option<ClassName>,
+    /// `None`: reached by handle only.
+    pub route_prefix: Option<RoutePrefix>,
+    /// How many replicas, at least 1.
+    pub num_replicas: u32,
+    /// Constructor arguments: an object by name, an array by position, or null.
+    pub args: Value,
+    /// For `reconfigure`; an empty table counts as set.
+    pub user_config: Option<Value>,
+    /// As the operator named it; `None`: made from the content.
+    pub version: Option<String>,
+    /// Requests in flight per replica; `None`: 1 where `call` is exclusive, else max(5, 2 x threads).
+    pub max_ongoing_requests: Option<u32>,
+    /// Requests waiting for a replica; `None`: unbounded (-1 in the file).
+    pub max_queued_requests: Option<u32>,
+    /// Handler threads per replica.
+    pub threads: u16,
+    /// The whole request, queueing included; `None`: that of `[http]`. Zero: no limit.
+    pub request_timeout: Option<Duration>,
+    /// How long requests in flight may take to end before a replica is killed.
+    pub graceful_shutdown_timeout: Duration,
+    /// From one health check's start to the next one's.
+    pub health_check_period: Duration,
+    /// After this a health check has failed.
+    pub health_check_timeout: Duration,
+    /// From fork to ready.
+    pub startup_timeout: Duration,
+    /// How updates proceed.
+    pub rollout: RolloutSpec,
+    /// Environment of the replicas.
+    pub runtime_env: RuntimeEnvSpec,
+}
+
+/// How a rolling update proceeds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutSpec {
+    /// At most this part of the replicas is down at any instant; rounded down.
+    pub max_unavailable: Share,
+    /// At most this many more than wanted; rounded up.
+    pub max_surge: Share,
+    /// Whether a failed update goes back by itself.
+    pub auto_rollback: bool,
+}
+
+impl Default for RolloutSpec {
+    fn default() -> Self {
+        Self { max_unavailable: Share::Percent(20), max_surge: Share::Percent(20), auto_rollback: true }
+    }
+}
+
+/// A number of replicas, or a percentage of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Share {
+    /// So many.
+    Count(u32),
+    /// 0 to 100.
+    Percent(u8),
+}
+
+impl Share {
+    /// The share of `total`, a percentage rounded down.
+    #[must_use]
+    pub fn floor_of(self, total: u32) -> u32 {
+        match self {
+            Share::Count(count) => count.min(total),
+            Share::Percent(percent) => {
+                u32::try_from(u64::from(total) * u64::from(percent) / 100).unwrap_or(total)
+            }
+        }
+    }
+
+    /// The share of `total`, a percentage rounded up.
+    #[must_use]
+    pub fn ceil_of(self, total: u32) -> u32 {
+        match self {
+            Share::Count(count) => count,
+            Share::Percent(percent) => {
+                u32::try_from((u64::from(total) * u64::from(percent)).div_ceil(100)).unwrap_or(total)
+            }
+        }
+    }
+}
+
+/// Environment of a deployment's replicas.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeEnvSpec {
+    /// Variables to set.
+    pub env_vars: BTreeMap<String, String>,
+}
+
+/// The proxy's settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HttpSpec {
+    /// Address and port.
+    pub listen: String,
+    /// The whole request, queueing included; zero: no limit.
+    pub request_timeout: Duration,
+    /// Idle between requests.
+    pub keep_alive_timeout: Duration,
+    /// The whole head must be there.
+    pub header_timeout: Duration,
+    /// Without a byte of the body.
+    pub body_timeout: Duration,
+    /// Bytes of the request line and the header section together.
+    pub max_head: u32,
+    /// Header fields.
+    pub max_headers: u32,
+    /// Bytes of the request target.
+    pub max_uri: u32,
+    /// Bytes of a request's body.
+    pub max_body: u64,
+    /// Connections open at a time.
+    pub max_connections: u32,
+    /// The same from one address; 0: no limit of its own.
+    pub max_connections_per_address: u32,
+    /// Worker threads; 0: from the machine's CPUs.
+    pub workers: u32,
+}
+
+impl Default for HttpSpec {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8000".to_owned(),
+            request_timeout: Duration::from_secs(30),
+            keep_alive_timeout: Duration::from_secs(90),
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            max_head: 64 * 1024,
+            max_headers: 100,
+            max_uri: 8 * 1024,
+            max_body: 64 * 1024 * 1024,
+            max_connections: 20_000,
+            max_connections_per_address: 0,
+            workers: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_round_as_the_rollout_needs() {
+        let share = Share::Percent(20);
+        assert_eq!([1, 4, 5, 9, 10, 25].map(|n| share.floor_of(n)), [0, 0, 1, 1, 2, 5]);
+        assert_eq!([1, 4, 5, 6, 10, 25].map(|n| share.ceil_of(n)), [1, 1, 1, 2, 2, 5]);
+        assert_eq!(Share::Count(3).floor_of(2), 2);
+    }
+}

@@ -1,0 +1,176 @@
+//! What is: the answers of `status`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ApplicationName, DeploymentName, ReplicaId, RoutePrefix};
+
+/// The whole machine's status, as `GET /v1/status` gives it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SystemStatus {
+    /// Version of the supervisor.
+    pub version: String,
+    /// Process id of the supervisor.
+    pub pid: i32,
+    /// Seconds since the supervisor started.
+    pub uptime_s: u64,
+    /// Revision of the desired state.
+    pub revision: u64,
+    /// The proxy.
+    pub proxy: ProxyStatus,
+    /// Every deployment, by name.
+    pub deployments: Vec<DeploymentStatus>,
+}
+
+/// The proxy's status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    /// Process id, while it runs.
+    pub pid: Option<i32>,
+    /// Address that it answers on.
+    pub listen: String,
+    /// Whether it has taken its routes and accepts connections.
+    pub ready: bool,
+    /// How often it had to be started again.
+    pub restarts: u64,
+}
+
+/// What a deployment is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum DeploymentState {
+    /// A new version or configuration is on its way.
+    Updating,
+    /// All replicas wanted are there, with what is wanted.
+    Healthy,
+    /// Fewer replicas than wanted are able to serve, and not because of an update.
+    Unhealthy,
+    /// Only the number is growing.
+    Upscaling,
+    /// Only the number is shrinking.
+    Downscaling,
+    /// The update failed and stopped; the message says why.
+    DeployFailed,
+    /// On its way out.
+    Deleting,
+}
+
+impl DeploymentState {
+    /// As it is written on the wire and in tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DeploymentState::Updating => "UPDATING",
+            DeploymentState::Healthy => "HEALTHY",
+            DeploymentState::Unhealthy => "UNHEALTHY",
+            DeploymentState::Upscaling => "UPSCALING",
+            DeploymentState::Downscaling => "DOWNSCALING",
+            DeploymentState::DeployFailed => "DEPLOY_FAILED",
+            DeploymentState::Deleting => "DELETING",
+        }
+    }
+}
+
+/// What a replica is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ReplicaState {
+    /// Forked; its constructor runs, or its first routes are not yet taken.
+    Starting,
+    /// Serves.
+    Running,
+    /// Serves, and is taking a new `user_config`.
+    Updating,
+    /// Gets no new requests, and finishes those it has.
+    Draining,
+    /// Its destructor runs, or it is being killed.
+    Stopping,
+}
+
+impl ReplicaState {
+    /// As it is written on the wire and in tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReplicaState::Starting => "STARTING",
+            ReplicaState::Running => "RUNNING",
+            ReplicaState::Updating => "UPDATING",
+            ReplicaState::Draining => "DRAINING",
+            ReplicaState::Stopping => "STOPPING",
+        }
+    }
+
+    /// Whether new requests may be sent to it.
+    #[must_use]
+    pub fn can_serve(self) -> bool {
+        matches!(self, ReplicaState::Running | ReplicaState::Updating)
+    }
+}
+
+/// One deployment's status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeploymentStatus {
+    /// Its name.
+    pub name: DeploymentName,
+    /// Who owns it.
+    pub application: ApplicationName,
+    /// What it is doing.
+    pub status: DeploymentState,
+    /// Why, in one sentence; empty where there is nothing to say.
+    pub message: String,
+    /// Version wanted.
+    pub version: String,
+    /// Revision of the desired state that last changed it.
+    pub revision: u64,
+    /// Class of the library.
+    pub class: String,
+    /// SHA-256 of the library.
+    pub library: String,
+    /// Where it is mounted; `None`: by handle only.
+    pub route_prefix: Option<RoutePrefix>,
+    /// How many replicas are wanted.
+    pub target_replicas: u32,
+    /// Those that exist.
+    pub replicas: Vec<ReplicaStatus>,
+    /// How the most recent replicas ended, newest first; bounded.
+    pub ended: Vec<EndedReplica>,
+}
+
+/// One replica's status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Its id.
+    pub id: ReplicaId,
+    /// Process id.
+    pub pid: i32,
+    /// What it is doing.
+    pub state: ReplicaState,
+    /// Version it runs.
+    pub version: String,
+    /// Requests in flight.
+    pub ongoing: u64,
+    /// Requests answered.
+    pub processed: u64,
+    /// How many replicas came before it in its place because they failed.
+    pub restarts: u64,
+    /// Seconds since the fork.
+    pub uptime_s: u64,
+    /// Resident memory.
+    pub rss_bytes: u64,
+}
+
+/// How a replica ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndedReplica {
+    /// Its id.
+    pub id: ReplicaId,
+    /// Its process id.
+    pub pid: i32,
+    /// Version it ran.
+    pub version: String,
+    /// Unix time in milliseconds.
+    pub ended_at_ms: u64,
+    /// What ended it: `exited with code 1`, `killed by SIGKILL`, `stopped for an update`.
+    pub reason: String,
+    /// Whether it ended by itself, against our will.
+    pub failed: bool,
+}

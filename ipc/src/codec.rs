@@ -1,0 +1,74 @@
+//! The one place where control messages become bytes and back: bincode, bounded.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use bincode::Options;
+
+/// Bytes of one control message, at most. A SEQPACKET of this size fits the default socket buffer.
+pub const MESSAGE_MAX: usize = 160 * 1024;
+
+/// Why a message could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// More than [`MESSAGE_MAX`] bytes.
+    #[error("a control message has at most {MESSAGE_MAX} bytes, and this one has {0}")]
+    TooLarge(u64),
+    /// Not a message of this type, or bytes left over.
+    #[error("not a control message of this kind: {0}")]
+    Malformed(bincode::Error),
+}
+
+fn options() -> impl Options {
+    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(MESSAGE_MAX as u64).reject_trailing_bytes()
+}
+
+/// The bytes of a message.
+///
+/// # Errors
+/// [`CodecError::TooLarge`] where it does not fit into one packet.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
+    options().serialize(message).map_err(|error| match *error {
+        bincode::ErrorKind::SizeLimit => {
+            CodecError::TooLarge(bincode::serialized_size(message).unwrap_or(u64::MAX))
+        }
+        _ => CodecError::Malformed(error),
+    })
+}
+
+/// The message in `bytes`, all of them.
+///
+/// # Errors
+/// [`CodecError::Malformed`] for anything else; memory for it is bounded by [`MESSAGE_MAX`].
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    options().deserialize(bytes).map_err(CodecError::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let message = (7u32, "text".to_owned(), vec![1u8, 2]);
+        assert_eq!(decode::<(u32, String, Vec<u8>)>(&encode(&message).unwrap()).unwrap(), message);
+    }
+
+    #[test]
+    fn leftover_bytes_are_refused() {
+        let mut bytes = encode(&1u32).unwrap();
+        bytes.push(0);
+        assert!(decode::<u32>(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_length_that_lies_does_not_allocate() {
+        let mut bytes = u64::MAX.to_le_bytes().to_vec();
+        bytes.extend_from_slice(b"short");
+        assert!(decode::<Vec<u8>>(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_message_too_large_is_refused_before_it_is_sent() {
+        assert!(matches!(encode(&vec![0u8; MESSAGE_MAX + 1]), Err(CodecError::TooLarge(_))));
+    }
+}

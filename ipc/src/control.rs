@@ -1,0 +1,319 @@
+//! Control messages, one enum for each direction of each boundary. Rare, typed, small.
+//!
+//! ```text
+//!   supervisor --ProxyOrder-->   proxy      over ipc-channel; descriptors over a SEQPACKET beside it
+//!   supervisor <--ProxyReport--  proxy
+//!   supervisor --ReplicaOrder--> replica    over its SEQPACKET link, descriptors in the same packet
+//!   supervisor <--ReplicaReport- replica
+//!   supervisor --CallerOrder-->  caller     a process with handles: inside the replica's link, or a client's
+//!   supervisor <--CallerReport-- caller     own SEQPACKET on the handle socket
+//! ```
+//!
+//! Views are levels, not edges: each is the whole truth of its generation, and the newest one wins. A caller
+//! acknowledges a generation once it sends new requests by that view only.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use decurion_api::{ApplicationName, ClassName, DeploymentName, ReplicaId, RoutePrefix};
+
+/// Counts up with each view of one supervisor's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Generation(pub u64);
+
+/// Names descriptors that travel beside an `ipc-channel` message: they are sent first, in one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FdToken(pub u64);
+
+/// What callers know of one deployment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeploymentView {
+    /// Its name.
+    pub name: DeploymentName,
+    /// Where it is mounted; `None`: by handle only.
+    pub route_prefix: Option<RoutePrefix>,
+    /// Whether it can serve.
+    pub availability: Availability,
+    /// Replicas that may get new requests.
+    pub replicas: Vec<ReplicaId>,
+    /// Requests in flight per replica, at most.
+    pub max_ongoing_requests: u32,
+    /// Requests waiting in one caller, at most; `None`: unbounded.
+    pub max_queued_requests: Option<u32>,
+    /// The whole request, queueing included; zero: no limit; `None`: the caller's default.
+    pub request_timeout: Option<Duration>,
+    /// Whether its class answers HTTP.
+    pub http: bool,
+    /// Methods, with what is known of them.
+    pub methods: Vec<MethodView>,
+    /// Encodings that its methods take: bit `1 << n` for `decurion_abi::encoding` n.
+    pub encodings: u32,
+}
+
+/// What callers know of one method.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MethodView {
+    /// Its name. Its place in the list is the ABI's `method_index`.
+    pub name: String,
+}
+
+/// Whether a deployment can serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Availability {
+    /// It has replicas, or some are on their way: requests wait where none is ready.
+    Expected,
+    /// It failed to deploy and nothing serves: requests are refused with this sentence.
+    Failed(String),
+}
+
+/// Everything the proxy routes by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RouteView {
+    /// Of this supervisor's life.
+    pub generation: Generation,
+    /// All deployments, also those without a route prefix.
+    pub deployments: Vec<DeploymentView>,
+}
+
+/// The proxy's settings, as numbers it can use.
+pub type ProxySettings = decurion_api::spec::HttpSpec;
+
+/// Supervisor to proxy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ProxyOrder {
+    /// Serve this listening socket (1 descriptor). Sent once, first.
+    Listen(FdToken),
+    /// Take these settings, from the next connection on.
+    Configure(ProxySettings),
+    /// Get to know a replica (2 descriptors: the attach socket, a pidfd). Comes before the view that names it.
+    Attach {
+        /// Which.
+        replica: ReplicaId,
+        /// Its descriptors.
+        descriptors: FdToken,
+    },
+    /// Route by this view; acknowledged with [`ProxyReport::Applied`].
+    View(RouteView),
+    /// A replica is gone or about to be killed: let go of its channel. What it had is settled as after a death.
+    Detach(ReplicaId),
+    /// Take no new connections, finish what there is within this time, then exit.
+    Drain(Duration),
+}
+
+/// Proxy to supervisor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ProxyReport {
+    /// First word, before anything was received.
+    Started,
+    /// New requests go by this view only. Replicas that the view names and that can't be reached are listed.
+    Applied {
+        /// Of the view.
+        generation: Generation,
+        /// Replicas that could not be attached, with why.
+        unreachable: Vec<(ReplicaId, String)>,
+    },
+    /// A replica broke the data plane's rules; it is treated as dead.
+    Fault {
+        /// Which.
+        replica: ReplicaId,
+        /// What it did.
+        fault: String,
+    },
+    /// One log line of the proxy.
+    Log {
+        /// `decurion_abi::level`.
+        level: u32,
+        /// Text.
+        message: String,
+    },
+    /// Drained; exits now.
+    Drained,
+}
+
+/// Why a replica did not become ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartFailure {
+    /// The library can't be loaded, or is not one for us.
+    Library(String),
+    /// The class is not in it.
+    Class(String),
+    /// `create` refused, or `reconfigure` refused the first `user_config`.
+    Constructor(String),
+}
+
+impl std::fmt::Display for StartFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StartFailure::Library(why) | StartFailure::Class(why) | StartFailure::Constructor(why) => {
+                f.write_str(why)
+            }
+        }
+    }
+}
+
+/// Everything a replica starts with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaStart {
+    /// Who it is.
+    pub replica: ReplicaId,
+    /// Of which deployment.
+    pub deployment: DeploymentName,
+    /// Of which application.
+    pub application: ApplicationName,
+    /// Of which version.
+    pub version: String,
+    /// Path of the library in the store.
+    pub library: String,
+    /// Class to make.
+    pub class: ClassName,
+    /// Constructor arguments as JSON; `"@name"` strings stand as they are.
+    pub args: String,
+    /// First `user_config` as JSON.
+    pub user_config: Option<String>,
+    /// Handler threads.
+    pub threads: u16,
+    /// Requests in flight, at most.
+    pub max_ongoing_requests: u32,
+    /// 0-based place.
+    pub rank: u32,
+    /// Replicas wanted.
+    pub world_size: u32,
+}
+
+/// Who is at the other end of a channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CallerKind {
+    /// The proxy: trusted with an eventfd.
+    Proxy,
+    /// A handle in another replica.
+    Replica(ReplicaId),
+    /// A handle in a process of a user with access to the handle socket.
+    Client {
+        /// Its process id.
+        pid: i32,
+    },
+}
+
+/// Supervisor to replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ReplicaOrder {
+    /// Load and construct. First, once; answered with `Ready` or `StartFailed`.
+    Start(Box<ReplicaStart>),
+    /// A caller wants a channel (2 descriptors: the attach socket, the caller's pidfd).
+    Accept(CallerKind),
+    /// Take this configuration; answered with `Reconfigured`.
+    Reconfigure {
+        /// Of the configuration; comes back in the answer.
+        sequence: u64,
+        /// JSON.
+        user_config: String,
+    },
+    /// Requests in flight, at most, from now on.
+    Limit(u32),
+    /// Run `check_health`; answered with `Health`.
+    CheckHealth {
+        /// Comes back in the answer.
+        sequence: u64,
+    },
+    /// No caller sends new requests any more: finish those there are, destroy the instance, exit 0.
+    Drain,
+    /// For the handles inside.
+    Caller(CallerOrder),
+}
+
+/// Replica to supervisor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ReplicaReport {
+    /// Constructed and configured; may get requests. 1 descriptor: its board.
+    Ready,
+    /// Did not become ready; exits now.
+    StartFailed(StartFailure),
+    /// Answer to `Reconfigure`: on an error nothing has changed.
+    Reconfigured {
+        /// Of the order.
+        sequence: u64,
+        /// The library's message.
+        result: Result<(), String>,
+    },
+    /// Answer to `CheckHealth`.
+    Health {
+        /// Of the order.
+        sequence: u64,
+        /// The library's message.
+        result: Result<(), String>,
+    },
+    /// A caller broke the data plane's rules and was cut off.
+    CallerFault {
+        /// Who.
+        caller: CallerKind,
+        /// What it did.
+        fault: String,
+    },
+    /// A log line through the ABI.
+    Log {
+        /// `decurion_abi::level`.
+        level: u32,
+        /// Where in the library.
+        target: String,
+        /// Request id, if one was running.
+        request_id: Option<String>,
+        /// Text.
+        message: String,
+    },
+    /// Everything is finished, the instance is destroyed.
+    Drained,
+    /// From the handles inside.
+    Caller(CallerReport),
+}
+
+/// Supervisor to a process with handles.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CallerOrder {
+    /// Get to know a replica (2 descriptors: the attach socket, a pidfd). Comes before the view that names it.
+    Attach {
+        /// Of which deployment.
+        deployment: DeploymentName,
+        /// Which.
+        replica: ReplicaId,
+    },
+    /// The newest truth of a deployment it has asked for; acknowledged with `Applied`.
+    View {
+        /// Of this supervisor's life.
+        generation: Generation,
+        /// `None`: there is no such deployment (any more).
+        view: Option<DeploymentView>,
+        /// Which.
+        deployment: DeploymentName,
+        /// Where there is none: the names that exist.
+        known: Vec<DeploymentName>,
+    },
+    /// A replica is gone or about to be killed.
+    Detach {
+        /// Of which deployment.
+        deployment: DeploymentName,
+        /// Which.
+        replica: ReplicaId,
+    },
+}
+
+/// A process with handles to the supervisor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CallerReport {
+    /// Wants to know, now and from now on, about a deployment. Answered with its view.
+    Resolve(DeploymentName),
+    /// New requests go by this view only.
+    Applied {
+        /// Which.
+        deployment: DeploymentName,
+        /// Of the view.
+        generation: Generation,
+    },
+    /// A replica broke the data plane's rules; it is treated as dead.
+    Fault {
+        /// Which.
+        replica: ReplicaId,
+        /// What it did.
+        fault: String,
+    },
+}
