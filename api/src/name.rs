@@ -159,9 +159,7 @@ impl ReplicaId {
         let id = id.into();
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         match id.chars().find(|c| !fits(*c)) {
-            Some(found) => {
-                Err(NameError::Character { what: "replica id", name: id, found, allowed: DASHED })
-            }
+            Some(found) => Err(NameError::Character { what: "replica id", name: id, found, allowed: DASHED }),
             None if id.is_empty() => Err(NameError::Empty { what: "replica id" }),
             None if id.len() > NAME_MAX + 17 => Err(NameError::TooLong { what: "replica id", name: id }),
             None => Ok(Self(id)),

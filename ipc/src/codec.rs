@@ -19,7 +19,10 @@ pub enum CodecError {
 }
 
 fn options() -> impl Options {
-    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(MESSAGE_MAX as u64).reject_trailing_bytes()
+    bincode::DefaultOptions::new()
+        .with_fixint_encoding()
+        .with_limit(MESSAGE_MAX as u64)
+        .reject_trailing_bytes()
 }
 
 /// The bytes of a message.

@@ -414,8 +414,9 @@ pub struct Class {
 
     /// Constructs an instance from `args` (JSON: an object by name, or an array by position; `null` for none)
     /// and puts it into `instance`. On failure: message in `error`, returns `ERROR`.
-    pub create:
-        Option<unsafe extern "C" fn(*const Host, args: Bytes, instance: *mut *mut c_void, *mut ErrorSlot) -> i32>,
+    pub create: Option<
+        unsafe extern "C" fn(*const Host, args: Bytes, instance: *mut *mut c_void, *mut ErrorSlot) -> i32,
+    >,
     /// Destroys the instance, once, when nothing of it runs any more.
     pub destroy: Option<unsafe extern "C" fn(instance: *mut c_void)>,
     /// Answers an HTTP request. `None`: the class has no HTTP side.
@@ -423,7 +424,8 @@ pub struct Class {
     /// Answers a method call (`Request::method_index`).
     pub invoke: Option<unsafe extern "C" fn(instance: *mut c_void, *mut Exchange) -> i32>,
     /// Takes a new `user_config` (JSON). On failure: message in `error`, returns `ERROR`, nothing has changed.
-    pub reconfigure: Option<unsafe extern "C" fn(instance: *mut c_void, config: Bytes, *mut ErrorSlot) -> i32>,
+    pub reconfigure:
+        Option<unsafe extern "C" fn(instance: *mut c_void, config: Bytes, *mut ErrorSlot) -> i32>,
     /// `OK`, or `ERROR` with the reason in `error`. Called beside running requests.
     pub check_health: Option<unsafe extern "C" fn(instance: *mut c_void, *mut ErrorSlot) -> i32>,
 }
