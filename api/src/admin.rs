@@ -65,6 +65,44 @@ pub struct ScaleRequest {
     pub num_replicas: u32,
 }
 
+/// Body of `POST /v1/deployments/{name}:rollback`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// Revision whose form of the deployment comes back; absent: the last one that was rolled out whole.
+    #[serde(default)]
+    pub revision: Option<u64>,
+}
+
+/// What `POST /v1/artifacts` answers: the library is in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// SHA-256 of its bytes, 64 lower-case hexadecimal digits.
+    pub digest: String,
+    /// Names of the classes it holds.
+    pub classes: Vec<crate::ClassName>,
+}
+
+/// What `GET /v1/version` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Of the supervisor.
+    pub version: String,
+    /// Process id of the supervisor.
+    pub pid: i32,
+    /// Versions of the plugin ABI that it loads: `1.0`.
+    pub abi: String,
+}
+
+/// Body of `POST /v1/shutdown`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShutdownRequest {
+    /// Kill at once instead of letting requests finish.
+    #[serde(default)]
+    pub now: bool,
+}
+
 /// Body of `POST /v1/deployments/{name}:call`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -133,6 +133,38 @@ pub struct DeploymentStatus {
     pub replicas: Vec<ReplicaStatus>,
     /// How the most recent replicas ended, newest first; bounded.
     pub ended: Vec<EndedReplica>,
+    /// What became of the newest change.
+    pub rollout: RolloutStatus,
+}
+
+/// What became of the newest change of a deployment. Who waits for revision R looks here: the outcome is R's while
+/// `revision` is R; a greater `revision` means that a later change has taken R's place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    /// Revision of the desired state that holds the change.
+    pub revision: u64,
+    /// Version that it asked for.
+    pub version: String,
+    /// How it goes, or went.
+    pub outcome: RolloutOutcome,
+    /// Replicas that run what was asked for and get requests.
+    pub updated: u32,
+    /// Why it failed, with the replica's last words; else what it waits for; else empty.
+    pub message: String,
+}
+
+/// How a change goes, or went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutOutcome {
+    /// On its way.
+    InProgress,
+    /// Every replica is as it was asked for, and what was to go is gone.
+    Done,
+    /// Stopped; what served before serves on.
+    Failed,
+    /// Stopped, and the desired state was put back to what it was before.
+    RolledBack,
 }
 
 /// One replica's status.

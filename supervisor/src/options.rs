@@ -1,0 +1,53 @@
+//! What a program that embeds the supervisor may choose.
+
+use std::path::PathBuf;
+
+/// How a supervisor runs.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Folder of the desired state and the library store; made when missing.
+    pub state_dir: PathBuf,
+    /// Path of the control socket. Its folder is made when missing, and holds `handle.sock` beside it.
+    pub socket: PathBuf,
+    /// A configuration file (TOML, or JSON where the name ends so) that is deployed at the start, and again on SIGHUP.
+    pub config: Option<PathBuf>,
+    /// Address and port to serve HTTP on, whatever the desired state says.
+    pub listen: Option<String>,
+    /// Folder of `decurion-proxy` and `decurion-replica-runner`; `None`: beside our own executable, or in
+    /// `../libexec/decurion` from there.
+    pub executables: Option<PathBuf>,
+    /// Group whose members may use the sockets, beside root and our own user.
+    pub group: Option<u32>,
+    /// Where replicas' lines go beside the log that `GET /v1/logs` reads.
+    pub output: Output,
+    /// Whether TERM, INT and HUP of this process are ours to act on.
+    pub signals: bool,
+}
+
+/// Where the lines that replicas write go, beside the log kept in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// To our own stderr, labelled with the replica.
+    #[default]
+    Stderr,
+    /// Nowhere.
+    Quiet,
+}
+
+impl Options {
+    /// The usual choices, with these two places.
+    #[must_use]
+    pub fn new(state_dir: impl Into<PathBuf>, socket: impl Into<PathBuf>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            socket: socket.into(),
+            config: None,
+            listen: None,
+            executables: None,
+            group: None,
+            output: Output::default(),
+            signals: true,
+        }
+    }
+}
