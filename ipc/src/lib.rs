@@ -6,3 +6,12 @@
 
 pub mod codec;
 pub mod control;
+pub mod record;
+#[expect(
+    unsafe_code,
+    clippy::disallowed_methods,
+    reason = "memory, sockets and clocks are touched here alone"
+)]
+pub mod sys;
+
+pub use sys::link;

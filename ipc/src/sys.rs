@@ -1,0 +1,3 @@
+//! Everything here that touches the machine: sockets, mappings, bells, clocks.
+
+pub mod link;
