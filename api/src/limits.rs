@@ -22,3 +22,33 @@ pub const LOG_LINES_MAX: usize = 2_000;
 pub const EVENTS_MAX: usize = 1_000;
 /// Revisions of the desired state kept on disk.
 pub const REVISIONS_MAX: usize = 20;
+/// Requests in flight that one replica may be given.
+pub const MAX_ONGOING_REQUESTS_MAX: u32 = 65_535;
+/// Requests that may wait for a replica, where there is a bound.
+pub const MAX_QUEUED_REQUESTS_MAX: u32 = 1_000_000;
+/// Requests that wait for a replica where the file says nothing.
+pub const MAX_QUEUED_REQUESTS_DEFAULT: u32 = 1_024;
+/// Bytes of a version's name.
+pub const VERSION_MAX: usize = 128;
+/// Environment variables of a deployment.
+pub const ENV_VARS_MAX: usize = 256;
+/// Bytes of a deployment's environment variables, names and values together.
+pub const ENV_BYTES_MAX: usize = 64 * 1024;
+/// Longest duration that a setting takes: seven days.
+pub const DURATION_MAX: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
+/// Shortest period of a health check, and shortest limit on a step of a replica's life.
+pub const DURATION_MIN: std::time::Duration = std::time::Duration::from_millis(10);
+/// Bytes of a request's head, at most: it travels to the replica in one block.
+pub const HTTP_HEAD_MAX: u64 = 64 * 1024;
+/// Bytes of a request's head that every client needs.
+pub const HTTP_HEAD_MIN: u64 = 1024;
+/// Bytes of a request target, at least.
+pub const HTTP_URI_MIN: u64 = 64;
+/// Header fields of a request.
+pub const HTTP_HEADERS_MAX: u32 = 1_024;
+/// Bytes of a request's body.
+pub const HTTP_BODY_MAX: u64 = 1 << 40;
+/// Connections open at a time.
+pub const CONNECTIONS_MAX: u32 = 1_000_000;
+/// Worker threads of the proxy.
+pub const WORKERS_MAX: u32 = 256;

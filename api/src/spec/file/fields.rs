@@ -1,0 +1,425 @@
+//! The fields of a configuration file: their names, defaults and ranges, table by table.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::node::{Node, NodeValue};
+use super::problems::Problems;
+use super::table::{Field, Table, not_supported, whole_of};
+use crate::limits::*;
+use crate::spec::{
+    ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, RolloutSpec, RuntimeEnvSpec, Share,
+};
+use crate::{ApplicationName, ClassName, DeploymentName, NameError, RoutePrefix};
+
+/// What stands before the digest where a library is named by its content.
+pub(super) const DIGEST_PREFIX: &str = "sha256:";
+const DIGEST_LEN: usize = 64;
+const BUNDLES: [&str; 4] = [".tar", ".tar.gz", ".tgz", ".tar.zst"];
+
+/// The whole file.
+pub(super) fn application(root: &Node, problems: &mut Problems<'_>) -> Option<ApplicationSpec> {
+    let mut table = Table::open(root, "", problems)?;
+    if !table.has("application") {
+        let message = "missing; it names what this file owns: application = \"demo\"";
+        problems.add(table.at, "application", message.to_owned());
+    }
+    let application = table
+        .text("application", problems)
+        .and_then(|(field, text)| named(&field, ApplicationName::new(text), problems));
+    let http = table.take("http").and_then(|field| http(&field, problems));
+    let deployments = match table.take("deployment") {
+        Some(list) => deployments(&list, problems),
+        None => Vec::new(),
+    };
+    table.later("graph", "compose with handles: args = { model = \"@NAME\" }", problems);
+    table.finish(problems);
+    Some(ApplicationSpec { application: application?, http, deployments })
+}
+
+fn http(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<HttpSpec> {
+    let mut table = Table::open(field.node, &field.path, problems)?;
+    let preset = HttpSpec::default();
+    let any = Duration::ZERO..=DURATION_MAX;
+    let some = DURATION_MIN..=DURATION_MAX;
+    let p = problems;
+    let listen = listen(&mut table, &preset, p);
+    let request_timeout = table.duration("request_timeout", any, p).unwrap_or(preset.request_timeout);
+    let keep_alive_timeout =
+        table.duration("keep_alive_timeout", some.clone(), p).unwrap_or(preset.keep_alive_timeout);
+    let header_timeout = table.duration("header_timeout", some.clone(), p).unwrap_or(preset.header_timeout);
+    let body_timeout = table.duration("body_timeout", some, p).unwrap_or(preset.body_timeout);
+    let max_head = table.size("max_head", HTTP_HEAD_MIN..=HTTP_HEAD_MAX, preset.max_head.into(), p);
+    let max_headers = table.whole("max_headers", 1..=HTTP_HEADERS_MAX.into(), preset.max_headers, p);
+    let max_uri = table.size("max_uri", HTTP_URI_MIN..=HTTP_HEAD_MAX, preset.max_uri.into(), p);
+    let max_body = table.size("max_body", 0..=HTTP_BODY_MAX, preset.max_body, p);
+    let most = u64::from(CONNECTIONS_MAX);
+    let max_connections = table.whole("max_connections", 1..=most, preset.max_connections, p);
+    let max_connections_per_address = table.whole("max_connections_per_address", 0..=most, 0, p);
+    let workers = table.whole("workers", 0..=WORKERS_MAX.into(), preset.workers, p);
+    access_log(&mut table, p);
+    table.later("tls", "put a server that ends TLS in front", p);
+    table.finish(p);
+    Some(HttpSpec {
+        listen,
+        request_timeout,
+        keep_alive_timeout,
+        header_timeout,
+        body_timeout,
+        max_head: u32::try_from(max_head).unwrap_or(preset.max_head),
+        max_headers,
+        max_uri: u32::try_from(max_uri).unwrap_or(preset.max_uri),
+        max_body,
+        max_connections,
+        max_connections_per_address,
+        workers,
+    })
+}
+
+fn listen(table: &mut Table<'_>, preset: &HttpSpec, problems: &mut Problems<'_>) -> String {
+    let Some((field, text)) = table.text("listen", problems) else { return preset.listen.clone() };
+    if text.parse::<SocketAddr>().is_err() {
+        let example = "an IP address and a port, such as \"127.0.0.1:8000\" or \"[::1]:8000\"";
+        field.refuse(problems, format!("'{text}' is no address; give {example}"));
+    }
+    text.to_owned()
+}
+
+fn access_log(table: &mut Table<'_>, problems: &mut Problems<'_>) {
+    if let Some((field, text)) = table.text("access_log", problems) {
+        match text {
+            "off" => {}
+            "text" | "json" | "combined" => field.refuse(problems, not_supported("write \"off\"")),
+            _ => field
+                .refuse(problems, format!("'{text}' is none of \"off\", \"text\", \"json\", \"combined\"")),
+        }
+    }
+    table.later("access_log_sample", "", problems);
+}
+
+fn deployments(list: &Field<'_>, problems: &mut Problems<'_>) -> Vec<DeploymentSpec> {
+    let NodeValue::List(items) = &list.node.value else {
+        list.refuse(problems, "is a list of tables; head each with [[deployment]]");
+        return Vec::new();
+    };
+    if items.len() > DEPLOYMENTS_MAX {
+        list.refuse(problems, format!("{} deployments; at most {DEPLOYMENTS_MAX} are allowed", items.len()));
+        return Vec::new();
+    }
+    let mut names = Taken::new("name", "each deployment needs a name of its own");
+    let mut routes = Taken::new("route_prefix", "each deployment needs a route of its own");
+    let mut deployments = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        let path = format!("{}[{index}]", list.path);
+        let Some((spec, places)) = deployment(item, &path, problems) else { continue };
+        names.claim(spec.name.as_str(), places.name, &path, problems);
+        if let Some(route) = &spec.route_prefix {
+            routes.claim(route.as_str(), places.route_prefix, &path, problems);
+        }
+        deployments.push(spec);
+    }
+    deployments
+}
+
+/// Finds values that two deployments claim, and names both places.
+struct Taken {
+    field: &'static str,
+    rule: &'static str,
+    holders: HashMap<String, (Option<usize>, String)>,
+}
+
+impl Taken {
+    fn new(field: &'static str, rule: &'static str) -> Self {
+        Self { field, rule, holders: HashMap::new() }
+    }
+
+    fn claim(&mut self, value: &str, at: Option<usize>, path: &str, problems: &mut Problems<'_>) {
+        let field = format!("{path}.{}", self.field);
+        match self.holders.get(value) {
+            Some((first_at, first)) => {
+                let first = problems.words_for(*first_at, first);
+                let message = format!("'{value}' is already taken ({first}); {}", self.rule);
+                problems.add(at, &field, message);
+            }
+            None => {
+                self.holders.insert(value.to_owned(), (at, path.to_owned()));
+            }
+        }
+    }
+}
+
+/// Where a deployment's name and route stand, or the deployment itself where they are defaults.
+struct Places {
+    name: Option<usize>,
+    route_prefix: Option<usize>,
+}
+
+/// One deployment by itself, at the top of its document.
+pub(super) fn lone_deployment(root: &Node, problems: &mut Problems<'_>) -> Option<DeploymentSpec> {
+    deployment(root, "", problems).map(|(spec, _)| spec)
+}
+
+fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(DeploymentSpec, Places)> {
+    let mut fields = Table::open(node, path, problems)?;
+    let table = &mut fields;
+    let p = problems;
+    let library = library(table, p);
+    let class = table.text("class", p).and_then(|(field, text)| named(&field, ClassName::new(text), p));
+    let name_field = table.text("name", p);
+    let name_at = name_field.as_ref().map_or(table.at, |(field, _)| field.node.at);
+    let name = match name_field {
+        Some((field, text)) => named(&field, DeploymentName::new(text), p),
+        None => default_name(table, library.as_ref(), class.as_ref(), p),
+    };
+    let route_field = table.text("route_prefix", p);
+    let route_at = route_field.as_ref().map_or(table.at, |(field, _)| field.node.at);
+    let route_prefix = match route_field {
+        Some((_, "")) => None,
+        Some((field, text)) => {
+            let route = RoutePrefix::new(text);
+            route.map_err(|error| field.refuse(p, format!("{error}; \"\" means by handle only"))).ok()
+        }
+        None => name.as_ref().and_then(|name| RoutePrefix::new(format!("/{name}")).ok()),
+    };
+    let num_replicas = num_replicas(table, p);
+    let args = args(table, p);
+    let user_config = table.take("user_config").and_then(|field| json_of(&field, USER_CONFIG_MAX, p));
+    let version = version(table, p);
+    let any = Duration::ZERO..=DURATION_MAX;
+    let some = DURATION_MIN..=DURATION_MAX;
+    let max_ongoing_requests = table
+        .take("max_ongoing_requests")
+        .and_then(|field| whole_of(&field, &(1..=MAX_ONGOING_REQUESTS_MAX.into()), p))
+        .and_then(|number| u32::try_from(number).ok());
+    let max_queued_requests = max_queued_requests(table, p);
+    let threads = table.whole("threads", 1..=THREADS_MAX.into(), 1, p);
+    let request_timeout = table.duration("request_timeout", any.clone(), p);
+    let mut seconds = |table: &mut Table<'_>, field, range, default| {
+        table.duration(field, range, p).unwrap_or(Duration::from_secs(default))
+    };
+    let graceful_shutdown_timeout = seconds(table, "graceful_shutdown_timeout", any, 20);
+    let health_check_period = seconds(table, "health_check_period", some.clone(), 10);
+    let health_check_timeout = seconds(table, "health_check_timeout", some.clone(), 30);
+    let startup_timeout = seconds(table, "startup_timeout", some, 300);
+    let rollout = table.take("rollout").and_then(|field| rollout(&field, p)).unwrap_or_default();
+    let runtime_env = table.take("runtime_env").and_then(|field| runtime_env(&field, p)).unwrap_or_default();
+    table.later("autoscaling_config", "give num_replicas", p);
+    table.later("resources", "", p);
+    table.later("recycle", "", p);
+    fields.finish(p);
+    let spec = DeploymentSpec {
+        name: name?,
+        library: library?,
+        class,
+        route_prefix,
+        num_replicas,
+        args,
+        user_config,
+        version,
+        max_ongoing_requests,
+        max_queued_requests,
+        threads,
+        request_timeout,
+        graceful_shutdown_timeout,
+        health_check_period,
+        health_check_timeout,
+        startup_timeout,
+        rollout,
+        runtime_env,
+    };
+    Some((spec, Places { name: name_at, route_prefix: route_at }))
+}
+
+fn library(table: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<LibraryRef> {
+    if !table.has("library") {
+        let message = "missing; give the path of a .so: library = \"target/release/libmodel.so\"";
+        problems.add(table.at, &table.path_of("library"), message.to_owned());
+    }
+    let (field, text) = table.text("library", problems)?;
+    if let Some(digest) = text.strip_prefix(DIGEST_PREFIX) {
+        let fits =
+            digest.len() == DIGEST_LEN && digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !fits {
+            let form = format!("'{DIGEST_PREFIX}' and {DIGEST_LEN} lower-case hexadecimal digits");
+            field.refuse(problems, format!("'{text}' is no digest; it is {form}"));
+        }
+        return fits.then(|| LibraryRef::Digest(digest.to_owned()));
+    }
+    if BUNDLES.iter().any(|end| text.ends_with(end)) {
+        field.refuse(problems, not_supported("give the .so itself in place of a bundle"));
+        return None;
+    }
+    if text.is_empty() || text.contains('\0') {
+        field.refuse(problems, "is the path of a .so, and this is none");
+        return None;
+    }
+    Some(LibraryRef::Path(text.to_owned()))
+}
+
+/// The class's name, or the file's without `lib` and what follows the first dot.
+fn default_name(
+    table: &Table<'_>,
+    library: Option<&LibraryRef>,
+    class: Option<&ClassName>,
+    problems: &mut Problems<'_>,
+) -> Option<DeploymentName> {
+    let candidate = match (class, library?) {
+        (Some(class), _) => class.as_str(),
+        (None, LibraryRef::Path(path)) => library_stem(path),
+        (None, LibraryRef::Digest(_)) => "",
+    };
+    let name = DeploymentName::new(candidate);
+    if name.is_err() {
+        let message = "missing, and neither a class nor the library's file name gives one: name = \"model\"";
+        problems.add(table.at, &table.path_of("name"), message.to_owned());
+    }
+    name.ok()
+}
+
+fn library_stem(path: &str) -> &str {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let file = file.split('.').next().unwrap_or(file);
+    file.strip_prefix("lib").filter(|rest| !rest.is_empty()).unwrap_or(file)
+}
+
+fn num_replicas(table: &mut Table<'_>, problems: &mut Problems<'_>) -> u32 {
+    let Some(field) = table.take("num_replicas") else { return 1 };
+    if field.node.value == NodeValue::Text("auto".to_owned()) {
+        field.refuse(problems, not_supported("give a number"));
+        return 1;
+    }
+    let number = whole_of(&field, &(1..=REPLICAS_MAX.into()), problems);
+    number.and_then(|number| u32::try_from(number).ok()).unwrap_or(1)
+}
+
+fn max_queued_requests(table: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<u32> {
+    let Some(field) = table.take("max_queued_requests") else { return Some(MAX_QUEUED_REQUESTS_DEFAULT) };
+    match &field.node.value {
+        NodeValue::Number(number) if number.as_i64() == Some(-1) => None,
+        NodeValue::Number(number) if number.as_i64().is_some_and(|number| number < -1) => {
+            let most = MAX_QUEUED_REQUESTS_MAX;
+            field.refuse(problems, format!("{number} is out of range; give 0 to {most}, or -1 for no bound"));
+            None
+        }
+        _ => whole_of(&field, &(0..=MAX_QUEUED_REQUESTS_MAX.into()), problems)
+            .and_then(|number| u32::try_from(number).ok()),
+    }
+}
+
+fn args(table: &mut Table<'_>, problems: &mut Problems<'_>) -> Value {
+    let Some(field) = table.take("args") else { return Value::Null };
+    match field.node.value {
+        NodeValue::List(_) | NodeValue::Table(_) => json_of(&field, ARGS_MAX, problems).unwrap_or_default(),
+        _ => {
+            field.expected(problems, "a table by name ({ msg = \"Hi\" }) or a list by position ([\"Hi\"])");
+            Value::Null
+        }
+    }
+}
+
+fn json_of(field: &Field<'_>, most: usize, problems: &mut Problems<'_>) -> Option<Value> {
+    match field.node.to_json() {
+        Ok(value) => {
+            let len = value.to_string().len();
+            if len > most {
+                field.refuse(problems, format!("has {len} bytes as JSON, and at most {most} are allowed"));
+            }
+            Some(value)
+        }
+        Err((at, text)) => {
+            problems.add(at, &field.path, format!("'{text}' has no JSON form; write it as a string"));
+            None
+        }
+    }
+}
+
+fn version(table: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<String> {
+    let (field, text) = table.text("version", problems)?;
+    if text.is_empty() || text.len() > VERSION_MAX || text.chars().any(char::is_control) {
+        let rule = format!("1 to {VERSION_MAX} bytes without control characters");
+        field.refuse(
+            problems,
+            format!("a version has {rule}; leave it out to have one made from the content"),
+        );
+    }
+    Some(text.to_owned())
+}
+
+fn rollout(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<RolloutSpec> {
+    let mut table = Table::open(field.node, &field.path, problems)?;
+    let preset = RolloutSpec::default();
+    let max_unavailable = table.share("max_unavailable", REPLICAS_MAX, preset.max_unavailable, problems);
+    let max_surge = table.share("max_surge", REPLICAS_MAX, preset.max_surge, problems);
+    let auto_rollback = table.boolean("auto_rollback", preset.auto_rollback, problems);
+    table.later("canary", "every update goes to all replicas, step by step", problems);
+    table.later("together", "", problems);
+    table.finish(problems);
+    let none = |share| matches!(share, Share::Count(0) | Share::Percent(0));
+    if none(max_unavailable) && none(max_surge) {
+        let message = "max_unavailable and max_surge are both 0, so that no replica could ever be replaced; \
+                       raise one of them";
+        field.refuse(problems, message);
+    }
+    Some(RolloutSpec { max_unavailable, max_surge, auto_rollback })
+}
+
+fn runtime_env(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<RuntimeEnvSpec> {
+    let mut table = Table::open(field.node, &field.path, problems)?;
+    let env_vars = table.take("env_vars").and_then(|field| env_vars(&field, problems)).unwrap_or_default();
+    table.later("library_path", "link the library with an rpath of $ORIGIN or an absolute path", problems);
+    table.later("working_dir", "give absolute paths in args", problems);
+    table.finish(problems);
+    Some(RuntimeEnvSpec { env_vars })
+}
+
+fn env_vars(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<BTreeMap<String, String>> {
+    let NodeValue::Table(entries) = &field.node.value else {
+        field.expected(problems, "a table of strings");
+        return None;
+    };
+    let mut vars = BTreeMap::new();
+    for entry in entries {
+        let path = format!("{}.{}", field.path, entry.key);
+        match (&entry.node.value, env_name_misfit(&entry.key)) {
+            (_, Some(misfit)) => problems.add(entry.at, &path, misfit),
+            (NodeValue::Text(text), _) if text.contains('\0') => {
+                problems.add(entry.node.at, &path, "holds a NUL, which no variable can".to_owned());
+            }
+            (NodeValue::Text(text), _) => {
+                vars.insert(entry.key.clone(), text.clone());
+            }
+            _ => {
+                let field = Field { path, node: &entry.node };
+                field.expected(problems, "a string");
+            }
+        }
+    }
+    let bytes: usize = vars.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if vars.len() > ENV_VARS_MAX || bytes > ENV_BYTES_MAX {
+        let given = format!("{} variables with {bytes} bytes", vars.len());
+        field.refuse(
+            problems,
+            format!("{given}; at most {ENV_VARS_MAX} with {ENV_BYTES_MAX} bytes are allowed"),
+        );
+    }
+    Some(vars)
+}
+
+/// Why a variable may not have this name.
+fn env_name_misfit(name: &str) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(fits) {
+        return Some(
+            "a variable's name is made of letters, digits and '_', and starts with no digit".to_owned(),
+        );
+    }
+    name.starts_with("DECURION_")
+        .then(|| "names with DECURION_ are set by the supervisor; take another".to_owned())
+}
+
+fn named<T>(field: &Field<'_>, name: Result<T, NameError>, problems: &mut Problems<'_>) -> Option<T> {
+    name.map_err(|error| field.refuse(problems, error.to_string())).ok()
+}

@@ -1,0 +1,409 @@
+//! Golden table of refusals, and that whatever is written reads back.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::*;
+use crate::spec::{HttpSpec, LibraryRef, RolloutSpec, Share};
+
+const WHOLE: &str = r#"
+application = "demo"
+
+[http]
+listen = "127.0.0.1:8000"
+request_timeout_s = 30
+keep_alive_timeout = "90s"
+header_timeout_s = 10
+body_timeout_s = 0.5
+max_head = "64KiB"
+max_headers = 100
+max_uri = "8KiB"
+max_body = "64MiB"
+max_connections = 20000
+max_connections_per_address = 100
+workers = 0
+access_log = "off"
+
+[[deployment]]
+name = "http_deployment"
+library = "target/release/libmodels.so"
+class = "Model"
+route_prefix = "/api"
+num_replicas = 5
+args = { msg = "Hello world!", next = "@other", big = 9007199254740993 }
+user_config = { threshold = 0.5 }
+version = "2024-05-01"
+max_ongoing_requests = 5
+max_queued_requests = -1
+threads = 2
+request_timeout_s = 5
+graceful_shutdown_timeout = "200ms"
+health_check_period_s = 10
+health_check_timeout_s = 30
+startup_timeout = "5m"
+
+[deployment.rollout]
+max_unavailable = "20%"
+max_surge = 2
+auto_rollback = false
+
+[deployment.runtime_env]
+env_vars = { MODEL = "a" }
+
+[[deployment]]
+library = "lib/libother.so.1"
+"#;
+
+fn toml(text: &str) -> String {
+    match read_toml(text, "f.toml") {
+        Ok(spec) => format!("{spec:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// One deployment with these lines, which start at line 4.
+fn deployment(lines: &str) -> String {
+    toml(&format!("application = \"a\"\n[[deployment]]\nlibrary = \"libx.so\"\n{lines}"))
+}
+
+#[test]
+fn the_whole_file_is_read() {
+    let spec = read_toml(WHOLE, "decurion.toml").unwrap();
+    let http = spec.http.as_ref().unwrap();
+    assert_eq!(http.body_timeout, Duration::from_millis(500));
+    assert_eq!(http.keep_alive_timeout, Duration::from_secs(90));
+    assert_eq!((http.max_head, http.max_body), (65_536, 67_108_864));
+    let [first, second] = &spec.deployments[..] else { panic!("two deployments") };
+    assert_eq!(first.args["big"], json!(9_007_199_254_740_993_i64));
+    assert_eq!(first.graceful_shutdown_timeout, Duration::from_millis(200));
+    assert_eq!(first.rollout.max_surge, Share::Count(2));
+    assert_eq!(first.max_queued_requests, None);
+    assert_eq!(second.name.as_str(), "other");
+    assert_eq!(second.library, LibraryRef::Path("lib/libother.so.1".to_owned()));
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let spec =
+        read_toml("application = \"a\"\n[http]\n[[deployment]]\nlibrary = \"x.so\"\nclass = \"M\"", "f");
+    let spec = spec.unwrap();
+    assert_eq!(spec.http, Some(HttpSpec::default()));
+    let only = &spec.deployments[0];
+    assert_eq!(only.name.as_str(), "M");
+    assert_eq!(only.route_prefix.as_ref().unwrap().as_str(), "/M");
+    assert_eq!((only.num_replicas, only.threads), (1, 1));
+    assert_eq!(only.rollout, RolloutSpec::default());
+    assert_eq!(only.max_queued_requests, Some(1024));
+    assert_eq!((only.request_timeout, only.user_config.as_ref()), (None, None));
+    let periods = [only.graceful_shutdown_timeout, only.health_check_period, only.health_check_timeout];
+    assert_eq!(periods.map(|period| period.as_secs()), [20, 10, 30]);
+    assert_eq!(only.startup_timeout.as_secs(), 300);
+}
+
+#[test]
+fn an_empty_route_means_by_handle_only_and_an_empty_user_config_counts_as_set() {
+    let spec = deployment("route_prefix = \"\"\nuser_config = {}");
+    assert!(spec.contains("route_prefix: None"), "{spec}");
+    assert!(spec.contains("user_config: Some(Object {})"), "{spec}");
+}
+
+#[test]
+fn what_is_written_reads_back_as_the_same() {
+    let spec = read_toml(WHOLE, "decurion.toml").unwrap();
+    let written = to_json(&spec);
+    assert_eq!(read_json(written.to_string().as_bytes()).unwrap(), spec);
+    let one = deployment_to_json(&spec.deployments[0]);
+    assert_eq!(read_deployment_json(one.to_string().as_bytes()).unwrap(), spec.deployments[0]);
+}
+
+#[test]
+fn a_digest_reads_back_as_the_same() {
+    let mut spec = read_toml(WHOLE, "decurion.toml").unwrap();
+    spec.deployments[0].library = LibraryRef::Digest("ab".repeat(32));
+    assert_eq!(read_json(to_json(&spec).to_string().as_bytes()).unwrap(), spec);
+}
+
+#[test]
+fn a_patch_replaces_fields_whole_and_nothing_else() {
+    let spec = read_toml(WHOLE, "decurion.toml").unwrap().deployments.remove(0);
+    let patch =
+        json!({ "num_replicas": 7, "user_config": { "k": 1 }, "request_timeout": "9s", "version": null });
+    let patched = patch_deployment(&spec, &patch).unwrap();
+    let mut expected = spec.clone();
+    expected.num_replicas = 7;
+    expected.user_config = Some(json!({ "k": 1 }));
+    expected.request_timeout = Some(Duration::from_secs(9));
+    expected.version = None;
+    assert_eq!(patched, expected);
+    let refusal = patch_deployment(&spec, &json!({ "name": "b" })).unwrap_err().to_string();
+    assert_eq!(refusal, "name: stays 'http_deployment'; deploy under the other name instead");
+    let refusal = patch_deployment(&spec, &json!({ "num_replica": 1 })).unwrap_err().to_string();
+    assert_eq!(refusal, "num_replica: unknown field; did you mean 'num_replicas'?");
+}
+
+#[test]
+fn deployment_fields_are_refused_with_their_place_and_what_is_allowed() {
+    for (lines, refusal) in [
+        (
+            "num_replica = 5",
+            "f.toml:4:1: deployment[0].num_replica: unknown field; did you mean 'num_replicas'?",
+        ),
+        ("num_replicas = 0", "f.toml:4:16: deployment[0].num_replicas: 0 is out of range; give 1 to 1000"),
+        (
+            "num_replicas = 1.5",
+            "f.toml:4:16: deployment[0].num_replicas: takes a whole number from 1 to 1000, and this is a fraction",
+        ),
+        (
+            "num_replicas = \"5\"",
+            "f.toml:4:16: deployment[0].num_replicas: takes a whole number from 1 to 1000, and this is a string",
+        ),
+        ("threads = 300", "f.toml:4:11: deployment[0].threads: 300 is out of range; give 1 to 256"),
+        (
+            "max_queued_requests = -2",
+            "f.toml:4:23: deployment[0].max_queued_requests: -2 is out of range; give 0 to 1000000, \
+             or -1 for no bound",
+        ),
+        (
+            "max_ongoing_requests = 0",
+            "f.toml:4:24: deployment[0].max_ongoing_requests: 0 is out of range; give 1 to 65535",
+        ),
+        (
+            "request_timeout_s = 5\nrequest_timeout = \"5s\"",
+            "f.toml:5:19: deployment[0].request_timeout: is also given as request_timeout_s (line 4); \
+             keep one of the two",
+        ),
+        (
+            "request_timeout = 5",
+            "f.toml:4:19: deployment[0].request_timeout: has no unit; write \"5s\", \
+             or request_timeout_s = 5 for seconds",
+        ),
+        (
+            "request_timeout_s = \"5s\"",
+            "f.toml:4:21: deployment[0].request_timeout_s: takes a number of seconds; \
+             write request_timeout = \"5s\" for a duration with a unit",
+        ),
+        ("request_timeout_s = -1", "f.toml:4:21: deployment[0].request_timeout_s: -1 s is no length of time"),
+        (
+            "startup_timeout_s = 0",
+            "f.toml:4:21: deployment[0].startup_timeout_s: 0 s is out of range; give 0.01 s to 604800 s",
+        ),
+        (
+            "health_check_period = \"5 parsecs\"",
+            "f.toml:4:23: deployment[0].health_check_period: '5 parsecs' is no duration; \
+             write one number and its unit: '5s', '200ms', '2m', '1h'",
+        ),
+        (
+            "route_prefix = \"api\"",
+            "f.toml:4:16: deployment[0].route_prefix: a route prefix starts with '/'; 'api' does not; \
+             \"\" means by handle only",
+        ),
+        (
+            "name = \"a b\"",
+            "f.toml:4:8: deployment[0].name: a deployment name is made of letters, digits, '-', '_' and '.', \
+             and starts with a letter or digit; 'a b' has ' '",
+        ),
+        (
+            "args = 5",
+            "f.toml:4:8: deployment[0].args: takes a table by name ({ msg = \"Hi\" }) or a list by position \
+             ([\"Hi\"]), and this is a number",
+        ),
+        (
+            "args = { since = 1979-05-27 }",
+            "f.toml:4:18: deployment[0].args: '1979-05-27' has no JSON form; write it as a string",
+        ),
+        (
+            "version = \"\"",
+            "f.toml:4:11: deployment[0].version: a version has 1 to 128 bytes without control characters; \
+             leave it out to have one made from the content",
+        ),
+        (
+            "[deployment.rollout]\nmax_surge = \"120%\"",
+            "f.toml:5:13: deployment[0].rollout.max_surge: '120%' is no share; write '0%' to '100%' in whole \
+             percent, or a number of replicas",
+        ),
+        (
+            "[deployment.rollout]\nmax_surge = 0\nmax_unavailable = \"0%\"",
+            "f.toml:4:1: deployment[0].rollout: max_unavailable and max_surge are both 0, so that no replica \
+             could ever be replaced; raise one of them",
+        ),
+        (
+            "[deployment.runtime_env]\nenv_vars = { A = 1 }",
+            "f.toml:5:18: deployment[0].runtime_env.env_vars.A: takes a string, and this is a number",
+        ),
+        (
+            "[deployment.runtime_env]\nenv_vars = { DECURION_REPLICA = \"x\" }",
+            "f.toml:5:14: deployment[0].runtime_env.env_vars.DECURION_REPLICA: names with DECURION_ are set by \
+             the supervisor; take another",
+        ),
+    ] {
+        assert_eq!(deployment(lines), refusal, "{lines}");
+    }
+}
+
+#[test]
+fn features_that_come_later_are_refused_by_name() {
+    for (lines, refusal) in [
+        (
+            "num_replicas = \"auto\"",
+            "f.toml:4:16: deployment[0].num_replicas: not supported yet; give a number",
+        ),
+        (
+            "[deployment.autoscaling_config]\nmin_replicas = 1",
+            "f.toml:4:13: deployment[0].autoscaling_config: not supported yet; give num_replicas",
+        ),
+        ("resources = { cpus = 1 }", "f.toml:4:1: deployment[0].resources: not supported yet; remove it"),
+        ("recycle = { max_age = \"1h\" }", "f.toml:4:1: deployment[0].recycle: not supported yet; remove it"),
+        (
+            "rollout = { together = \"x\" }",
+            "f.toml:4:13: deployment[0].rollout.together: not supported yet; remove it",
+        ),
+        (
+            "rollout = { canary = { weight = \"5%\" } }",
+            "f.toml:4:13: deployment[0].rollout.canary: not supported yet; every update goes to all replicas, \
+             step by step",
+        ),
+        (
+            "runtime_env = { library_path = [\"lib\"] }",
+            "f.toml:4:17: deployment[0].runtime_env.library_path: not supported yet; link the library with an \
+             rpath of $ORIGIN or an absolute path",
+        ),
+        (
+            "runtime_env = { working_dir = \".\" }",
+            "f.toml:4:17: deployment[0].runtime_env.working_dir: not supported yet; give absolute paths in args",
+        ),
+    ] {
+        assert_eq!(deployment(lines), refusal, "{lines}");
+    }
+    for (text, refusal) in [
+        (
+            "application = \"a\"\n[http]\ntls = { cert = \"c\" }",
+            "f.toml:3:1: http.tls: not supported yet; put a server that ends TLS in front",
+        ),
+        (
+            "application = \"a\"\n[http]\naccess_log = \"json\"",
+            "f.toml:3:14: http.access_log: not supported yet; write \"off\"",
+        ),
+        (
+            "application = \"a\"\n[http]\naccess_log_sample = 1.0",
+            "f.toml:3:1: http.access_log_sample: not supported yet; remove it",
+        ),
+        (
+            "application = \"a\"\n[[deployment]]\nlibrary = \"bundle.tar.zst\"\nname = \"b\"",
+            "f.toml:3:11: deployment[0].library: not supported yet; give the .so itself in place of a bundle",
+        ),
+        (
+            "application = \"a\"\n[[graph]]\nname = \"sum\"",
+            "f.toml:2:3: graph: not supported yet; compose with handles: args = { model = \"@NAME\" }",
+        ),
+    ] {
+        assert_eq!(toml(text), refusal, "{text}");
+    }
+}
+
+#[test]
+fn the_file_as_a_whole_is_refused_with_its_place() {
+    for (text, refusal) in [
+        ("", "f.toml:1:1: application: missing; it names what this file owns: application = \"demo\""),
+        ("application = ", "f.toml:1:15: not TOML: string values must be quoted, expected literal string"),
+        ("application = \"a\"\napplication = \"b\"", "f.toml:2:1: not TOML: duplicate key"),
+        ("application = 1", "f.toml:1:15: application: takes a string, and this is a number"),
+        (
+            "application = \"a\"\ndeployments = []",
+            "f.toml:2:1: deployments: unknown field; did you mean 'deployment'?",
+        ),
+        (
+            "application = \"a\"\nxyz = 1",
+            "f.toml:2:1: xyz: unknown field; the fields here are application, http, deployment, graph",
+        ),
+        (
+            "application = \"a\"\n[deployment]\nlibrary = \"x.so\"",
+            "f.toml:2:1: deployment: is a list of tables; head each with [[deployment]]",
+        ),
+        (
+            "application = \"a\"\n[[deployment]]\n",
+            "f.toml:2:1: deployment[0].library: missing; give the path of a .so: \
+             library = \"target/release/libmodel.so\"",
+        ),
+        (
+            "application = \"a\"\n[[deployment]]\nlibrary = \"sha256:12\"\nname = \"x\"",
+            "f.toml:3:11: deployment[0].library: 'sha256:12' is no digest; it is 'sha256:' and 64 lower-case \
+             hexadecimal digits",
+        ),
+        (
+            "application = \"a\"\n[http]\nlisten = \"8000\"",
+            "f.toml:3:10: http.listen: '8000' is no address; give an IP address and a port, such as \
+             \"127.0.0.1:8000\" or \"[::1]:8000\"",
+        ),
+        (
+            "application = \"a\"\n[http]\nmax_head = \"1MiB\"",
+            "f.toml:3:12: http.max_head: 1048576 bytes is out of range; give 1KiB to 64KiB",
+        ),
+        (
+            "application = \"a\"\n[http]\nmax_body = \"lots\"",
+            "f.toml:3:12: http.max_body: 'lots' is no size; write bytes as a number, or '64KiB', '512MiB', '1GiB'",
+        ),
+    ] {
+        assert_eq!(toml(text), refusal, "{text}");
+    }
+}
+
+#[test]
+fn duplicates_name_both_places() {
+    let text = "application = \"a\"\n[[deployment]]\nlibrary = \"x.so\"\n[[deployment]]\nname = \"x\"\n\
+                library = \"x.so\"\nroute_prefix = \"/x\"\n";
+    assert_eq!(
+        toml(text),
+        "f.toml:5:8: deployment[1].name: 'x' is already taken (line 2); each deployment needs a name of its own\n\
+         f.toml:7:16: deployment[1].route_prefix: '/x' is already taken (line 2); each deployment needs a route \
+         of its own"
+    );
+    let json = json!({ "application": "a", "deployment": [
+        { "library": "x.so" }, { "library": "x.so", "route_prefix": "/y" } ] });
+    assert_eq!(
+        read_json(json.to_string().as_bytes()).unwrap_err().to_string(),
+        "deployment[1].name: 'x' is already taken (deployment[0]); each deployment needs a name of its own"
+    );
+}
+
+#[test]
+fn all_problems_of_a_file_come_at_once_and_are_bounded() {
+    let text = "[http]\nlisten = 1\n[[deployment]]\nnum_replicas = -1\n";
+    let lines: Vec<String> = toml(text).lines().map(|line| line.split(':').take(3).collect()).collect();
+    assert_eq!(lines, ["f.toml11", "f.toml210", "f.toml31", "f.toml416"]);
+    let many = format!("application = \"a\"\n{}", (0..50).map(|n| format!("x{n} = 1\n")).collect::<String>());
+    let error = read_toml(&many, "f.toml").unwrap_err();
+    assert_eq!((error.problems.len(), error.more), (PROBLEMS_MAX, 30));
+}
+
+#[test]
+fn json_that_is_none_is_refused_with_its_place() {
+    for (bytes, refusal) in [
+        (&b"{\n  x}"[..], "2:3: not JSON: key must be a string"),
+        (
+            br#"{"application": "a", "application": "b"}"#,
+            "1:40: not JSON: the key 'application' stands twice in one object",
+        ),
+        (b"[]", "is a table, and this is a list"),
+        (b"\xff", "1:1: not JSON: expected value"),
+        (
+            br#"{"application": "a", "deployment": [{"library": "x.so", "threads": 0}]}"#,
+            "deployment[0].threads: 0 is out of range; give 1 to 256",
+        ),
+    ] {
+        assert_eq!(read_json(bytes).unwrap_err().to_string(), refusal, "{}", String::from_utf8_lossy(bytes));
+    }
+}
+
+#[test]
+fn columns_count_characters() {
+    assert_eq!(
+        toml("application = \"é\" # é\n[http]\n\"é\" = 1").lines().nth(1),
+        Some(
+            "f.toml:3:1: http.é: unknown field; the fields here are listen, request_timeout_s, request_timeout, \
+             keep_alive_timeout_s, keep_alive_timeout, header_timeout_s, header_timeout, body_timeout_s, \
+             body_timeout, max_head, max_headers, max_uri, max_body, max_connections, \
+             max_connections_per_address, workers, access_log, access_log_sample, tls"
+        )
+    );
+}

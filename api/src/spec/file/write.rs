@@ -1,0 +1,90 @@
+//! The checked form back into the file's form, as JSON. What it writes reads back as the same.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::fields::DIGEST_PREFIX;
+use crate::spec::{ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, Share};
+
+/// The whole file in its JSON form, every default written out.
+#[must_use]
+pub fn to_json(spec: &ApplicationSpec) -> Value {
+    let mut file = Map::new();
+    file.insert("application".to_owned(), spec.application.as_str().into());
+    if let Some(http) = &spec.http {
+        file.insert("http".to_owned(), http_to_json(http));
+    }
+    file.insert("deployment".to_owned(), spec.deployments.iter().map(deployment_to_json).collect());
+    Value::Object(file)
+}
+
+/// One deployment in its JSON form, every default written out.
+#[must_use]
+pub fn deployment_to_json(spec: &DeploymentSpec) -> Value {
+    let library = match &spec.library {
+        LibraryRef::Path(path) => path.clone(),
+        LibraryRef::Digest(digest) => format!("{DIGEST_PREFIX}{digest}"),
+    };
+    let value = json!({
+        "name": spec.name,
+        "library": library,
+        "class": spec.class,
+        "route_prefix": spec.route_prefix.as_ref().map_or("", |route| route.as_str()),
+        "num_replicas": spec.num_replicas,
+        "args": spec.args,
+        "user_config": spec.user_config,
+        "version": spec.version,
+        "max_ongoing_requests": spec.max_ongoing_requests,
+        "max_queued_requests": spec.max_queued_requests.map_or(-1, i64::from),
+        "threads": spec.threads,
+        "request_timeout_s": spec.request_timeout.map(seconds),
+        "graceful_shutdown_timeout_s": seconds(spec.graceful_shutdown_timeout),
+        "health_check_period_s": seconds(spec.health_check_period),
+        "health_check_timeout_s": seconds(spec.health_check_timeout),
+        "startup_timeout_s": seconds(spec.startup_timeout),
+        "rollout": {
+            "max_unavailable": share(spec.rollout.max_unavailable),
+            "max_surge": share(spec.rollout.max_surge),
+            "auto_rollback": spec.rollout.auto_rollback,
+        },
+        "runtime_env": { "env_vars": spec.runtime_env.env_vars },
+    });
+    without_nulls(value)
+}
+
+fn http_to_json(http: &HttpSpec) -> Value {
+    json!({
+        "listen": http.listen,
+        "request_timeout_s": seconds(http.request_timeout),
+        "keep_alive_timeout_s": seconds(http.keep_alive_timeout),
+        "header_timeout_s": seconds(http.header_timeout),
+        "body_timeout_s": seconds(http.body_timeout),
+        "max_head": http.max_head,
+        "max_headers": http.max_headers,
+        "max_uri": http.max_uri,
+        "max_body": http.max_body,
+        "max_connections": http.max_connections,
+        "max_connections_per_address": http.max_connections_per_address,
+        "workers": http.workers,
+    })
+}
+
+/// Absent and null mean the same in the file's form; absent is shorter. Only the top: args may hold nulls.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => fields.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+        other => other,
+    }
+}
+
+fn seconds(duration: Duration) -> Value {
+    if duration.subsec_nanos() == 0 { duration.as_secs().into() } else { duration.as_secs_f64().into() }
+}
+
+fn share(share: Share) -> Value {
+    match share {
+        Share::Count(count) => count.into(),
+        Share::Percent(percent) => format!("{percent}%").into(),
+    }
+}
