@@ -1,4 +1,29 @@
 //! The admin API's messages: JSON over HTTP/1.1 on the control socket.
+//!
+//! ```text
+//! GET    /v1/version                      VersionInfo
+//! GET    /v1/status                       SystemStatus
+//! GET    /v1/applications                 list of files' JSON forms (spec::file::to_json)
+//! GET    /v1/applications/{name}          the file's JSON form
+//! PUT    /v1/applications/{name}          the file's JSON form -> Applied
+//! DELETE /v1/applications/{name}          Applied
+//! POST   /v1/artifacts                    a library's bytes -> Artifact
+//! GET    /v1/deployments                  list of DeploymentStatus
+//! GET    /v1/deployments/{name}           the deployment's JSON form (spec::file::deployment_to_json)
+//! PUT    /v1/deployments/{name}           that form -> Applied: always a new version, unless it names the live one
+//! PATCH  /v1/deployments/{name}           some of its fields -> Applied (spec::file::patch_deployment)
+//! DELETE /v1/deployments/{name}           Applied
+//! POST   /v1/deployments/{name}:scale     ScaleRequest -> Applied
+//! POST   /v1/deployments/{name}:restart   nothing -> Applied
+//! POST   /v1/deployments/{name}:rollback  RollbackRequest -> Applied
+//! POST   /v1/deployments/{name}:call      CallRequest -> the method's result as JSON
+//! GET    /v1/events                       list of Event; ?follow=1: server-sent events, one Event in each `data`
+//! GET    /v1/logs                         list of LogLine; the same    [?deployment=] [?replica=] [?since_ms=]
+//! POST   /v1/shutdown                     ShutdownRequest -> 202
+//! ```
+//!
+//! What answers `Applied` takes `If-Match` and `?dry_run=1`. A revision in `ETag` and `If-Match` is written `"12"`.
+//! `?since_ms=` is Unix time. Whoever is refused gets a [`Problem`] whose type is one of [`problem`]'s.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -18,6 +43,35 @@ pub struct Problem {
     /// What happened here: where, what now, and whether anything was changed.
     pub detail: String,
 }
+
+/// Types of [`Problem`] that a program can hold on to.
+pub mod problem {
+    /// 400: makes no sense as HTTP or JSON.
+    pub const BAD_REQUEST: &str = "decurion:bad-request";
+    /// 403: this user may not use the socket.
+    pub const FORBIDDEN: &str = "decurion:forbidden";
+    /// 404: no deployment, application or path of this name.
+    pub const NOT_FOUND: &str = "decurion:not-found";
+    /// 409: the state of things forbids it, such as nothing to roll back to.
+    pub const CONFLICT: &str = "decurion:conflict";
+    /// 412: the desired state is at another revision than `If-Match` says.
+    pub const REVISION_MISMATCH: &str = "decurion:revision-mismatch";
+    /// 413: the body is larger than allowed.
+    pub const TOO_LARGE: &str = "decurion:too-large";
+    /// 422: understood, and refused; the detail names field and reason.
+    pub const REFUSED: &str = "decurion:refused";
+    /// 500: our fault.
+    pub const INTERNAL: &str = "decurion:internal";
+    /// 502: the method of a `:call` failed; the detail holds its error.
+    pub const CALL_FAILED: &str = "decurion:call-failed";
+    /// 503: no replica can take it now, or the supervisor is stopping.
+    pub const UNAVAILABLE: &str = "decurion:unavailable";
+    /// 504: no answer within the deployment's request timeout.
+    pub const DEADLINE: &str = "decurion:deadline";
+}
+
+/// What owns the deployments that were deployed one by one.
+pub const DEFAULT_APPLICATION: &str = "default";
 
 /// What `PUT /v1/applications/{name}` and `PATCH /v1/deployments/{name}` answer: what will change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
