@@ -15,3 +15,5 @@ pub mod record;
 pub mod sys;
 
 pub use sys::link;
+#[cfg(feature = "proxy-control")]
+pub use sys::proxy_control;
