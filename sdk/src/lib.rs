@@ -1,1 +1,64 @@
-//! To be filled.
+//! Write deployments for Decurion: a Rust class in a shared library, served over HTTP and called through handles.
+//!
+//! ```no_run
+//! use decurion::prelude::*;
+//!
+//! #[deployment]
+//! fn hello(_req: Request) -> &'static str {
+//!     "Hello world!"
+//! }
+//! ```
+//!
+//! A class with state is an `impl`: `new` is its constructor, `call` takes HTTP requests, any other `pub fn` is a
+//! method for handles; `reconfigure` takes a new `user_config` while it runs, `check_health` says whether it is well,
+//! and `Drop` is the destructor.
+
+mod arguments;
+mod class;
+mod codec;
+mod context;
+mod error;
+mod handle;
+mod head;
+pub mod log;
+mod request;
+mod response;
+#[expect(
+    unsafe_code,
+    clippy::disallowed_methods,
+    reason = "the C ABI's other side, and the clock of deadlines"
+)]
+mod sys;
+
+pub use arguments::Arguments;
+pub use bytes::Bytes;
+pub use context::{Context, context};
+pub use decurion_macros::deployment;
+pub use error::{Error, Result};
+pub use handle::{Handle, PendingCall};
+pub use http;
+pub use http::{HeaderMap, Method, StatusCode};
+pub use request::{BodyReader, Request};
+pub use response::{IntoResponse, Json, Response};
+pub use serde;
+pub use serde_json;
+pub use serde_json::{Value, json};
+
+/// Everything that most deployments need.
+pub mod prelude {
+    pub use crate::{Error, Handle, Json, Request, Response, Result, StatusCode, Value, deployment, json};
+    pub use serde::{Deserialize, Serialize};
+}
+
+/// For the code that `#[deployment]` writes.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::arguments::Signature;
+    pub use crate::class::{
+        CallEntry, Class, Constructed, Done, HealthEntry, MethodCall, MethodEntry, MethodResult,
+        ReconfigureEntry, configuration, constructor_arguments,
+    };
+    pub use crate::response::IntoResponse;
+    pub use crate::sys::{class_table, method};
+    pub use decurion_abi as abi;
+}

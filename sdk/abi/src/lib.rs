@@ -426,7 +426,8 @@ pub struct Class {
     /// Takes a new `user_config` (JSON). On failure: message in `error`, returns `ERROR`, nothing has changed.
     pub reconfigure:
         Option<unsafe extern "C" fn(instance: *mut c_void, config: Bytes, *mut ErrorSlot) -> i32>,
-    /// `OK`, or `ERROR` with the reason in `error`. Called beside running requests.
+    /// `OK`, or `ERROR` with the reason in `error`. Always a shared entry: called beside running shared ones, never
+    /// beside an exclusive one.
     pub check_health: Option<unsafe extern "C" fn(instance: *mut c_void, *mut ErrorSlot) -> i32>,
 }
 

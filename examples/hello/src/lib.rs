@@ -1,0 +1,6 @@
+use decurion::prelude::*;
+
+#[deployment]
+fn hello(_req: Request) -> &'static str {
+    "Hello world!"
+}

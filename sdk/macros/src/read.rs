@@ -1,0 +1,386 @@
+//! From an author's item to what is known of the class, with errors at the part that does not fit.
+
+use proc_macro2::{Span, TokenStream as Tokens};
+use quote::{ToTokens, format_ident};
+use syn::spanned::Spanned;
+use syn::{
+    Attribute, Error, FnArg, Ident, ImplItem, ImplItemFn, Item, ItemFn, ItemImpl, Pat, ReceiverKind, Result,
+    ReturnType, Safety, Signature, Type, Visibility,
+};
+
+/// A class to be written.
+pub(crate) struct Class {
+    /// The item as the compiler gets it.
+    pub(crate) item: Tokens,
+    /// Its type.
+    pub(crate) ty: Type,
+    /// Its name, for symbols.
+    pub(crate) name: String,
+    pub(crate) constructor: Constructor,
+    pub(crate) call: Option<Entry>,
+    pub(crate) reconfigure: Option<Entry>,
+    pub(crate) check_health: Option<Entry>,
+    pub(crate) methods: Vec<Entry>,
+}
+
+/// Where an instance comes from.
+pub(crate) enum Constructor {
+    /// A function has no state: this type stands for it.
+    Function { function: Ident, takes_request: bool },
+    /// `new`.
+    New(Vec<Parameter>),
+    /// `Default::default`.
+    Default,
+}
+
+/// One function of the class.
+pub(crate) struct Entry {
+    pub(crate) name: Ident,
+    /// Where the receiver stands, for errors about `Sync`.
+    pub(crate) receiver: Span,
+    pub(crate) exclusive: bool,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) returns: Option<Type>,
+}
+
+/// One parameter after the receiver.
+pub(crate) struct Parameter {
+    pub(crate) name: String,
+    pub(crate) ty: Type,
+}
+
+/// Parameters of one function: as many as the SDK has tuples for.
+const PARAMETERS_MAX: usize = 12;
+/// Bytes of a class's or a method's name.
+const NAME_MAX: usize = 63;
+
+pub(crate) fn class(attribute: Tokens, item: Tokens) -> Result<Class> {
+    let name = name_of(attribute)?;
+    match syn::parse2::<Item>(item)? {
+        Item::Fn(function) => of_function(name, function),
+        Item::Impl(block) => of_impl(name, block),
+        other => {
+            Err(Error::new(other.span(), "#[deployment] stands on a function or on the impl block of a type"))
+        }
+    }
+}
+
+fn name_of(attribute: Tokens) -> Result<Option<(String, Span)>> {
+    if attribute.is_empty() {
+        return Ok(None);
+    }
+    let expected =
+        "the only option of #[deployment] is name = \"..\"; everything else is set where it is deployed";
+    let pair: syn::MetaNameValue =
+        syn::parse2(attribute.clone()).map_err(|_| Error::new(attribute.span(), expected))?;
+    match (&pair.path, &pair.value) {
+        (path, syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(name), .. })) if path.is_ident("name") => {
+            Ok(Some((name.value(), name.span())))
+        }
+        _ => Err(Error::new(pair.span(), expected)),
+    }
+}
+
+/// A name that can stand in a symbol.
+fn class_name(given: Option<(String, Span)>, ident: &Ident) -> Result<String> {
+    let (name, span) = given.unwrap_or_else(|| (plain(ident), ident.span()));
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || !name.chars().all(fits) || name.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(Error::new(
+            span,
+            format!("a class is named by ASCII letters, digits and '_', not '{name}'"),
+        ));
+    }
+    fits_in_length(&name, span)?;
+    Ok(name)
+}
+
+fn fits_in_length(name: &str, span: Span) -> Result<()> {
+    if name.len() > NAME_MAX {
+        return Err(Error::new(span, format!("a name has at most {NAME_MAX} bytes")));
+    }
+    Ok(())
+}
+
+fn of_function(name: Option<(String, Span)>, function: ItemFn) -> Result<Class> {
+    let signature = &function.sig;
+    plain_function(signature)?;
+    if let Some(FnArg::Receiver(receiver)) = signature.inputs.first() {
+        return Err(Error::new(
+            receiver.span(),
+            "a deployment with state is an impl: put #[deployment] on the impl block",
+        ));
+    }
+    let parameters = parameters(signature)?;
+    if parameters.len() > 1 {
+        return Err(Error::new(
+            signature.inputs.span(),
+            "a function takes the request and nothing else; what takes arguments is an impl with `new`",
+        ));
+    }
+    let function_name = signature.ident.clone();
+    let entry = Entry {
+        name: function_name.clone(),
+        receiver: function_name.span(),
+        exclusive: false,
+        returns: returned(signature),
+        parameters,
+    };
+    let visibility = &function.vis;
+    let stands_for = format!("The deployment `{}`, as a type.", plain(&function_name));
+    // A braced struct takes no name among values, where the function has it.
+    let item = quote::quote! {
+        #function
+        #[doc = #stands_for]
+        #[allow(non_camel_case_types, dead_code, reason = "named as the function that it stands for")]
+        #[derive(Debug)]
+        #visibility struct #function_name {}
+    };
+    Ok(Class {
+        item,
+        ty: syn::parse_quote!(#function_name),
+        name: class_name(name, &function_name)?,
+        constructor: Constructor::Function {
+            function: function_name,
+            takes_request: !entry.parameters.is_empty(),
+        },
+        call: Some(entry),
+        reconfigure: None,
+        check_health: None,
+        methods: Vec::new(),
+    })
+}
+
+fn of_impl(name: Option<(String, Span)>, block: ItemImpl) -> Result<Class> {
+    if let Some((path, _)) = &block.trait_ {
+        return Err(Error::new(
+            path.span(),
+            "#[deployment] stands on the type's own impl block, not on that of a trait",
+        ));
+    }
+    if !block.generics.params.is_empty() {
+        return Err(Error::new(
+            block.generics.span(),
+            "a deployment is one type: it can't be generic (deploy a type that fills the parameters in)",
+        ));
+    }
+    let ident = type_name(&block.self_ty)?;
+    let mut class = Class {
+        item: block.to_token_stream(),
+        ty: (*block.self_ty).clone(),
+        name: class_name(name, &ident)?,
+        constructor: Constructor::Default,
+        call: None,
+        reconfigure: None,
+        check_health: None,
+        methods: Vec::new(),
+    };
+    for item in &block.items {
+        if let ImplItem::Fn(function) = item {
+            take(&mut class, function)?;
+        }
+    }
+    if class.call.is_none() && class.methods.is_empty() {
+        return Err(Error::new(
+            ident.span(),
+            format!(
+                "deployment '{}' can't be reached: give it `fn call(&self, req: Request)` for HTTP, or a `pub fn` for handles",
+                class.name
+            ),
+        ));
+    }
+    Ok(class)
+}
+
+fn take(class: &mut Class, function: &ImplItemFn) -> Result<()> {
+    let name = plain(&function.sig.ident);
+    match name.as_str() {
+        "new" => class.constructor = Constructor::New(constructor(function)?),
+        "call" => class.call = Some(entry(function, 0..=1, "`call` takes the request and nothing else")?),
+        "reconfigure" => {
+            class.reconfigure =
+                Some(entry(function, 1..=1, "`reconfigure` takes the configuration and nothing else")?);
+        }
+        "check_health" => {
+            class.check_health = Some(entry(function, 0..=0, "`check_health` takes only &self")?)
+        }
+        "ingress" => {
+            return Err(Error::new(
+                function.sig.ident.span(),
+                "`ingress` is the name for axum routers, which this version of the SDK does not serve yet",
+            ));
+        }
+        _ if matches!(function.vis, Visibility::Public(_)) && function.sig.receiver().is_some() => {
+            fits_in_length(&name, function.sig.ident.span())?;
+            let most = format!("a method takes at most {PARAMETERS_MAX} arguments; put them into a struct");
+            class.methods.push(entry(function, 0..=PARAMETERS_MAX, &most)?);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn constructor(function: &ImplItemFn) -> Result<Vec<Parameter>> {
+    let signature = &function.sig;
+    plain_function(signature)?;
+    unconditional(&function.attrs)?;
+    if let Some(receiver) = signature.receiver() {
+        return Err(Error::new(
+            receiver.span(),
+            "`new` is the constructor: it has no self yet, and returns Self or Result<Self>",
+        ));
+    }
+    if matches!(signature.output, ReturnType::Default) {
+        return Err(Error::new(
+            signature.ident.span(),
+            "`new` is the constructor: it returns Self or Result<Self>",
+        ));
+    }
+    let parameters = parameters(signature)?;
+    if parameters.len() > PARAMETERS_MAX {
+        let most = format!("a constructor takes at most {PARAMETERS_MAX} arguments; put them into a struct");
+        return Err(Error::new(signature.inputs.span(), most));
+    }
+    owned(&parameters)?;
+    Ok(parameters)
+}
+
+fn entry(function: &ImplItemFn, count: std::ops::RangeInclusive<usize>, otherwise: &str) -> Result<Entry> {
+    let signature = &function.sig;
+    plain_function(signature)?;
+    unconditional(&function.attrs)?;
+    let name = &signature.ident;
+    let Some(receiver) = signature.receiver() else {
+        return Err(Error::new(name.span(), format!("`{name}` of a deployment takes &self or &mut self")));
+    };
+    let ReceiverKind::Reference(_, _, exclusive) = &receiver.kind else {
+        let kept = format!("`{name}` of a deployment takes &self or &mut self: the replica keeps it");
+        return Err(Error::new(receiver.span(), kept));
+    };
+    let parameters = parameters(signature)?;
+    if !count.contains(&parameters.len()) {
+        return Err(Error::new(signature.inputs.span(), otherwise));
+    }
+    owned(&parameters)?;
+    Ok(Entry {
+        name: name.clone(),
+        receiver: receiver.span(),
+        exclusive: exclusive.is_some(),
+        returns: returned(signature),
+        parameters,
+    })
+}
+
+/// Refuses what an entry can't be.
+fn plain_function(signature: &Signature) -> Result<()> {
+    let name = &signature.ident;
+    if let Some(word) = &signature.asyncness {
+        return Err(Error::new(
+            word.span(),
+            format!("`{name}` is async, which this version of the SDK does not run yet: write a plain fn"),
+        ));
+    }
+    if let Safety::Unsafe(word) = &signature.safety {
+        return Err(Error::new(
+            word.span(),
+            format!("`{name}` is called by the replica, so it can't be unsafe"),
+        ));
+    }
+    if let Some(parameter) = signature.generics.type_params().next() {
+        return Err(Error::new(
+            parameter.span(),
+            format!("`{name}` is called from outside, so its types must be known: it can't be generic"),
+        ));
+    }
+    let inputs = signature.inputs.iter();
+    for ty in inputs.filter_map(|input| if let FnArg::Typed(typed) = input { Some(&*typed.ty) } else { None })
+    {
+        if let Type::ImplTrait(unknown) = ty {
+            return Err(Error::new(
+                unknown.span(),
+                format!("`{name}` is called from outside, so its types must be known: name the type"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn unconditional(attributes: &[Attribute]) -> Result<()> {
+    for attribute in attributes {
+        if attribute.path().is_ident("cfg") {
+            return Err(Error::new(
+                attribute.span(),
+                "an entry of a deployment can't depend on a cfg: put it on the whole impl block",
+            ));
+        }
+        if attribute.path().is_ident("batch") {
+            return Err(Error::new(
+                attribute.span(),
+                "#[batch] is not supported by this version of the SDK yet",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Arguments come out of bytes that are gone when the function runs.
+fn owned(parameters: &[Parameter]) -> Result<()> {
+    for parameter in parameters {
+        let Type::Reference(reference) = &parameter.ty else { continue };
+        let target = reference.elem.to_token_stream().to_string();
+        let instead = match target.as_str() {
+            "str" => "String".to_owned(),
+            slice if slice.starts_with('[') => {
+                format!("Vec<{}>", slice.trim_start_matches('[').trim_end_matches(']').trim())
+            }
+            other => other.to_owned(),
+        };
+        return Err(Error::new(
+            reference.span(),
+            format!("arguments are owned: write `{instead}` instead of a reference"),
+        ));
+    }
+    Ok(())
+}
+
+fn parameters(signature: &Signature) -> Result<Vec<Parameter>> {
+    let typed = signature
+        .inputs
+        .iter()
+        .filter_map(|input| if let FnArg::Typed(typed) = input { Some(typed) } else { None });
+    typed
+        .enumerate()
+        .map(|(at, typed)| {
+            let name = match &*typed.pat {
+                Pat::Ident(ident) => plain(&ident.ident).trim_start_matches('_').to_owned(),
+                _ => String::new(),
+            };
+            let name = if name.is_empty() { format_ident!("arg{at}").to_string() } else { name };
+            Ok(Parameter { name, ty: (*typed.ty).clone() })
+        })
+        .collect()
+}
+
+fn returned(signature: &Signature) -> Option<Type> {
+    match &signature.output {
+        ReturnType::Default => None,
+        ReturnType::Type(_, ty) => Some((**ty).clone()),
+    }
+}
+
+fn type_name(ty: &Type) -> Result<Ident> {
+    let refused =
+        || Error::new(ty.span(), "#[deployment] stands on the impl of a struct or an enum of this crate");
+    let Type::Path(path) = ty else { return Err(refused()) };
+    let last = path.path.segments.last().ok_or_else(refused)?;
+    if !last.arguments.is_empty() {
+        return Err(Error::new(last.span(), "a deployment can't be generic: name a type of your own for it"));
+    }
+    Ok(last.ident.clone())
+}
+
+/// A name without `r#`.
+fn plain(ident: &Ident) -> String {
+    let name = ident.to_string();
+    name.strip_prefix("r#").map_or(name.clone(), str::to_owned)
+}

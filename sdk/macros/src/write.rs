@@ -1,0 +1,156 @@
+//! From what is known of a class to its code: the implementation of the SDK's `Class`, and the two symbols by which
+//! host and tools find it. Everything is safe code but for the names of the symbols, which have to be unmangled.
+
+use decurion_abi::{CLASS_SYMBOL_PREFIX, META_SYMBOL_PREFIX};
+use proc_macro2::{Literal, Span, TokenStream as Tokens};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Ident, Type};
+
+use crate::metadata;
+use crate::read::{Class, Constructor, Entry, Parameter};
+
+pub(crate) fn class(class: &Class) -> Tokens {
+    let Class { item, ty, name, .. } = class;
+    let metadata = metadata::of(class);
+    let create = create(class);
+    let call = optional(class.call.as_ref().map(|entry| call(class, entry)));
+    let reconfigure = optional(class.reconfigure.as_ref().map(reconfigure));
+    let check_health = optional(class.check_health.as_ref().map(check_health));
+    let methods = class.methods.iter().map(|entry| method(class, entry));
+    let table = class.methods.iter().map(|entry| {
+        let (name, exclusive) = (metadata::name_of(entry), entry.exclusive);
+        quote!(__decurion::method(#name, #exclusive))
+    });
+    let class_symbol = format_ident!("{CLASS_SYMBOL_PREFIX}{name}");
+    let meta_symbol = format_ident!("{META_SYMBOL_PREFIX}{name}");
+    let (meta_bytes, meta_len) = (Literal::byte_string(metadata.as_bytes()), metadata.len());
+    quote! {
+        #item
+
+        const _: () = {
+            use ::decurion::__private as __decurion;
+
+            impl __decurion::Class for #ty {
+                const NAME: &'static str = #name;
+                const METADATA: &'static str = #metadata;
+                const CALL: ::core::option::Option<__decurion::CallEntry<Self>> = #call;
+                const METHODS: &'static [__decurion::MethodEntry<Self>] = &[#(#methods),*];
+                const METHOD_TABLE: &'static [__decurion::abi::Method] = &[#(#table),*];
+                const RECONFIGURE: ::core::option::Option<__decurion::ReconfigureEntry<Self>> = #reconfigure;
+                const CHECK_HEALTH: ::core::option::Option<__decurion::HealthEntry<Self>> = #check_health;
+
+                fn create(__args: &[u8]) -> ::decurion::Result<Self> {
+                    #create
+                }
+            }
+
+            #[unsafe(no_mangle)]
+            #[allow(non_upper_case_globals, reason = "the plugin ABI names it")]
+            pub static #class_symbol: __decurion::abi::Class = __decurion::class_table::<#ty>();
+
+            #[unsafe(no_mangle)]
+            #[allow(non_upper_case_globals, reason = "the plugin ABI names it")]
+            pub static #meta_symbol: [u8; #meta_len] = *#meta_bytes;
+        };
+    }
+}
+
+fn create(class: &Class) -> Tokens {
+    let ty = &class.ty;
+    let (parameters, made) = match &class.constructor {
+        Constructor::Function { function, .. } => (&[][..], quote!(::core::result::Result::Ok(#function {}))),
+        Constructor::Default => (
+            &[][..],
+            quote_spanned!(ty.span()=> ::core::result::Result::Ok(<#ty as ::core::default::Default>::default())),
+        ),
+        Constructor::New(parameters) => {
+            let values = values(parameters.len());
+            (&parameters[..], quote!(__decurion::Constructed::<#ty>::constructed(<#ty>::new(#(#values),*))))
+        }
+    };
+    let signature = signature(&format!("{}::new", class.name), parameters);
+    let (values, types) = (values(parameters.len()), parameters.iter().map(|parameter| &parameter.ty));
+    quote! {
+        let (#(#values,)*): (#(#types,)*) = __decurion::constructor_arguments(__args, #signature)?;
+        #made
+    }
+}
+
+fn call(class: &Class, entry: &Entry) -> Tokens {
+    let ty = &class.ty;
+    let name = &entry.name;
+    let answer = match &class.constructor {
+        Constructor::Function { function, takes_request: true } => quote!(#function(__request)),
+        Constructor::Function { function, takes_request: false } => quote!(#function()),
+        _ if entry.parameters.is_empty() => quote!(<#ty>::#name(__this)),
+        _ => quote!(<#ty>::#name(__this, __request)),
+    };
+    let span = span_of_return(entry);
+    let answer = quote_spanned!(span=> __decurion::IntoResponse::into_response(#answer));
+    made(entry, &quote!(__decurion::CallEntry), &quote!(|__this, __request| #answer))
+}
+
+fn method(class: &Class, entry: &Entry) -> Tokens {
+    let ty = &class.ty;
+    let name = &entry.name;
+    let signature = signature(&format!("{}::{}", class.name, metadata::name_of(entry)), &entry.parameters);
+    let values = values(entry.parameters.len());
+    let types = entry.parameters.iter().map(|parameter| &parameter.ty);
+    let question_mark = entry.returns.as_ref().filter(|ty| is_result(ty)).map(|_| quote!(?));
+    let span = span_of_return(entry);
+    let result = quote_spanned!(span=> __call.result(&__result));
+    let body = quote! {
+        |__this, __call| {
+            let (#(#values,)*): (#(#types,)*) = __call.arguments(#signature)?;
+            let __result = <#ty>::#name(__this, #(#values),*) #question_mark;
+            #result
+        }
+    };
+    made(entry, &quote!(__decurion::MethodEntry), &body)
+}
+
+fn reconfigure(entry: &Entry) -> Tokens {
+    let name = &entry.name;
+    let span = span_of_return(entry);
+    let done = quote_spanned!(span=> __decurion::Done::done(Self::#name(__this, __decurion::configuration(__config)?)));
+    made(entry, &quote!(__decurion::ReconfigureEntry), &quote!(|__this, __config| #done))
+}
+
+fn check_health(entry: &Entry) -> Tokens {
+    let name = &entry.name;
+    let span = span_of_return(entry);
+    let done = quote_spanned!(span=> __decurion::Done::done(Self::#name(__this)));
+    made(entry, &quote!(__decurion::HealthEntry), &quote!(|__this| #done))
+}
+
+/// An entry of its kind. `shared` stands where the receiver does: an error that the type is not Sync shows there.
+fn made(entry: &Entry, kind: &Tokens, function: &Tokens) -> Tokens {
+    let constructor = Ident::new(if entry.exclusive { "exclusive" } else { "shared" }, entry.receiver);
+    quote!(#kind::#constructor(#function))
+}
+
+fn optional(entry: Option<Tokens>) -> Tokens {
+    match entry {
+        Some(entry) => quote!(::core::option::Option::Some(#entry)),
+        None => quote!(::core::option::Option::None),
+    }
+}
+
+fn signature(name: &str, parameters: &[Parameter]) -> Tokens {
+    let names = parameters.iter().map(|parameter| &parameter.name);
+    quote!(__decurion::Signature { name: #name, parameters: &[#(#names),*] })
+}
+
+fn values(count: usize) -> Vec<Ident> {
+    (0..count).map(|at| format_ident!("__value{at}")).collect()
+}
+
+/// Whether a method can fail, by what its author calls the type: `Result<T>`, `std::io::Result<T>`.
+fn is_result(ty: &Type) -> bool {
+    matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Result"))
+}
+
+fn span_of_return(entry: &Entry) -> Span {
+    entry.returns.as_ref().map_or(entry.name.span(), Spanned::span)
+}

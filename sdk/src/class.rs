@@ -1,0 +1,263 @@
+//! What `#[deployment]` implements: a class as typed entries. Nothing here is for authors to write by hand.
+
+use std::sync::Arc;
+
+use decurion_abi::{self as abi, encoding};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::arguments::{self, ArgumentError, Parameters, Signature};
+use crate::codec::{self, CodecError};
+use crate::request::{self, Request};
+use crate::response::Response;
+use crate::sys::host::Exchange;
+use crate::{Error, Result};
+
+/// A class of deployments. Made by `#[deployment]`.
+pub trait Class: Sized + Send + 'static {
+    /// Its name.
+    const NAME: &'static str;
+    /// The ABI's metadata.
+    const METADATA: &'static str;
+    /// Answers HTTP requests.
+    const CALL: Option<CallEntry<Self>>;
+    /// Methods for handles.
+    const METHODS: &'static [MethodEntry<Self>];
+    /// The same for the ABI.
+    const METHOD_TABLE: &'static [abi::Method];
+    /// Takes a configuration.
+    const RECONFIGURE: Option<ReconfigureEntry<Self>>;
+    /// Says whether it is well.
+    const CHECK_HEALTH: Option<HealthEntry<Self>>;
+
+    /// Constructs an instance from JSON.
+    ///
+    /// # Errors
+    /// Whatever the arguments or the author's `new` refuse.
+    fn create(args: &[u8]) -> Result<Self>;
+}
+
+/// The concurrency contract of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concurrency {
+    /// Many at once.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// The one function of an entry, with the reference it takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Entry<S, E> {
+    Shared(S),
+    Exclusive(E),
+}
+
+/// An entry's type: made from a function that takes `&T`, which asks for `T: Sync`, or one that takes `&mut T`.
+macro_rules! entry {
+    ($(#[$doc:meta])* $name:ident, ($($argument:ty),*) -> $result:ty) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name<T>(Entry<fn(&T $(, $argument)*) -> $result, fn(&mut T $(, $argument)*) -> $result>);
+
+        impl<T> $name<T> {
+            /// Runs beside others.
+            pub const fn shared(function: fn(&T $(, $argument)*) -> $result) -> Self
+            where
+                T: Sync,
+            {
+                Self(Entry::Shared(function))
+            }
+
+            /// Runs alone.
+            pub const fn exclusive(function: fn(&mut T $(, $argument)*) -> $result) -> Self {
+                Self(Entry::Exclusive(function))
+            }
+
+            /// How it runs.
+            #[must_use]
+            pub const fn concurrency(&self) -> Concurrency {
+                match self.0 {
+                    Entry::Shared(_) => Concurrency::Shared,
+                    Entry::Exclusive(_) => Concurrency::Exclusive,
+                }
+            }
+
+            pub(crate) fn entry(
+                &self,
+            ) -> Entry<fn(&T $(, $argument)*) -> $result, fn(&mut T $(, $argument)*) -> $result> {
+                self.0
+            }
+        }
+
+        impl<T> Clone for $name<T> {
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+
+        impl<T> Copy for $name<T> {}
+    };
+}
+
+entry!(
+    /// `call`.
+    CallEntry, (Request) -> Result<Response>
+);
+entry!(
+    /// A method.
+    MethodEntry, (&MethodCall) -> Result<MethodResult>
+);
+entry!(
+    /// `reconfigure`.
+    ReconfigureEntry, (&[u8]) -> Result<()>
+);
+entry!(
+    /// `check_health`.
+    HealthEntry, () -> Result<()>
+);
+
+/// A call of a method: its arguments as bytes.
+#[derive(Debug)]
+pub struct MethodCall {
+    encoding: u32,
+    body: Vec<u8>,
+}
+
+/// A method's result as bytes.
+#[derive(Debug)]
+pub struct MethodResult {
+    pub(crate) encoding: u32,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl MethodCall {
+    pub(crate) fn read(exchange: &Arc<Exchange>) -> Result<Self> {
+        let encoding = exchange.facts().encoding;
+        if ![encoding::JSON, encoding::BINCODE].contains(&encoding) {
+            return Err(Error::status(
+                415,
+                format_args!("arguments come as JSON or bincode, not as encoding {encoding}"),
+            ));
+        }
+        Ok(Self { encoding, body: request::read_whole(exchange)? })
+    }
+
+    /// The arguments, typed.
+    ///
+    /// # Errors
+    /// 400 naming the argument that does not fit, 415 where only JSON can carry it.
+    pub fn arguments<P: Parameters>(&self, signature: Signature) -> Result<P> {
+        let read = match self.encoding {
+            encoding::BINCODE => P::from_bincode(&self.body, signature).map_err(|error| error.0),
+            _ => arguments::from_json(&self.body, signature),
+        };
+        read.map_err(|error| {
+            let status = if matches!(error, ArgumentError::NeedsJson { .. }) { 415 } else { 400 };
+            Error::status(status, error)
+        })
+    }
+
+    /// The result in the caller's encoding.
+    ///
+    /// # Errors
+    /// Where the value can't be written in it.
+    pub fn result<R: Serialize>(&self, result: &R) -> Result<MethodResult> {
+        let json =
+            || serde_json::to_vec(result).map(|bytes| MethodResult { encoding: encoding::JSON, bytes });
+        match self.encoding {
+            encoding::BINCODE => match codec::encode(result) {
+                Ok(bytes) => Ok(MethodResult { encoding: encoding::BINCODE, bytes }),
+                Err(CodecError::NeedsJson) => Ok(json()?),
+                Err(error) => Err(error.into()),
+            },
+            _ => Ok(json()?),
+        }
+    }
+}
+
+/// Constructor arguments, typed.
+///
+/// # Errors
+/// Naming the argument that does not fit.
+pub fn constructor_arguments<P: Parameters>(args: &[u8], signature: Signature) -> Result<P> {
+    Ok(arguments::from_json(args, signature)?)
+}
+
+/// A configuration, typed.
+///
+/// # Errors
+/// Naming the field that does not fit.
+pub fn configuration<C: DeserializeOwned>(config: &[u8]) -> Result<C> {
+    arguments::value_from_json(config)
+        .map_err(|why| Error::msg(format_args!("user_config does not fit: {why}")))
+}
+
+/// What `new` may return: the class itself, or a `Result` of it.
+#[diagnostic::on_unimplemented(
+    message = "`new` of a deployment returns `Self` or `Result<Self>`, not `{Self}`"
+)]
+pub trait Constructed<T> {
+    #[doc(hidden)]
+    fn constructed(self) -> Result<T>;
+}
+
+impl<T> Constructed<T> for T {
+    fn constructed(self) -> Result<T> {
+        Ok(self)
+    }
+}
+
+impl<T, E: Into<Error>> Constructed<T> for Result<T, E> {
+    fn constructed(self) -> Result<T> {
+        self.map_err(Into::into)
+    }
+}
+
+/// What `reconfigure` and `check_health` may return: nothing, or a `Result` of it.
+#[diagnostic::on_unimplemented(message = "this returns `()` or `Result<()>`, not `{Self}`")]
+pub trait Done {
+    #[doc(hidden)]
+    fn done(self) -> Result<()>;
+}
+
+impl Done for () {
+    fn done(self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<E: Into<Error>> Done for Result<(), E> {
+    fn done(self) -> Result<()> {
+        self.map_err(Into::into)
+    }
+}
+
+/// The exchange that this thread is answering: what calls made now are made for.
+pub(crate) mod current {
+    use std::cell::RefCell;
+    use std::sync::Arc;
+
+    use crate::sys::host::Exchange;
+
+    thread_local! {
+        static CURRENT: RefCell<Option<Arc<Exchange>>> = const { RefCell::new(None) };
+    }
+
+    pub(crate) fn exchange() -> Option<Arc<Exchange>> {
+        CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+    }
+
+    /// Sets it until the guard is dropped.
+    pub(crate) fn enter(exchange: &Arc<Exchange>) -> Entered {
+        Entered(CURRENT.replace(Some(Arc::clone(exchange))))
+    }
+
+    pub(crate) struct Entered(Option<Arc<Exchange>>);
+
+    impl Drop for Entered {
+        fn drop(&mut self) {
+            CURRENT.set(self.0.take());
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The C entries of a class, made from its [`Class`] implementation: `extern "C"` functions that catch whatever the
+//! author's code throws, and the table that lists them.
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use decurion_abi as abi;
+use decurion_abi::{flags, status};
+
+use super::host::{self, Exchange};
+use crate::class::{Class, Concurrency, MethodCall, current};
+use crate::request::Request;
+use crate::response::Response;
+use crate::{Error, Result};
+
+/// The table of a class, for its exported symbol.
+#[must_use]
+pub const fn class_table<T: Class>() -> abi::Class {
+    assert!(T::METHODS.len() == T::METHOD_TABLE.len(), "both list the same methods");
+    let mut at = 0;
+    while at < T::METHODS.len() {
+        let concurrency = T::METHODS[at].concurrency();
+        assert!(flags_of(concurrency) == T::METHOD_TABLE[at].flags, "both list the same methods");
+        at += 1;
+    }
+    abi::Class {
+        magic: abi::MAGIC,
+        abi_major: abi::ABI_MAJOR,
+        abi_minor: abi::ABI_MINOR,
+        size: host::size_of_u32::<abi::Class>(),
+        name: abi::Bytes::from_slice(T::NAME.as_bytes()),
+        metadata: abi::Bytes::from_slice(T::METADATA.as_bytes()),
+        methods: T::METHOD_TABLE.as_ptr(),
+        method_count: T::METHOD_TABLE.len(),
+        call_flags: match &T::CALL {
+            Some(entry) => flags_of(entry.concurrency()),
+            None => 0,
+        },
+        reconfigure_flags: match &T::RECONFIGURE {
+            Some(entry) => flags_of(entry.concurrency()),
+            None => 0,
+        },
+        create: Some(create::<T>),
+        destroy: Some(destroy::<T>),
+        call: if T::CALL.is_some() { Some(call::<T>) } else { None },
+        invoke: if T::METHODS.is_empty() { None } else { Some(invoke::<T>) },
+        reconfigure: if T::RECONFIGURE.is_some() { Some(reconfigure::<T>) } else { None },
+        check_health: if T::CHECK_HEALTH.is_some() { Some(check_health::<T>) } else { None },
+    }
+}
+
+const fn flags_of(concurrency: Concurrency) -> u32 {
+    match concurrency {
+        Concurrency::Shared => 0,
+        Concurrency::Exclusive => flags::EXCLUSIVE,
+    }
+}
+
+/// One entry in a method table.
+#[must_use]
+pub const fn method(name: &'static str, exclusive: bool) -> abi::Method {
+    let flags = if exclusive { flags::EXCLUSIVE } else { 0 };
+    abi::Method { name: abi::Bytes::from_slice(name.as_bytes()), flags, reserved: 0 }
+}
+
+/// The author's state behind the ABI's instance pointer.
+struct Instance<T>(*mut T);
+
+impl<T> Instance<T> {
+    /// # Safety
+    /// No exclusive entry runs on the instance beside this one, and it is not destroyed before 'a ends.
+    unsafe fn shared<'a>(&self) -> &'a T {
+        // SAFETY: made by `create` from a box; the caller promises the rest.
+        unsafe { &*self.0 }
+    }
+
+    /// # Safety
+    /// No entry at all runs on the instance beside this one, and it is not destroyed before 'a ends.
+    unsafe fn exclusive<'a>(&self) -> &'a mut T {
+        // SAFETY: as above.
+        unsafe { &mut *self.0 }
+    }
+}
+
+/// Runs an entry on the instance with the reference that its kind asks for, contained.
+macro_rules! run {
+    ($entry:expr, $instance:expr, $($argument:expr),*) => {{
+        use crate::class::Entry;
+        let instance = $instance;
+        match $entry.entry() {
+            // SAFETY: the table says that this entry is shared, so the host runs no exclusive one beside it. (That T
+            // is Sync was asked for where the entry was made.)
+            Entry::Shared(function) => contain(|| function(unsafe { instance.shared() }, $($argument),*)),
+            // SAFETY: the table says that this entry is exclusive, so the host runs nothing beside it.
+            Entry::Exclusive(function) => contain(|| function(unsafe { instance.exclusive() }, $($argument),*)),
+        }
+    }};
+}
+
+unsafe extern "C" fn create<T: Class>(
+    table: *const abi::Host,
+    args: abi::Bytes,
+    instance: *mut *mut c_void,
+    slot: *mut abi::ErrorSlot,
+) -> i32 {
+    // SAFETY: the ABI gives a table for the life of the process.
+    let Ok(host) = (unsafe { host::adopt_host(table) }) else {
+        return status::INVALID;
+    };
+    // SAFETY: the ABI lends the arguments for this call.
+    let args = unsafe { args.as_slice() };
+    match contain(|| T::create(args)) {
+        Ok(made) => {
+            // SAFETY: the ABI gives a place for the instance.
+            unsafe { instance.write(Box::into_raw(Box::new(made)).cast()) };
+            status::OK
+        }
+        Err(error) => report(host, slot, &error),
+    }
+}
+
+unsafe extern "C" fn destroy<T: Class>(instance: *mut c_void) {
+    // SAFETY: `create` made it from a box of this type, and the ABI destroys it once, when nothing of it runs.
+    let instance = unsafe { Box::from_raw(instance.cast::<T>()) };
+    if let Err(error) = contain(|| {
+        drop(instance);
+        Ok(())
+    }) {
+        host::log(None, abi::level::ERROR, T::NAME, &format!("the destructor {error}"));
+    }
+}
+
+unsafe extern "C" fn call<T: Class>(instance: *mut c_void, exchange: *mut abi::Exchange) -> i32 {
+    // SAFETY: the ABI gives an open exchange, and only this entry ends it.
+    let (Some(exchange), Some(entry)) = (unsafe { Exchange::adopt(exchange) }, &T::CALL) else {
+        return status::INVALID;
+    };
+    let _current = current::enter(&exchange);
+    let request = Request::incoming(Arc::clone(&exchange));
+    match run!(entry, Instance::<T>(instance.cast()), request) {
+        Ok(response) => respond(&exchange, response),
+        Err(error) => fail_http(&exchange, &error),
+    }
+    status::OK
+}
+
+unsafe extern "C" fn invoke<T: Class>(instance: *mut c_void, exchange: *mut abi::Exchange) -> i32 {
+    // SAFETY: the ABI gives an open exchange, and only this entry ends it.
+    let Some(exchange) = (unsafe { Exchange::adopt(exchange) }) else {
+        return status::INVALID;
+    };
+    let index = usize::try_from(exchange.facts().method_index).unwrap_or(usize::MAX);
+    let Some(entry) = T::METHODS.get(index) else {
+        return status::INVALID;
+    };
+    let _current = current::enter(&exchange);
+    let result = MethodCall::read(&exchange)
+        .and_then(|method_call| run!(entry, Instance::<T>(instance.cast()), &method_call));
+    match result {
+        Ok(result) if exchange.respond_call(result.encoding, &result.bytes) => {}
+        Ok(_) => fail_call(&exchange, &Error::msg("the host refused the result")),
+        Err(error) => fail_call(&exchange, &error),
+    }
+    status::OK
+}
+
+unsafe extern "C" fn reconfigure<T: Class>(
+    instance: *mut c_void,
+    config: abi::Bytes,
+    slot: *mut abi::ErrorSlot,
+) -> i32 {
+    let (Some(entry), Some(host)) = (&T::RECONFIGURE, host::host()) else {
+        return status::INVALID;
+    };
+    // SAFETY: the ABI lends the configuration for this call.
+    let config = unsafe { config.as_slice() };
+    match run!(entry, Instance::<T>(instance.cast()), config) {
+        Ok(()) => status::OK,
+        Err(error) => report(host, slot, &error),
+    }
+}
+
+unsafe extern "C" fn check_health<T: Class>(instance: *mut c_void, slot: *mut abi::ErrorSlot) -> i32 {
+    let (Some(entry), Some(host)) = (&T::CHECK_HEALTH, host::host()) else {
+        return status::INVALID;
+    };
+    match run!(entry, Instance::<T>(instance.cast()),) {
+        Ok(()) => status::OK,
+        Err(error) => report(host, slot, &error),
+    }
+}
+
+/// Runs the author's code; a panic becomes an error. (With `panic = "abort"` it ends the replica.)
+fn contain<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| Err(panicked(payload)))
+}
+
+fn panicked(payload: Box<dyn Any + Send>) -> Error {
+    let message = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => {
+            // A payload of the author's own type may panic again where it is dropped.
+            std::mem::forget(payload);
+            "with a payload that is no text".to_owned()
+        }
+    };
+    Error::msg(format_args!("panicked: {message}"))
+}
+
+fn report(host: &abi::Host, slot: *mut abi::ErrorSlot, error: &Error) -> i32 {
+    let text = error.chain();
+    let code = error.code().map_or(0, |code| u32::from(code.as_u16()));
+    // SAFETY: the slot of the entry that is running; the text lives through the call.
+    unsafe { (host.set_error)(slot, code, abi::Bytes::from_slice(text.as_bytes())) };
+    status::ERROR
+}
+
+fn respond(exchange: &Exchange, response: Response) {
+    let parts = match response.into_parts() {
+        Ok(parts) => parts,
+        Err(error) => return fail_http(exchange, &error),
+    };
+    let header = |name: &'static str, value: &[u8]| abi::Header {
+        name: abi::Bytes::from_slice(name.as_bytes()),
+        value: abi::Bytes::from_slice(value),
+    };
+    // Nearly every answer has its type and nothing else: that one needs no list.
+    let only = parts.content_type.as_ref().map(|value| [header("content-type", value.as_bytes())]);
+    let sent = if parts.headers.is_empty() {
+        let fields = only.as_ref().map_or(&[][..], |only| &only[..]);
+        exchange.respond(parts.status.as_u16(), fields, &parts.body)
+    } else {
+        let mut fields: Vec<abi::Header> = only.into_iter().flatten().collect();
+        fields.extend(parts.headers.iter().map(|(name, value)| abi::Header {
+            name: abi::Bytes::from_slice(name.as_str().as_bytes()),
+            value: abi::Bytes::from_slice(value.as_bytes()),
+        }));
+        exchange.respond(parts.status.as_u16(), &fields, &parts.body)
+    };
+    if !sent {
+        fail_http(
+            exchange,
+            &Error::msg("the answer has a status or a header field that HTTP does not allow"),
+        );
+    }
+}
+
+/// A chosen status shows its text; anything else is a 500 with a fixed body, and its text goes to the log.
+fn fail_http(exchange: &Exchange, error: &Error) {
+    match error.code() {
+        Some(code) if code.is_server_error() => exchange.fail(code.as_u16(), error.message(), &error.chain()),
+        Some(code) => exchange.fail(code.as_u16(), error.message(), ""),
+        None => exchange.fail(0, "", &error.chain()),
+    }
+}
+
+/// Callers by handle are of the house: they get the whole text.
+fn fail_call(exchange: &Exchange, error: &Error) {
+    let text = error.chain();
+    let code = error.code().map_or(0, |code| code.as_u16());
+    exchange.fail(code, &text, if (400..500).contains(&code) { "" } else { &text });
+}

@@ -1,0 +1,371 @@
+//! The host's table as safe Rust: the exchange that is being answered, and calls to other deployments.
+
+use std::ptr;
+use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use decurion_abi as abi;
+use decurion_abi::status;
+
+use crate::head::Head;
+
+static HOST: OnceLock<&'static abi::Host> = OnceLock::new();
+
+/// Keeps the host's table for the life of the process.
+///
+/// # Safety
+/// `host` points to a table that is valid for the life of the process, or its first words say that it is none.
+pub(crate) unsafe fn adopt_host(host: *const abi::Host) -> Result<&'static abi::Host, &'static str> {
+    if host.is_null() {
+        return Err("the host gave no table");
+    }
+    // SAFETY: not null; its first words can be read whatever its version, as the caller promises.
+    let magic = unsafe { (*host).magic };
+    // SAFETY: as above.
+    let major = unsafe { (*host).abi_major };
+    // SAFETY: as above.
+    let size = unsafe { (*host).size };
+    if magic != abi::MAGIC || major != abi::ABI_MAJOR {
+        return Err("the host's table is of another version of the plugin ABI");
+    }
+    if usize::try_from(size).is_ok_and(|size| size < size_of::<abi::Host>()) {
+        return Err("the host's table is too small");
+    }
+    // SAFETY: a whole table of our major version, valid for the life of the process.
+    let host = unsafe { &*host };
+    Ok(HOST.get_or_init(|| host))
+}
+
+/// The host, once a class of this library was constructed.
+pub(crate) fn host() -> Option<&'static abi::Host> {
+    HOST.get().copied()
+}
+
+/// Who this replica is; `None` before the first construction.
+pub(crate) fn context() -> Option<&'static abi::Context> {
+    // SAFETY: the ABI has the context valid for the life of the process, or null.
+    host().and_then(|host| unsafe { host.context.as_ref() })
+}
+
+/// Bytes of the host that live as long as the process.
+pub(crate) fn static_text(bytes: abi::Bytes) -> &'static str {
+    // SAFETY: only called with parts of the context, which is valid for the life of the process.
+    std::str::from_utf8(unsafe { bytes.as_slice() }).unwrap_or_default()
+}
+
+/// Writes a log line.
+pub(crate) fn log(exchange: Option<&Exchange>, level: u32, target: &str, message: &str) {
+    let (target, message) = (bytes(target.as_bytes()), bytes(message.as_bytes()));
+    let written = exchange.and_then(|exchange| {
+        exchange.while_open(|host, raw| {
+            // SAFETY: an open exchange of this host, and bytes that live through the call.
+            unsafe { (host.log)(raw, level, target, message) };
+        })
+    });
+    if let (None, Some(host)) = (written, host()) {
+        // SAFETY: a null exchange stands for none; the bytes live through the call.
+        unsafe { (host.log)(ptr::null_mut(), level, target, message) };
+    }
+}
+
+/// What an exchange is, as numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    pub(crate) method_index: u32,
+    pub(crate) encoding: u32,
+    pub(crate) deadline_ns: u64,
+    pub(crate) content_length: u64,
+}
+
+/// One exchange, from the entry that the host called until it is ended. May be kept longer: then it is closed, and
+/// the host's pointer is not touched any more.
+pub(crate) struct Exchange {
+    host: &'static abi::Host,
+    raw: *mut abi::Exchange,
+    facts: Facts,
+    /// Whether `raw` may be used. Readers use it, who ends it writes.
+    open: RwLock<bool>,
+    head: OnceLock<Head>,
+}
+
+// SAFETY: the ABI lets every thread use an open exchange; `open` keeps all of them from a closed one.
+unsafe impl Send for Exchange {}
+// SAFETY: as above.
+unsafe impl Sync for Exchange {}
+
+/// Why body bytes can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadError {
+    Cancelled,
+    Broken,
+    Closed,
+}
+
+impl Exchange {
+    /// # Safety
+    /// `raw` is an open exchange of the adopted host, and nobody ends it but the value returned.
+    pub(crate) unsafe fn adopt(raw: *mut abi::Exchange) -> Option<Arc<Self>> {
+        let host = host()?;
+        // SAFETY: an open exchange of this host.
+        let request = unsafe { (host.request)(raw) };
+        // SAFETY: null, or valid until the exchange is ended, which only the value made here does.
+        let request = unsafe { request.as_ref() }?;
+        if usize::try_from(request.size).is_ok_and(|size| size < size_of::<abi::Request>()) {
+            return None;
+        }
+        let facts = Facts {
+            method_index: request.method_index,
+            encoding: request.encoding,
+            deadline_ns: request.deadline_ns,
+            content_length: request.content_length,
+        };
+        Some(Arc::new(Self { host, raw, facts, open: RwLock::new(true), head: OnceLock::new() }))
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
+        self.facts
+    }
+
+    /// The head, copied when it is first asked for; empty where that comes too late.
+    pub(crate) fn head(&self) -> &Head {
+        self.head.get_or_init(|| self.while_open(copy_head).unwrap_or_default())
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        // SAFETY: an open exchange of this host.
+        self.while_open(|host, raw| unsafe { (host.is_cancelled)(raw) } != 0).unwrap_or(true)
+    }
+
+    /// Reads body bytes; waits for the first. 0 at the end.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> Result<usize, ReadError> {
+        let read = self.while_open(|host, raw| {
+            // SAFETY: an open exchange, a buffer of that length, no waker: it waits.
+            unsafe { (host.body_read)(raw, buffer.as_mut_ptr(), buffer.len(), ptr::null()) }
+        });
+        match read {
+            None => Err(ReadError::Closed),
+            Some(read) if read == status::CANCELLED as isize || read == status::DEADLINE as isize => {
+                Err(ReadError::Cancelled)
+            }
+            Some(read) => {
+                usize::try_from(read).ok().filter(|read| *read <= buffer.len()).ok_or(ReadError::Broken)
+            }
+        }
+    }
+
+    /// Answers an HTTP exchange and ends it. `false` where the host refuses status or header fields: it is still open.
+    pub(crate) fn respond(&self, status: u16, headers: &[abi::Header], body: &[u8]) -> bool {
+        self.end(|host, raw| {
+            let (fields, count, body) = (headers.as_ptr(), headers.len(), bytes(body));
+            // SAFETY: an open exchange; fields and body live through the call.
+            unsafe { (host.respond)(raw, u32::from(status), fields, count, body) }
+        })
+    }
+
+    /// Ends a call with its result. `false` where the host refuses it: it is still open.
+    pub(crate) fn respond_call(&self, encoding: u32, result: &[u8]) -> bool {
+        // SAFETY: an open exchange; the result lives through the call.
+        self.end(|host, raw| unsafe { (host.respond_call)(raw, encoding, bytes(result)) })
+    }
+
+    /// Ends the exchange as failed.
+    pub(crate) fn fail(&self, code: u16, public: &str, detail: &str) {
+        self.end(|host, raw| {
+            let (public, detail) = (bytes(public.as_bytes()), bytes(detail.as_bytes()));
+            // SAFETY: an open exchange; both texts live through the call.
+            unsafe { (host.fail)(raw, u32::from(code), public, detail) };
+            status::OK
+        });
+    }
+
+    fn while_open<R>(&self, use_it: impl FnOnce(&abi::Host, *mut abi::Exchange) -> R) -> Option<R> {
+        let open: RwLockReadGuard<'_, bool> = self.open.read().unwrap_or_else(|broken| broken.into_inner());
+        open.then(|| use_it(self.host, self.raw))
+    }
+
+    /// Runs what ends the exchange, once, beside no other use of it. `INVALID` leaves it open.
+    fn end(&self, end_it: impl FnOnce(&abi::Host, *mut abi::Exchange) -> i32) -> bool {
+        let mut open: RwLockWriteGuard<'_, bool> =
+            self.open.write().unwrap_or_else(|broken| broken.into_inner());
+        if !*open {
+            return true;
+        }
+        let ended = end_it(self.host, self.raw) != status::INVALID;
+        *open = !ended;
+        ended
+    }
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
+fn copy_head(host: &abi::Host, raw: *mut abi::Exchange) -> Head {
+    // SAFETY: an open exchange of this host.
+    let request = unsafe { (host.request)(raw) };
+    // SAFETY: null, or valid until the exchange is ended, which can't happen while it is being used here.
+    let Some(request) = (unsafe { request.as_ref() }) else {
+        return Head::default();
+    };
+    let fields: &[abi::Header] = if request.headers.is_null() {
+        &[]
+    } else {
+        // SAFETY: the host gives so many fields, valid as long as the request.
+        unsafe { std::slice::from_raw_parts(request.headers, request.header_count) }
+    };
+    // SAFETY: parts of a request that is valid here.
+    let slice = |part: abi::Bytes| unsafe { part.as_slice() };
+    let in_fields: usize = fields.iter().map(|field| field.name.len + field.value.len).sum();
+    let texts = [request.id, request.method, request.path, request.query, request.route_prefix];
+    let in_texts: usize = texts.iter().map(|text| text.len).sum();
+    let mut head = Head::with_capacity(in_fields + in_texts + 64, fields.len());
+    head.id = head.keep(slice(request.id));
+    head.method = head.keep(slice(request.method));
+    head.path = head.keep(slice(request.path));
+    head.query = head.keep(slice(request.query));
+    head.route_prefix = head.keep(slice(request.route_prefix));
+    head.traceparent = head.keep(slice(request.traceparent));
+    head.model_id = head.keep(slice(request.model_id));
+    for field in fields {
+        head.keep_header(slice(field.name), slice(field.value));
+    }
+    head
+}
+
+/// A call to another deployment, as the host takes it.
+#[derive(Debug)]
+pub(crate) struct Outgoing<'a> {
+    pub(crate) kind: u32,
+    pub(crate) deployment: &'a str,
+    pub(crate) method: &'a str,
+    pub(crate) target: &'a str,
+    pub(crate) headers: &'a [(&'a [u8], &'a [u8])],
+    pub(crate) encoding: u32,
+    pub(crate) body: &'a [u8],
+    pub(crate) parent: Option<&'a Exchange>,
+}
+
+/// What came back, lent for as long as the call lives.
+#[derive(Debug)]
+pub(crate) struct Reply<'a> {
+    pub(crate) status: u32,
+    pub(crate) encoding: u32,
+    pub(crate) body: &'a [u8],
+    fields: &'a [abi::Header],
+}
+
+impl Reply<'_> {
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        // SAFETY: parts of a reply that is valid for the lifetime it is lent for.
+        self.fields.iter().map(|field| (unsafe { field.name.as_slice() }, unsafe { field.value.as_slice() }))
+    }
+}
+
+/// A call under way. Dropped, it is cancelled.
+#[derive(Debug)]
+pub(crate) struct Call {
+    host: &'static abi::Host,
+    raw: *mut abi::Call,
+}
+
+// SAFETY: the ABI ties a call to no thread.
+unsafe impl Send for Call {}
+// SAFETY: what takes `&self` is `cancel` alone, which the ABI allows beside a wait.
+unsafe impl Sync for Call {}
+
+impl Call {
+    /// Starts a call, on behalf of the parent where it is still open. The error is an ABI status.
+    pub(crate) fn start(outgoing: &Outgoing<'_>) -> Result<Self, i32> {
+        let host = host().ok_or(status::INVALID)?;
+        let field = |(name, value): &(&[u8], &[u8])| abi::Header { name: bytes(name), value: bytes(value) };
+        let fields: Vec<abi::Header> = outgoing.headers.iter().map(field).collect();
+        let start = |parent: *mut abi::Exchange| {
+            let spec = abi::CallSpec {
+                size: size_of_u32::<abi::CallSpec>(),
+                kind: outgoing.kind,
+                deployment: bytes(outgoing.deployment.as_bytes()),
+                method: bytes(outgoing.method.as_bytes()),
+                target: bytes(outgoing.target.as_bytes()),
+                headers: fields.as_ptr(),
+                header_count: fields.len(),
+                encoding: outgoing.encoding,
+                flags: 0,
+                body: bytes(outgoing.body),
+                parent,
+                deadline_ns: 0,
+            };
+            let mut raw = ptr::null_mut();
+            // SAFETY: all that the specification points to lives through the call; the parent is open or null.
+            match unsafe { (host.call_start)(&raw const spec, &raw mut raw) } {
+                status::OK if !raw.is_null() => Ok(Self { host, raw }),
+                status::OK => Err(status::ERROR),
+                refused => Err(refused),
+            }
+        };
+        let for_parent = outgoing.parent.and_then(|parent| parent.while_open(|_, raw| start(raw)));
+        for_parent.unwrap_or_else(|| start(ptr::null_mut()))
+    }
+
+    /// Waits for the whole answer. The error is an ABI status.
+    pub(crate) fn wait(&mut self) -> Result<Reply<'_>, i32> {
+        let mut reply = abi::CallReply {
+            size: size_of_u32::<abi::CallReply>(),
+            status: 0,
+            encoding: 0,
+            flags: 0,
+            headers: ptr::null(),
+            header_count: 0,
+            body: abi::Bytes::EMPTY,
+        };
+        // SAFETY: a call that is not freed yet, a reply of the size it states, no waker: it waits.
+        match unsafe { (self.host.call_wait)(self.raw, &raw mut reply, ptr::null()) } {
+            status::OK => {}
+            failed => return Err(failed),
+        }
+        let fields: &[abi::Header] = if reply.headers.is_null() {
+            &[]
+        } else {
+            // SAFETY: the host gives so many fields, valid until the call is freed, which `&mut self` outlives.
+            unsafe { std::slice::from_raw_parts(reply.headers, reply.header_count) }
+        };
+        // SAFETY: as above.
+        let body = unsafe { reply.body.as_slice() };
+        Ok(Reply { status: reply.status, encoding: reply.encoding, body, fields })
+    }
+
+    /// Tells the callee that nobody waits.
+    pub(crate) fn cancel(&self) {
+        // SAFETY: a call that is not freed yet.
+        unsafe { (self.host.call_cancel)(self.raw) };
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // SAFETY: freed here only, and nothing lent of it is left.
+        unsafe { (self.host.call_free)(self.raw) };
+    }
+}
+
+/// The encodings that a deployment takes, as bits. The error is an ABI status.
+pub(crate) fn encodings_of(deployment: &str) -> Result<u32, i32> {
+    let host = host().ok_or(status::INVALID)?;
+    let mut encodings = 0;
+    // SAFETY: the name lives through the call, and the place for the bits is this function's.
+    match unsafe { (host.deployment_find)(bytes(deployment.as_bytes()), &raw mut encodings) } {
+        status::OK => Ok(encodings),
+        failed => Err(failed),
+    }
+}
+
+fn bytes(slice: &[u8]) -> abi::Bytes {
+    abi::Bytes::from_slice(slice)
+}
+
+pub(super) const fn size_of_u32<T>() -> u32 {
+    assert!(size_of::<T>() < 1 << 16, "tables of the ABI are small");
+    #[allow(clippy::cast_possible_truncation, reason = "just seen to fit")]
+    let size = size_of::<T>() as u32;
+    size
+}

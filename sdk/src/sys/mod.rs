@@ -1,0 +1,7 @@
+//! Where the SDK touches the C ABI and the clock. Everything unsafe of it is here.
+
+pub(crate) mod clock;
+pub(crate) mod export;
+pub(crate) mod host;
+
+pub use export::{class_table, method};
