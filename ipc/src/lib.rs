@@ -4,9 +4,14 @@
 //!   their bytes.
 //! - **Data plane**: channels of shared memory; see `docs/data-plane.md`.
 
+#[cfg(not(loom))]
+pub mod channel;
 pub mod codec;
 pub mod control;
+mod event_index;
 pub mod record;
+mod sync;
+#[cfg(not(loom))]
 #[expect(
     unsafe_code,
     clippy::disallowed_methods,
@@ -14,6 +19,7 @@ pub mod record;
 )]
 pub mod sys;
 
-pub use sys::link;
-#[cfg(feature = "proxy-control")]
+#[cfg(all(feature = "proxy-control", not(loom)))]
 pub use sys::proxy_control;
+#[cfg(not(loom))]
+pub use sys::{attach, board, link};

@@ -1,5 +1,9 @@
 //! Everything here that touches the machine: sockets, mappings, bells, clocks.
 
+pub mod attach;
+pub mod bell;
+pub mod board;
 pub mod link;
+pub mod memory;
 #[cfg(feature = "proxy-control")]
 pub mod proxy_control;

@@ -1,0 +1,528 @@
+//! What both ends of a lane have in common: rings, arenas, windows, and the table of streams.
+//!
+//! A stream has two halves, ours and theirs. Which frames each half allows is decided by the two ends; how bytes
+//! are lent, counted and given back is decided here, the same way for both.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+
+use super::ring::{Incoming, Outgoing, Shared};
+use super::slot::{Block, Frame, Freed, Slot};
+use super::{BLOCK_BYTES, BLOCK_MAX, Fault, GRANULE, Geometry, InBlock, NoRoom, OutBlock, StreamId};
+use crate::sync::Ordering;
+
+/// A block of a stream that already has some lent is not worth less than this: many small ones cost more than
+/// waiting for room.
+const BLOCK_SMALL: u32 = 8 * 1024;
+
+/// One half of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Half {
+    /// Its head has not been sent.
+    Head,
+    /// Its head has been sent, its end has not.
+    Body,
+    /// It has ended, one way or the other.
+    #[default]
+    Done,
+}
+
+/// One place of the stream table.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    pub(super) generation: u16,
+    pub(super) active: bool,
+    /// What we send.
+    pub(super) ours: Half,
+    /// What they send.
+    pub(super) theirs: Half,
+    /// The caller wants it no more.
+    pub(super) cancelled: bool,
+    /// Callee: the handler has it.
+    pub(super) taken: bool,
+    /// Caller: nothing of the body has come back, so that it can still be sent elsewhere.
+    pub(super) intact: bool,
+    /// Bytes that a writer waits for, or 0.
+    waits_for: u32,
+    /// Bytes of ours that are taken or lent.
+    ours_lent: u32,
+    /// Bytes of theirs that are lent.
+    theirs_lent: u32,
+    /// Callee: blocks to give back once it is clear that the body need not go elsewhere.
+    held: Vec<Held>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    freed: Freed,
+    length: u32,
+}
+
+/// Which use of a place a frame is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Age {
+    /// The current one, or the last one where the place is free.
+    Current,
+    /// One before.
+    Stale,
+}
+
+/// One end of a lane.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) shared: Shared,
+    outgoing: Outgoing,
+    incoming: Incoming,
+    pub(super) arena: super::arena::Arena,
+    pub(super) streams: Vec<Stream>,
+    window: u32,
+    /// Blocks to give back with the next slots.
+    returns: VecDeque<Freed>,
+    returns_max: usize,
+    /// Streams whose writers wait for room, in the order in which they asked.
+    waiting: VecDeque<StreamId>,
+    /// Something that waiting writers could use has come back.
+    pub(super) roomier: bool,
+    /// A stream could not be opened: say so when that may work.
+    pub(super) starved: bool,
+    /// Frames of streams that were over, dropped.
+    stale: u64,
+    fault: Option<Fault>,
+    /// Where heads are copied to.
+    pub(super) scratch: Vec<u8>,
+}
+
+impl Lane {
+    pub(super) fn new(shared: Shared, geometry: &Geometry) -> Lane {
+        let mut streams = Vec::new();
+        streams.resize_with(usize::from(geometry.streams), Stream::default);
+        Lane {
+            arena: super::arena::Arena::new(shared.own_layout.arena_bytes()),
+            returns_max: (shared.peer_layout.arena_bytes() / GRANULE) as usize,
+            shared,
+            outgoing: Outgoing::default(),
+            incoming: Incoming::default(),
+            streams,
+            window: geometry.window,
+            returns: VecDeque::new(),
+            waiting: VecDeque::new(),
+            roomier: false,
+            starved: false,
+            stale: 0,
+            fault: None,
+            scratch: Vec::new(),
+        }
+    }
+
+    // Faults.
+
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        self.fault.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.fault.is_some()
+    }
+
+    /// Remembers the first fault: from then on nothing is sent and nothing is believed.
+    pub(super) fn fail(&mut self, fault: Fault) -> Fault {
+        *self.fault.get_or_insert(fault)
+    }
+
+    // Streams.
+
+    /// The stream, while it is active and of this generation.
+    pub(super) fn live(&mut self, id: StreamId) -> Option<&mut Stream> {
+        self.streams
+            .get_mut(id.index())
+            .filter(|stream| stream.active && stream.generation == id.generation())
+    }
+
+    /// Which use of its place a frame is about; neither: a fault.
+    pub(super) fn age(&self, id: StreamId) -> Result<Age, Fault> {
+        let stream = self.streams.get(id.index()).ok_or(Fault::Stream)?;
+        let behind = stream.generation.wrapping_sub(id.generation());
+        match behind {
+            _ if stream.generation == 0 => Err(Fault::Stream),
+            0 => Ok(Age::Current),
+            // Half of the numbers are the past. Generation 0 is never used.
+            1..=0x7fff if id.generation() != 0 => Ok(Age::Stale),
+            _ => Err(Fault::Stream),
+        }
+    }
+
+    /// Begins a new use of a place.
+    pub(super) fn begin(&mut self, id: StreamId, ours: Half, theirs: Half) {
+        if let Some(stream) = self.streams.get_mut(id.index()) {
+            let held = std::mem::take(&mut stream.held);
+            *stream = Stream {
+                generation: id.generation(),
+                active: true,
+                ours,
+                theirs,
+                intact: true,
+                held,
+                ..Stream::default()
+            };
+        }
+    }
+
+    /// Frees a place. Blocks that are still held for it go back.
+    pub(super) fn finish(&mut self, id: StreamId) {
+        self.release_held(id);
+        if let Some(stream) = self.live(id) {
+            stream.active = false;
+            stream.ours = Half::Done;
+            stream.waits_for = 0;
+        }
+    }
+
+    /// Takes a use back that the other side has not seen.
+    pub(super) fn abandon(&mut self, id: StreamId, last_generation: u16) {
+        if let Some(stream) = self.live(id) {
+            stream.active = false;
+            stream.generation = last_generation;
+        }
+    }
+
+    pub(super) fn drop_stale(&mut self, block: Option<Block>) {
+        self.stale += 1;
+        if let Some(block) = block {
+            self.give_back_now(block.freed());
+        }
+    }
+
+    /// Whether streams that wait for room, or others, depend on blocks that come back.
+    fn wants_room(&self) -> bool {
+        self.starved || !self.waiting.is_empty()
+    }
+
+    // Writing.
+
+    /// Publishes one frame; a block to give back rides along.
+    pub(super) fn put(&mut self, frame: Frame) {
+        if self.is_dead() {
+            return;
+        }
+        let slot = Slot { frame, freed: self.returns.pop_front() };
+        self.put_slot(slot);
+    }
+
+    fn put_slot(&mut self, slot: Slot) {
+        if let Err(fault) = self.outgoing.put(&self.shared, slot) {
+            self.fail(fault);
+        }
+    }
+
+    /// Sends a head with what of the body fits behind it, in one block. `None`: no room.
+    pub(super) fn put_open(&mut self, stream: StreamId, head: &[u8], body: &[u8], end: bool) -> Option<()> {
+        let length = u32::try_from(head.len() + body.len()).ok()?;
+        let offset = self.arena.take_exact(length)?;
+        let at = self.shared.own_layout.arena(offset);
+        self.shared.own.copy_in(at, head);
+        if !body.is_empty() {
+            self.shared.own.copy_in(at + head.len(), body);
+        }
+        let head = u32::try_from(head.len()).ok()?;
+        let block = self.arena.lend(stream, offset, length, head);
+        if let Some(live) = self.live(stream) {
+            live.ours_lent += length;
+        }
+        self.put(Frame::Open { stream, block, head, end });
+        Some(())
+    }
+
+    /// Bytes that a stream may take now, up to `want`; 0: it has to wait.
+    ///
+    /// A stream may hold as much as is free, so that however many are slow, room for others is left: one stream
+    /// gets half of the arena, two a third each, and so on.
+    fn grant(&self, stream: &Stream, want: u32) -> u32 {
+        let (free, lent) = (self.arena.free_bytes(), stream.ours_lent);
+        if lent == 0 {
+            return want.min(self.window).min((free / 2).max(GRANULE)).min(free);
+        }
+        let granted = want.min(self.window.saturating_sub(lent)).min(free.saturating_sub(lent));
+        if granted >= want.min(BLOCK_SMALL) { granted } else { 0 }
+    }
+
+    /// Takes room for a stream that may write.
+    pub(super) fn block(&mut self, id: StreamId, want: usize) -> Result<OutBlock, NoRoom> {
+        let want = u32::try_from(want.clamp(1, BLOCK_MAX)).unwrap_or(GRANULE);
+        let dead = self.is_dead();
+        let stream = self.streams.get(id.index()).ok_or(NoRoom::Gone)?;
+        let writable = stream.active && stream.generation == id.generation() && stream.ours != Half::Done;
+        if dead || !writable || stream.cancelled {
+            return Err(NoRoom::Gone);
+        }
+        let granted = self.grant(stream, want);
+        let taken = if granted == 0 { None } else { self.arena.take_up_to(granted) };
+        let Some((offset, capacity)) = taken else {
+            self.wait(id, want);
+            return Err(NoRoom::Later);
+        };
+        // Whole granules are taken; what the window does not cover of the last one stays unused.
+        let capacity = capacity.min(granted);
+        self.streams[id.index()].ours_lent += capacity;
+        Ok(OutBlock { stream: id, offset, capacity, length: 0 })
+    }
+
+    /// Puts a stream among those that a `Room` event wakes.
+    pub(super) fn wait(&mut self, id: StreamId, want: u32) {
+        let Some(stream) = self.live(id) else { return };
+        if stream.waits_for == 0 {
+            self.waiting.push_back(id);
+        }
+        if let Some(stream) = self.live(id) {
+            stream.waits_for = want.max(1);
+        }
+    }
+
+    /// Appends to a block.
+    pub(super) fn fill(&mut self, block: &mut OutBlock, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(block.room());
+        if count > 0 {
+            self.shared
+                .own
+                .copy_in(self.shared.own_layout.arena(block.offset + block.length), &bytes[..count]);
+            block.length += u32::try_from(count).unwrap_or(0);
+        }
+        count
+    }
+
+    /// Appends to a block from a descriptor.
+    pub(super) fn fill_from(&mut self, block: &mut OutBlock, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        let at = self.shared.own_layout.arena(block.offset + block.length);
+        let count = self.shared.own.read_from(fd, at, block.room())?;
+        block.length += u32::try_from(count.min(block.room())).unwrap_or(0);
+        Ok(count)
+    }
+
+    /// Sends what is in a block. The caller has checked that the stream may.
+    pub(super) fn send(&mut self, id: StreamId, block: OutBlock, end: bool) {
+        if block.length == 0 || block.stream != id {
+            self.discard(block);
+            return;
+        }
+        let (taken, used) = (granules(block.capacity), granules(block.length));
+        if used < taken {
+            self.arena.release(block.offset + used * GRANULE, (taken - used) * GRANULE);
+        }
+        if let Some(stream) = self.live(id) {
+            stream.ours_lent -= block.capacity - block.length;
+        }
+        let block = self.arena.lend(id, block.offset, block.length, 0);
+        self.put(Frame::Data { stream: id, block, end });
+    }
+
+    /// Frees a block that will not be sent.
+    pub(super) fn discard(&mut self, block: OutBlock) {
+        self.arena.release(block.offset, block.capacity);
+        if let Some(stream) = self.live(block.stream) {
+            stream.ours_lent -= block.capacity;
+        }
+        self.roomier = true;
+    }
+
+    /// A block of ours has come back.
+    pub(super) fn take_back(&mut self, freed: Freed) -> Result<(), Fault> {
+        let lent = self.arena.take_back(freed)?;
+        if let Some(stream) = self.live(lent.stream) {
+            stream.ours_lent -= lent.length;
+            stream.intact &= lent.length == lent.head;
+        }
+        self.roomier = true;
+        Ok(())
+    }
+
+    /// The streams that waited and may go on now, one at a time.
+    pub(super) fn next_with_room(&mut self, looked_at: &mut usize) -> Option<StreamId> {
+        while *looked_at < self.waiting.len() {
+            let id = self.waiting[*looked_at];
+            let state = self.streams.get(id.index()).map(|stream| {
+                let waits = stream.active && stream.generation == id.generation() && stream.waits_for > 0;
+                (waits, waits && self.grant(stream, stream.waits_for) > 0)
+            });
+            match state {
+                Some((true, false)) => *looked_at += 1,
+                state => {
+                    self.waiting.remove(*looked_at);
+                    if let Some((true, true)) = state {
+                        self.streams[id.index()].waits_for = 0;
+                        return Some(id);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Bytes of the body that a stream has sent and that have not come back, in order.
+    pub(super) fn sent_body(&self, id: StreamId) -> Vec<u8> {
+        let mut body = Vec::new();
+        for lent in self.arena.lent_of(id) {
+            let start = body.len();
+            body.resize(start + (lent.length - lent.head) as usize, 0);
+            self.shared
+                .own
+                .copy_out(self.shared.own_layout.arena(lent.offset + lent.head), &mut body[start..]);
+        }
+        body
+    }
+
+    // Reading.
+
+    pub(super) fn available(&mut self) -> Result<u32, Fault> {
+        self.incoming.available(&self.shared)
+    }
+
+    pub(super) fn take_slot(&mut self) -> Result<Slot, Fault> {
+        self.incoming.take(&self.shared)
+    }
+
+    pub(super) fn publish_head(&self) {
+        self.incoming.publish(&self.shared);
+    }
+
+    pub(super) fn has_news(&self) -> bool {
+        self.incoming.has_news(&self.shared)
+    }
+
+    /// Counts a block that has come in against the window.
+    pub(super) fn accept(&mut self, id: StreamId, block: Block) -> Result<InBlock, Fault> {
+        let window = self.window;
+        let stream = self.live(id).ok_or(Fault::Stream)?;
+        let lent = stream.theirs_lent.checked_add(block.length).filter(|&lent| lent <= window);
+        stream.theirs_lent = lent.ok_or(Fault::Window)?;
+        Ok(InBlock {
+            stream: id,
+            offset: block.offset,
+            generation: block.generation,
+            lent: block.length,
+            skip: 0,
+        })
+    }
+
+    /// Copies the head at the start of a block into the scratch memory.
+    pub(super) fn copy_head(&mut self, block: Block, head: u32) {
+        let head = head.min(BLOCK_BYTES) as usize;
+        if self.scratch.len() < head {
+            self.scratch.resize(head.next_power_of_two(), 0);
+        }
+        self.shared.peer.copy_out(self.shared.peer_layout.arena(block.offset), &mut self.scratch[..head]);
+    }
+
+    /// Copies out of a block, from `at` in it: how many bytes.
+    pub(super) fn copy_to(&self, block: &InBlock, at: usize, to: &mut [u8]) -> usize {
+        let count = block.len().saturating_sub(at).min(to.len());
+        if count > 0 {
+            let from = self.shared.peer_layout.arena(block.offset + block.skip) + at;
+            self.shared.peer.copy_out(from, &mut to[..count]);
+        }
+        count
+    }
+
+    /// Writes private bytes and then blocks, each from a place in it on, with one system call.
+    pub(super) fn write_to(
+        &self,
+        fd: BorrowedFd<'_>,
+        prefix: &[IoSlice<'_>],
+        blocks: &[(&InBlock, usize)],
+    ) -> io::Result<usize> {
+        let parts = blocks.iter().map(|&(block, skip)| {
+            let skip = skip.min(block.len());
+            (self.shared.peer_layout.arena(block.offset + block.skip) + skip, block.len() - skip)
+        });
+        self.shared.peer.write_to(fd, prefix, parts)
+    }
+
+    /// Gives a block back with the next slot, or once its stream is taken.
+    pub(super) fn give_back(&mut self, block: InBlock, holds: bool) {
+        let held =
+            Held { freed: Freed { offset: block.offset, generation: block.generation }, length: block.lent };
+        match self.live(block.stream) {
+            Some(stream) if holds && !stream.taken => stream.held.push(held),
+            Some(stream) => {
+                stream.theirs_lent -= held.length;
+                self.give_back_now(held.freed);
+            }
+            None => self.give_back_now(held.freed),
+        }
+    }
+
+    /// Gives back what was held for a stream.
+    pub(super) fn release_held(&mut self, id: StreamId) {
+        let Some(stream) = self.live(id) else { return };
+        let mut held = std::mem::take(&mut stream.held);
+        for Held { length, .. } in &held {
+            stream.theirs_lent -= length;
+        }
+        for Held { freed, .. } in held.drain(..) {
+            self.give_back_now(freed);
+        }
+        // The vector goes back for its memory's sake.
+        self.streams[id.index()].held = held;
+    }
+
+    pub(super) fn give_back_now(&mut self, freed: Freed) {
+        if self.returns.len() >= self.returns_max {
+            // More blocks than the arena has granules: some were lent twice.
+            self.fail(Fault::Window);
+        } else {
+            self.returns.push_back(freed);
+        }
+    }
+
+    // Waking and sleeping.
+
+    pub(super) fn flush(&mut self) {
+        while !self.is_dead()
+            && let Some(freed) = self.returns.pop_front()
+        {
+            self.put_slot(Slot { frame: Frame::Free, freed: Some(freed) });
+        }
+        self.outgoing.flush(&self.shared);
+    }
+
+    pub(super) fn arm(&mut self) -> bool {
+        self.flush();
+        // A dead lane has its fault to tell, and who waits for room that has come is to be told of it.
+        let to_tell = self.is_dead() || (self.roomier && self.wants_room());
+        !to_tell && self.incoming.arm(&self.shared, self.wants_room())
+    }
+
+    // The words that say what was taken.
+
+    pub(super) fn publish_taken(&self, id: StreamId, generation: u16) {
+        let at = self.shared.own_layout.taken(id.index());
+        // SYNC POINT: taken. Pairs with the caller's acquiring load after the callee's death.
+        self.shared.own.word(at).store(u32::from(generation), Ordering::Release);
+    }
+
+    /// Whether our own word says that.
+    pub(super) fn says_taken(&self, id: StreamId) -> bool {
+        let at = self.shared.own_layout.taken(id.index());
+        self.shared.own.word(at).load(Ordering::Relaxed) == u32::from(id.generation())
+    }
+
+    pub(super) fn peer_took(&self, id: StreamId) -> bool {
+        use crate::event_index::Load;
+        let at = self.shared.peer_layout.taken(id.index());
+        // SYNC POINT: taken.
+        self.shared.peer.word(at).load(Ordering::Acquire) == u32::from(id.generation())
+    }
+
+    /// Every invariant of the books that does not depend on the other side.
+    #[cfg(debug_assertions)]
+    pub(super) fn check_invariants(&self) {
+        let in_use: u32 = self.streams.iter().filter(|stream| stream.active).map(|s| s.ours_lent).sum();
+        let taken = self.shared.own_layout.arena_bytes() - self.arena.free_bytes();
+        assert!(in_use <= taken, "streams account for {in_use} bytes of {taken} that are taken");
+        assert!(self.streams.iter().all(|stream| stream.theirs_lent <= self.window), "no window is passed");
+        assert!(self.returns.len() <= self.returns_max, "returns are bounded");
+    }
+}
+
+fn granules(bytes: u32) -> u32 {
+    bytes.div_ceil(GRANULE)
+}

@@ -1,0 +1,145 @@
+//! Doorbells: what wakes the other side when it sleeps.
+//!
+//! Whoever rings must never be blocked by whoever is rung, so the ringing end has an open file description that
+//! the other side does not share: of a pipe, the writer makes both ends and sends the reading one, and the reader
+//! opens that one anew, so that its flags are its own as well. An eventfd has one description for both; it is for
+//! a reader that the ringing side trusts. It is registered edge-triggered and never read.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::stat::Mode;
+use nix::unistd::{pipe2, read, write};
+
+use super::memory::is_pipe;
+
+/// Bytes that a pipe holds, at most: the bound of one draining.
+const PIPE_BYTES_MAX: usize = 64 * 1024;
+const DRAIN_BYTES: usize = 4 * 1024;
+
+/// The end that rings.
+#[derive(Clone, Debug)]
+pub(crate) enum Ringer {
+    /// The other side's eventfd.
+    EventFd(Arc<OwnedFd>),
+    /// Our end of a pipe.
+    Pipe(Arc<OwnedFd>),
+}
+
+impl Ringer {
+    /// A new pipe: its ringing end, and what is sent to the other side.
+    pub(crate) fn pipe() -> io::Result<(Ringer, OwnedFd)> {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        Ok((Ringer::Pipe(Arc::new(writer)), reader))
+    }
+
+    /// Rings once. A bell that is full has been rung already, and one whose owner is gone needs no ringing.
+    pub(crate) fn ring(&self) {
+        let rung = match self {
+            Ringer::EventFd(fd) => write(fd, &1u64.to_ne_bytes()),
+            Ringer::Pipe(fd) => write(fd, &[1]),
+        };
+        debug_assert!(
+            matches!(rung, Ok(_) | Err(Errno::EAGAIN | Errno::EPIPE | Errno::EINTR)),
+            "a bell is an eventfd or a pipe: {rung:?}"
+        );
+    }
+}
+
+/// The end that is rung: readable after a ring.
+#[derive(Debug)]
+pub struct BellReader {
+    fd: OwnedFd,
+    drains: bool,
+}
+
+impl BellReader {
+    /// A new eventfd, and what is sent to the other side.
+    pub(crate) fn event_fd() -> io::Result<(BellReader, OwnedFd)> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let fd = event.as_fd().try_clone_to_owned()?;
+        Ok((BellReader { fd, drains: false }, OwnedFd::from(event)))
+    }
+
+    /// Takes the reading end of a pipe that the other side has made.
+    pub(crate) fn received(fd: &OwnedFd) -> io::Result<BellReader> {
+        use std::os::fd::AsRawFd;
+        if !is_pipe(fd)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a bell is a pipe"));
+        }
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        Ok(BellReader { fd: open(path.as_str(), flags, Mode::empty())?, drains: true })
+    }
+
+    /// Takes all rings there are, so that the bell is quiet until the next one. Bounded, never blocks.
+    pub fn drain(&self) {
+        if !self.drains {
+            return;
+        }
+        let mut bytes = [0; DRAIN_BYTES];
+        for _ in 0..=PIPE_BYTES_MAX / DRAIN_BYTES {
+            match read(&self.fd, &mut bytes) {
+                Ok(DRAIN_BYTES) | Err(Errno::EINTR) => {}
+                _ => return,
+            }
+        }
+    }
+}
+
+impl AsFd for BellReader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+
+    fn is_rung(bell: &BellReader) -> bool {
+        let mut fds = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
+    }
+
+    #[test]
+    fn a_pipe_rings_until_it_is_drained_and_never_blocks() {
+        let (ringer, fd) = Ringer::pipe().unwrap();
+        let bell = BellReader::received(&fd).unwrap();
+        assert!(!is_rung(&bell));
+        for _ in 0..PIPE_BYTES_MAX + 10 {
+            ringer.ring();
+        }
+        assert!(is_rung(&bell));
+        bell.drain();
+        assert!(!is_rung(&bell));
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_does_not_hurt() {
+        let (ringer, fd) = Ringer::pipe().unwrap();
+        drop(fd);
+        ringer.ring();
+    }
+
+    #[test]
+    fn flags_of_the_received_description_do_not_matter() {
+        use nix::fcntl::{FcntlArg, fcntl};
+        let (_ringer, fd) = Ringer::pipe().unwrap();
+        let bell = BellReader::received(&fd).unwrap();
+        fcntl(&fd, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+        bell.drain();
+    }
+
+    #[test]
+    fn only_a_pipe_is_a_bell() {
+        let (_, event) = BellReader::event_fd().unwrap();
+        assert!(BellReader::received(&event).is_err());
+    }
+}
