@@ -1,0 +1,490 @@
+//! Which replica gets a request, and who waits for one: shared by all workers.
+//!
+//! Counts are exact, since they are ours: a replica's requests in flight are reserved by compare-and-swap before a
+//! worker sends anything. Whoever finds no slot waits in its deployment's queue, first come first served across
+//! workers, and is handed a slot the moment one frees; nobody polls. Knows no sockets and no channels.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use decurion_api::{DeploymentName, ReplicaId};
+
+/// Place of a replica's channel in each worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LaneIndex(pub u32);
+
+impl LaneIndex {
+    /// As an index.
+    #[must_use]
+    pub fn at(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a replica says of its own load: requests of callers elsewhere are known from there only.
+pub trait Load: Send + Sync + fmt::Debug {
+    /// Requests it is working on.
+    fn ongoing(&self) -> u64;
+}
+
+/// One replica, as all workers share it. On a line of its own, since every request writes to it.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Replica {
+    in_flight: AtomicU32,
+    gone: AtomicBool,
+    /// Its id.
+    pub id: ReplicaId,
+    /// Its channel, the same place in each worker.
+    pub lane: LaneIndex,
+    deployment: Arc<Deployment>,
+    load: Box<dyn Load>,
+}
+
+impl Replica {
+    /// A replica with nothing in flight.
+    #[must_use]
+    pub fn new(id: ReplicaId, lane: LaneIndex, deployment: Arc<Deployment>, load: Box<dyn Load>) -> Self {
+        Self { in_flight: AtomicU32::new(0), gone: AtomicBool::new(false), id, lane, deployment, load }
+    }
+
+    /// Requests that this process has with it.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// It is dead, or has been cut off: nobody chooses it any more. Says whether that is news.
+    pub fn leave(&self) -> bool {
+        !self.gone.swap(true, Ordering::SeqCst)
+    }
+
+    /// Whether it has left.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
+
+    /// Gives a slot back, and hands it to whoever has waited longest.
+    pub fn release(&self, post: &dyn Post) {
+        let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        debug_assert!(before > 0, "a slot was given back that nobody held");
+        self.deployment.wake(post);
+    }
+
+    fn weight(&self) -> u64 {
+        u64::from(self.in_flight()).max(self.load.ongoing())
+    }
+
+    fn reserve(&self, max: u32) -> bool {
+        self.in_flight
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| (now < max).then_some(now + 1))
+            .is_ok()
+    }
+}
+
+/// The replicas of one deployment, and its limits, as one view has them.
+#[derive(Debug, Default)]
+pub struct Backends {
+    /// Those that may get new requests.
+    pub replicas: Vec<Arc<Replica>>,
+    /// Requests in flight per replica, at most.
+    pub max_ongoing: u32,
+    /// Requests waiting, at most; `None`: unbounded.
+    pub max_queued: Option<u32>,
+}
+
+impl Backends {
+    /// Reserves a slot at the least loaded replica. `turn` says where to start looking, so that equals take turns;
+    /// `except` was tried already, and is taken only where there is no other.
+    #[must_use]
+    pub fn reserve(&self, turn: usize, except: Option<LaneIndex>) -> Option<&Arc<Replica>> {
+        // A lost race with another worker means that a slot was taken: as many attempts as there are replicas.
+        for _ in 0..=self.replicas.len() {
+            let best = self
+                .least_loaded(turn, except)
+                .or_else(|| except.and_then(|_| self.least_loaded(turn, None)))?;
+            if best.reserve(self.max_ongoing) {
+                return Some(best);
+            }
+        }
+        None
+    }
+
+    fn least_loaded(&self, turn: usize, except: Option<LaneIndex>) -> Option<&Arc<Replica>> {
+        let start = turn % self.replicas.len().max(1);
+        let (after, before) = self.replicas.split_at(start);
+        let mut best = None;
+        let mut least = u64::MAX;
+        for replica in before.iter().chain(after) {
+            if replica.is_gone() || Some(replica.lane) == except || replica.in_flight() >= self.max_ongoing {
+                continue;
+            }
+            let weight = replica.weight();
+            if weight == 0 {
+                return Some(replica);
+            }
+            if weight < least {
+                (best, least) = (Some(replica), weight);
+            }
+        }
+        best
+    }
+}
+
+/// Somebody in a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiter {
+    /// Which worker it belongs to.
+    pub worker: u16,
+    /// What the worker knows it by.
+    pub ticket: u64,
+}
+
+/// A place in a queue; smaller is earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place(i64);
+
+/// A slot for somebody who waited. Whoever gets it must use it or release it.
+#[derive(Clone, Debug)]
+#[must_use = "a slot that is neither used nor released is lost"]
+pub struct Grant {
+    /// For whom.
+    pub waiter: Waiter,
+    /// The place that he had.
+    pub place: Place,
+    /// Where a slot is reserved.
+    pub replica: Arc<Replica>,
+}
+
+/// Brings grants to workers. Called with a queue locked: it must not come back here.
+pub trait Post {
+    /// Delivers, and wakes the worker where it is another.
+    fn grant(&self, grant: Grant);
+}
+
+/// What became of a request that wants a slot.
+#[derive(Debug)]
+#[must_use]
+pub enum Admission {
+    /// A slot is reserved there.
+    Granted(Arc<Replica>),
+    /// It waits; a [`Grant`] with this place will come.
+    Queued(Place),
+    /// The queue is full.
+    Full,
+}
+
+/// The queue of one deployment. Lives as long as the deployment is known, over all its views.
+#[derive(Debug)]
+pub struct Deployment {
+    /// Its name.
+    pub name: DeploymentName,
+    /// Length of the queue, so that nobody takes the lock to find it empty.
+    waiting: AtomicUsize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiters: BTreeMap<Place, Waiter>,
+    next: i64,
+    first: i64,
+    backends: Arc<Backends>,
+}
+
+impl Deployment {
+    /// A deployment with no replicas yet.
+    #[must_use]
+    pub fn new(name: DeploymentName) -> Self {
+        Self { name, waiting: AtomicUsize::new(0), queue: Mutex::default() }
+    }
+
+    /// Requests waiting now, over all workers.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Takes a new set of replicas; whoever waits gets the slots that are free there.
+    pub fn set_backends(&self, backends: Arc<Backends>, post: &dyn Post) {
+        let mut queue = self.lock();
+        queue.backends = backends;
+        self.pump(&mut queue, post);
+    }
+
+    /// Asks for a slot among these backends, or for a place in the queue. `again`: it had been admitted before, so it
+    /// goes to the front and is never refused.
+    pub fn admit(
+        &self,
+        backends: &Backends,
+        turn: usize,
+        waiter: Waiter,
+        again: Option<LaneIndex>,
+        post: &dyn Post,
+    ) -> Admission {
+        if self.waiting() == 0
+            && let Some(replica) = backends.reserve(turn, again)
+        {
+            return Admission::Granted(Arc::clone(replica));
+        }
+        let mut queue = self.lock();
+        let full = queue.backends.max_queued.is_some_and(|max| queue.waiters.len() >= max as usize);
+        if full && again.is_none() {
+            return self.last_chance(&queue, turn);
+        }
+        let place = queue.place(again.is_some());
+        queue.waiters.insert(place, waiter);
+        // SYNC POINT: queue-or-slot. The count is visible before free slots are looked for, and whoever frees one
+        // looks at the count after: one of the two sees the other.
+        self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
+        self.pump(&mut queue, post);
+        Admission::Queued(place)
+    }
+
+    /// A queue of no length still lets through what finds a slot.
+    fn last_chance(&self, queue: &Queue, turn: usize) -> Admission {
+        match queue.waiters.is_empty().then(|| queue.backends.reserve(turn, None)).flatten() {
+            Some(replica) => Admission::Granted(Arc::clone(replica)),
+            None => Admission::Full,
+        }
+    }
+
+    /// Leaves the queue. `false`: a grant is on its way already, and has to be released when it comes.
+    pub fn withdraw(&self, place: Place) -> bool {
+        let mut queue = self.lock();
+        let was_there = queue.waiters.remove(&place).is_some();
+        self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
+        was_there
+    }
+
+    /// Hands out slots, where somebody waits.
+    fn wake(&self, post: &dyn Post) {
+        // SYNC POINT: queue-or-slot.
+        if self.waiting() > 0 {
+            self.pump(&mut self.lock(), post);
+        }
+    }
+
+    fn pump(&self, queue: &mut Queue, post: &dyn Post) {
+        let backends = Arc::clone(&queue.backends);
+        while let Some(entry) = queue.waiters.first_entry() {
+            let turn = usize::try_from(entry.key().0.unsigned_abs()).unwrap_or(0);
+            let Some(replica) = backends.reserve(turn, None) else { break };
+            let place = *entry.key();
+            post.grant(Grant { waiter: entry.remove(), place, replica: Arc::clone(replica) });
+        }
+        self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing under this lock panics half-way through a change.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn place(&mut self, in_front: bool) -> Place {
+        let counter = if in_front { &mut self.first } else { &mut self.next };
+        *counter += if in_front { -1 } else { 1 };
+        Place(*counter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Board(Arc<AtomicU64>);
+    impl Load for Board {
+        fn ongoing(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[derive(Default)]
+    struct Mail(RefCell<Vec<Grant>>);
+    impl Post for Mail {
+        fn grant(&self, grant: Grant) {
+            self.0.borrow_mut().push(grant);
+        }
+    }
+    impl Mail {
+        fn tickets(&self) -> Vec<u64> {
+            self.0.borrow().iter().map(|grant| grant.waiter.ticket).collect()
+        }
+    }
+
+    fn deployment() -> Arc<Deployment> {
+        Arc::new(Deployment::new(DeploymentName::new("d").unwrap()))
+    }
+
+    fn backends(
+        deployment: &Arc<Deployment>,
+        replicas: u32,
+        max_ongoing: u32,
+        max_queued: u32,
+    ) -> Arc<Backends> {
+        let replica = |n| {
+            let id = ReplicaId::numbered(&deployment.name, n);
+            Arc::new(Replica::new(id, LaneIndex(n), Arc::clone(deployment), Box::new(Board::default())))
+        };
+        let replicas = (0..replicas).map(replica).collect();
+        Arc::new(Backends { replicas, max_ongoing, max_queued: Some(max_queued) })
+    }
+
+    fn waiter(ticket: u64) -> Waiter {
+        Waiter { worker: 0, ticket }
+    }
+
+    fn granted(admission: Admission) -> Arc<Replica> {
+        match admission {
+            Admission::Granted(replica) => replica,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_least_loaded_replica_is_chosen_and_equals_take_turns() {
+        let deployment = deployment();
+        let backends = backends(&deployment, 3, 5, 0);
+        let lanes: Vec<u32> = (0..6).map(|turn| backends.reserve(turn, None).unwrap().lane.0).collect();
+        assert_eq!(lanes, [0, 1, 2, 0, 1, 2]);
+        backends.replicas[1].release(&Mail::default());
+        assert_eq!(backends.reserve(0, None).unwrap().lane, LaneIndex(1));
+    }
+
+    #[test]
+    fn load_of_other_callers_counts() {
+        let deployment = deployment();
+        let busy = Arc::new(AtomicU64::new(4));
+        let replica = |n, board: Board| {
+            let id = ReplicaId::numbered(&deployment.name, n);
+            Arc::new(Replica::new(id, LaneIndex(n), Arc::clone(&deployment), Box::new(board)))
+        };
+        let replicas = vec![replica(0, Board(Arc::clone(&busy))), replica(1, Board::default())];
+        let backends = Backends { replicas, max_ongoing: 5, max_queued: None };
+        assert_eq!(backends.reserve(0, None).unwrap().lane, LaneIndex(1));
+        assert_eq!(backends.reserve(0, None).unwrap().lane, LaneIndex(1));
+    }
+
+    #[test]
+    fn a_replica_that_left_or_was_tried_is_passed_over() {
+        let deployment = deployment();
+        let backends = backends(&deployment, 2, 5, 0);
+        assert_eq!(backends.reserve(0, Some(LaneIndex(0))).unwrap().lane, LaneIndex(1));
+        assert!(backends.replicas[1].leave() && !backends.replicas[1].leave());
+        assert_eq!(backends.reserve(0, Some(LaneIndex(0))).unwrap().lane, LaneIndex(0), "there is no other");
+        backends.replicas[0].leave();
+        assert!(backends.reserve(0, None).is_none());
+    }
+
+    #[test]
+    fn a_freed_slot_goes_to_whoever_waited_longest() {
+        let (deployment, mail) = (deployment(), Mail::default());
+        let backends = backends(&deployment, 1, 1, 10);
+        deployment.set_backends(Arc::clone(&backends), &mail);
+        let first = granted(deployment.admit(&backends, 0, waiter(1), None, &mail));
+        for ticket in [2, 3, 4] {
+            assert!(matches!(
+                deployment.admit(&backends, 0, waiter(ticket), None, &mail),
+                Admission::Queued(_)
+            ));
+        }
+        assert!(matches!(
+            deployment.admit(&backends, 0, waiter(5), Some(LaneIndex(9)), &mail),
+            Admission::Queued(_)
+        ));
+        for _ in 0..4 {
+            first.release(&mail);
+        }
+        assert_eq!(mail.tickets(), [5, 2, 3, 4]);
+        assert_eq!((first.in_flight(), deployment.waiting()), (1, 0));
+    }
+
+    #[test]
+    fn nobody_overtakes_those_who_wait() {
+        let (deployment, mail) = (deployment(), Mail::default());
+        let old = backends(&deployment, 0, 1, 10);
+        deployment.set_backends(Arc::clone(&old), &mail);
+        assert!(matches!(deployment.admit(&old, 0, waiter(1), None, &mail), Admission::Queued(_)));
+        let new = backends(&deployment, 1, 1, 10);
+        assert!(matches!(deployment.admit(&new, 0, waiter(2), None, &mail), Admission::Queued(_)));
+        deployment.set_backends(new, &mail);
+        assert_eq!(mail.tickets(), [1]);
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_can_be_left() {
+        let (deployment, mail) = (deployment(), Mail::default());
+        let backends = backends(&deployment, 1, 1, 1);
+        deployment.set_backends(Arc::clone(&backends), &mail);
+        let held = granted(deployment.admit(&backends, 0, waiter(1), None, &mail));
+        let Admission::Queued(place) = deployment.admit(&backends, 0, waiter(2), None, &mail) else {
+            panic!()
+        };
+        assert!(matches!(deployment.admit(&backends, 0, waiter(3), None, &mail), Admission::Full));
+        assert!(deployment.withdraw(place) && !deployment.withdraw(place));
+        assert!(matches!(deployment.admit(&backends, 0, waiter(3), None, &mail), Admission::Queued(_)));
+        held.release(&mail);
+        assert_eq!(mail.tickets(), [3]);
+    }
+
+    #[test]
+    fn limits_hold_under_contention_and_nobody_is_forgotten() {
+        struct Inboxes(Vec<Mutex<Vec<Grant>>>);
+        impl Post for Inboxes {
+            fn grant(&self, grant: Grant) {
+                self.0[usize::from(grant.waiter.worker)].lock().unwrap().push(grant);
+            }
+        }
+        const ROUNDS: u64 = 2_000;
+        const LIMIT: u32 = 3;
+        let deployment = deployment();
+        let backends = backends(&deployment, 2, LIMIT, 1_000);
+        let inboxes = Inboxes((0..4).map(|_| Mutex::default()).collect());
+        deployment.set_backends(Arc::clone(&backends), &inboxes);
+        let most = AtomicU32::new(0);
+        let work = |worker: u16| {
+            let mut served = 0;
+            let use_slot = |replica: &Replica| {
+                most.fetch_max(replica.in_flight(), Ordering::SeqCst);
+                std::thread::yield_now();
+                replica.release(&inboxes);
+            };
+            for ticket in 0..ROUNDS {
+                match deployment.admit(&backends, 0, Waiter { worker, ticket }, None, &inboxes) {
+                    Admission::Granted(replica) => {
+                        use_slot(&replica);
+                        served += 1;
+                    }
+                    Admission::Queued(_) => {}
+                    Admission::Full => panic!("the queue is long enough for all"),
+                }
+                while served <= ticket {
+                    let grants = std::mem::take(&mut *inboxes.0[usize::from(worker)].lock().unwrap());
+                    served += grants.len() as u64;
+                    for grant in grants {
+                        use_slot(&grant.replica);
+                    }
+                    std::thread::yield_now();
+                }
+            }
+        };
+        let work = &work;
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
+                scope.spawn(move || work(worker));
+            }
+        });
+        assert!(most.load(Ordering::SeqCst) <= LIMIT);
+        assert!(backends.replicas.iter().all(|replica| replica.in_flight() == 0));
+        assert_eq!(deployment.waiting(), 0);
+    }
+}

@@ -1,0 +1,95 @@
+//! Bytes from a client that are not done with yet.
+
+use std::io;
+
+use super::port::Socket;
+
+/// First size of a buffer: most heads fit.
+const FIRST: usize = 4 * 1024;
+/// Buffers kept for the next request, at most.
+const POOL_MAX: usize = 256;
+/// Buffers larger than this are not kept.
+const KEPT_MAX: usize = 32 * 1024;
+
+/// A buffer that grows as needed and goes back to the pool while its connection is idle.
+#[derive(Debug, Default)]
+pub(super) struct Input {
+    /// Always initialised to its length.
+    bytes: Vec<u8>,
+    /// `0 <= end <= bytes.len()`
+    end: usize,
+}
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fill {
+    /// So many bytes; `drained` where the socket has no more for now.
+    Bytes { drained: bool },
+    /// Nothing there.
+    Later,
+    /// The client sends no more.
+    Closed,
+    /// The connection broke.
+    Broken,
+    /// The buffer is as large as it may get.
+    Full,
+}
+
+/// Buffers that wait for the next request.
+#[derive(Debug, Default)]
+pub(super) struct Pool(Vec<Vec<u8>>);
+
+impl Input {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.end]
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.end == 0
+    }
+
+    /// Reads once, after making room up to `max` bytes in all.
+    pub(super) fn fill(&mut self, socket: &mut impl Socket, pool: &mut Pool, max: usize) -> Fill {
+        if self.bytes.is_empty() {
+            self.bytes = pool.0.pop().unwrap_or_else(|| vec![0; FIRST]);
+        }
+        if self.end == self.bytes.len() {
+            if self.end >= max {
+                return Fill::Full;
+            }
+            self.bytes.resize((self.end * 2).min(max), 0);
+        }
+        let room = &mut self.bytes[self.end..];
+        loop {
+            return match socket.read(room) {
+                Ok(0) => Fill::Closed,
+                Ok(read) => {
+                    // A short read of a stream socket has emptied it (epoll(7)), which saves the next call.
+                    let drained = read < room.len();
+                    self.end += read;
+                    Fill::Bytes { drained }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Fill::Later,
+                Err(_) => Fill::Broken,
+            };
+        }
+    }
+
+    /// Drops the bytes of a range; what follows moves down.
+    pub(super) fn remove(&mut self, range: std::ops::Range<usize>) {
+        let removed = range.len();
+        self.bytes.copy_within(range.end..self.end, range.start);
+        self.end -= removed;
+    }
+
+    /// Gives the memory back where nothing is in it.
+    pub(super) fn rest(&mut self, pool: &mut Pool) {
+        if self.end == 0 && !self.bytes.is_empty() {
+            let bytes = std::mem::take(&mut self.bytes);
+            if pool.0.len() < POOL_MAX && bytes.len() <= KEPT_MAX {
+                pool.0.push(bytes);
+            }
+        }
+    }
+}
