@@ -89,6 +89,8 @@ pub(super) struct Lane {
     /// Frames of streams that were over, dropped.
     stale: u64,
     fault: Option<Fault>,
+    /// The other side is known to be dead.
+    pub(super) gone: bool,
     /// Where heads are copied to.
     pub(super) scratch: Vec<u8>,
 }
@@ -111,6 +113,7 @@ impl Lane {
             starved: false,
             stale: 0,
             fault: None,
+            gone: false,
             scratch: Vec::new(),
         }
     }
@@ -122,7 +125,7 @@ impl Lane {
     }
 
     pub(super) fn is_dead(&self) -> bool {
-        self.fault.is_some()
+        self.gone || self.fault.is_some()
     }
 
     /// Remembers the first fault: from then on nothing is sent and nothing is believed.

@@ -262,8 +262,9 @@ impl Requester {
     }
 
     /// Settles everything after the callee's death or fault: what it had published is delivered, then each
-    /// stream that is still open comes back.
-    pub fn died(mut self, f: &mut dyn FnMut(Event<'_>)) -> Vec<Orphan> {
+    /// stream that is still open comes back. Once, at the end: nothing can be sent afterwards, but blocks that
+    /// were received can still be read, since a response that is complete may be on its way to a slow client.
+    pub fn died(&mut self, f: &mut dyn FnMut(Event<'_>)) -> Vec<Orphan> {
         let slots = self.lane.shared.peer_layout.slots();
         if self.lane.check().is_ok()
             && let Err(fault) = self.read(slots, f)
@@ -275,6 +276,7 @@ impl Requester {
             .filter(|(_, stream)| stream.active && stream.theirs != Half::Done)
             .map(|(index, stream)| StreamId::new(index, stream.generation))
             .collect();
+        self.lane.gone = true;
         open.into_iter().map(|stream| self.orphan(stream)).collect()
     }
 
