@@ -1,0 +1,62 @@
+//! Every command, each in a file of its own or with its like; here only which is which.
+
+mod changes;
+mod check;
+mod completions;
+mod configuration;
+mod deploy;
+mod follow;
+mod look;
+mod new;
+mod run;
+mod supervise;
+mod system;
+mod target;
+mod wait;
+
+use std::path::PathBuf;
+
+use decurion_client::admin::{Admin, default_socket};
+
+use crate::args::{Cli, Command, Global};
+use crate::failure::{Exit, Failure};
+use crate::output::Output;
+
+/// Does what the command line asks for.
+pub(crate) fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
+    let global = cli.global;
+    let admin = || Ok::<Admin, Failure>(Admin::new(socket(&global)?));
+    match cli.command {
+        Command::Supervise(args) => supervise::supervise(args, socket(&global)?, output),
+        Command::Run(args) => run::run(args, output),
+        Command::Deploy(args) => deploy::deploy(&args, &admin()?, output),
+        Command::Status { name } => look::status(name.as_ref(), &admin()?, output),
+        Command::Routes => look::routes(&admin()?, output),
+        Command::Call(args) => look::call(&args, &admin()?, output),
+        Command::Scale { name, num_replicas, change } => {
+            changes::scale(&name, num_replicas, &change, &admin()?, output)
+        }
+        Command::Reconfigure { name, config, change } => {
+            changes::reconfigure(&name, &config, &change, &admin()?, output)
+        }
+        Command::Restart { name, change } => changes::restart(&name, &change, &admin()?, output),
+        Command::Delete { names, change } => changes::delete(&names, &change, &admin()?, output),
+        Command::Config { name } => configuration::config(name.as_ref(), &admin()?, output),
+        Command::Logs(args) => follow::logs(&args, &admin()?, output),
+        Command::Events { follow } => follow::events(follow, &admin()?, output),
+        Command::Check { library } => check::check(&library, output),
+        Command::New(args) => new::new(&args, output),
+        Command::Version => system::version(&admin()?, output),
+        Command::Shutdown { now, no_wait, timeout } => {
+            system::shutdown(now, (!no_wait).then_some(timeout), &admin()?, output)
+        }
+        Command::Completions { shell } => completions::completions(shell, output),
+    }
+}
+
+fn socket(global: &Global) -> Result<PathBuf, Failure> {
+    match &global.socket {
+        Some(socket) => Ok(socket.clone()),
+        None => Ok(default_socket()?),
+    }
+}
