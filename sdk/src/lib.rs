@@ -15,6 +15,7 @@
 
 mod arguments;
 mod class;
+mod client;
 mod codec;
 mod context;
 mod error;
@@ -29,6 +30,7 @@ mod response;
     reason = "the C ABI's other side, and the clock of deadlines"
 )]
 mod sys;
+pub mod test;
 
 pub use arguments::Arguments;
 pub use bytes::Bytes;
@@ -47,7 +49,9 @@ pub use serde_json::{Value, json};
 /// Everything that most deployments need.
 pub mod prelude {
     pub use crate::{Error, Handle, Json, Request, Response, Result, StatusCode, Value, deployment, json};
-    pub use serde::{Deserialize, Serialize};
+    pub use decurion_macros::{Deserialize, Serialize};
+    // The traits alone: the derives of the same names are ours, which need no serde beside us.
+    pub use serde::{de::Deserialize, ser::Serialize};
 }
 
 /// For the code that `#[deployment]` writes.

@@ -40,3 +40,26 @@ impl Threshold {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use decurion::test::Local;
+
+    use super::*;
+
+    fn above(local: &Local<Threshold>) -> bool {
+        let answer: Value = local.get("/").unwrap().json().unwrap();
+        assert_eq!(answer["pid"], std::process::id());
+        answer["above"] == true
+    }
+
+    #[test]
+    fn a_new_threshold_flips_the_answer() {
+        let local = Local::<Threshold>::new(()).unwrap();
+        assert!(above(&local));
+        local.reconfigure(json!({ "threshold": 0.99 })).unwrap();
+        assert!(!above(&local));
+        assert!(local.reconfigure(json!({ "threshold": 2.0 })).is_err());
+        assert!(!above(&local));
+    }
+}

@@ -1,6 +1,7 @@
 //! `#[deployment]`: turns a function or an `impl` into a class that the host can load. [`read`] takes the author's
 //! item apart and says what does not fit, [`write`] makes the class's entries and its two exported symbols.
 
+mod derive;
 mod metadata;
 mod read;
 mod write;
@@ -21,6 +22,18 @@ use quote::quote;
 #[proc_macro_attribute]
 pub fn deployment(attribute: TokenStream, item: TokenStream) -> TokenStream {
     expand(attribute.into(), item.into()).into()
+}
+
+/// serde's `Deserialize`, for crates that have only `decurion` among their dependencies.
+#[proc_macro_derive(Deserialize, attributes(serde))]
+pub fn derive_deserialize(item: TokenStream) -> TokenStream {
+    derive::derive(derive::Direction::Deserialize, item.into()).into()
+}
+
+/// serde's `Serialize`, for crates that have only `decurion` among their dependencies.
+#[proc_macro_derive(Serialize, attributes(serde))]
+pub fn derive_serialize(item: TokenStream) -> TokenStream {
+    derive::derive(derive::Direction::Serialize, item.into()).into()
 }
 
 fn expand(attribute: Tokens, item: Tokens) -> Tokens {

@@ -34,6 +34,7 @@ fn what_is_no_deployment_is_refused_with_what_to_do() {
             "`reconfigure` takes the configuration",
         ),
         ("impl Model { fn call(&self) {} fn check_health(&self, x: u8) {} }", "`check_health` takes only"),
+        ("impl Model { fn call(&self) {} fn check_health(&mut self) {} }", "beside running requests"),
         ("impl Model { fn new(&self) -> Self {} fn call(&self) {} }", "has no self yet"),
         ("impl Model { fn new() {} fn call(&self) {} }", "returns Self or Result<Self>"),
         ("impl Model { pub fn score(&self, text: &str) {} }", "write `String` instead"),

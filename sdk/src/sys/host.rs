@@ -363,7 +363,7 @@ fn bytes(slice: &[u8]) -> abi::Bytes {
     abi::Bytes::from_slice(slice)
 }
 
-pub(super) const fn size_of_u32<T>() -> u32 {
+pub(crate) const fn size_of_u32<T>() -> u32 {
     assert!(size_of::<T>() < 1 << 16, "tables of the ABI are small");
     #[allow(clippy::cast_possible_truncation, reason = "just seen to fit")]
     let size = size_of::<T>() as u32;

@@ -3,5 +3,6 @@
 pub(crate) mod clock;
 pub(crate) mod export;
 pub(crate) mod host;
+pub(crate) mod local;
 
 pub use export::{class_table, method};

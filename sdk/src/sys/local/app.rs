@@ -1,0 +1,212 @@
+//! Deployments in this process, by name.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+use std::thread;
+
+use decurion_abi as abi;
+use decurion_abi::{flags, kind, status};
+
+use super::exchange::{Exchange, Incoming};
+use super::table;
+
+/// A set of deployments that find each other by name.
+pub(crate) struct App {
+    number: u64,
+    instances: Mutex<HashMap<String, Arc<Instance>>>,
+}
+
+/// All that are alive, for calls made from where nothing tells which is meant.
+static APPS: Mutex<Vec<Weak<App>>> = Mutex::new(Vec::new());
+
+thread_local! {
+    /// The one whose code this thread runs.
+    static RUNNING: RefCell<Option<Arc<App>>> = const { RefCell::new(None) };
+}
+
+impl App {
+    pub(crate) fn new() -> Arc<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let app = Arc::new(Self { number, instances: Mutex::default() });
+        let mut apps = lock(&APPS);
+        apps.retain(|app| app.strong_count() > 0);
+        apps.push(Arc::downgrade(&app));
+        app
+    }
+
+    /// Constructs an instance of a class. The error is its message.
+    pub(crate) fn deploy(self: &Arc<Self>, name: &str, table: abi::Class, args: &[u8]) -> Result<(), String> {
+        let create = table.create.ok_or("the class has no constructor")?;
+        let (mut raw, mut error) = (ptr::null_mut(), ErrorSlot::default());
+        let _running = Running::enter(self);
+        // SAFETY: our own table lives as long as the process; arguments, instance and slot live through the call.
+        let done = unsafe {
+            create(table::host(), abi::Bytes::from_slice(args), &raw mut raw, (&raw mut error).cast())
+        };
+        if done != status::OK {
+            return Err(error.text);
+        }
+        let instance = Instance { table, raw, gate: RwLock::new(()) };
+        lock(&self.instances).insert(name.to_owned(), Arc::new(instance));
+        Ok(())
+    }
+
+    /// A name by which any thread finds a deployment of this set.
+    pub(crate) fn global_name(&self, name: &str) -> String {
+        format!("local-{}/{name}", self.number)
+    }
+
+    pub(crate) fn reconfigure(self: &Arc<Self>, name: &str, config: &[u8]) -> Result<(), String> {
+        let instance = self.instance(name).ok_or("there is no such deployment")?;
+        let reconfigure = instance.table.reconfigure.ok_or("the class takes no user_config")?;
+        let exclusive = instance.table.reconfigure_flags & flags::EXCLUSIVE != 0;
+        self.ask(&instance, exclusive, |slot| {
+            // SAFETY: an instance of this class that is alive; the configuration lives through the call.
+            unsafe { reconfigure(instance.raw, abi::Bytes::from_slice(config), slot) }
+        })
+    }
+
+    pub(crate) fn check_health(self: &Arc<Self>, name: &str) -> Result<(), String> {
+        let instance = self.instance(name).ok_or("there is no such deployment")?;
+        let Some(check_health) = instance.table.check_health else { return Ok(()) };
+        // SAFETY: an instance of this class that is alive.
+        self.ask(&instance, false, |slot| unsafe { check_health(instance.raw, slot) })
+    }
+
+    fn ask(
+        self: &Arc<Self>,
+        instance: &Instance,
+        exclusive: bool,
+        entry: impl FnOnce(*mut abi::ErrorSlot) -> i32,
+    ) -> Result<(), String> {
+        let mut error = ErrorSlot::default();
+        let _running = Running::enter(self);
+        let done = instance.run(exclusive, || entry((&raw mut error).cast()));
+        if done == status::OK { Ok(()) } else { Err(error.text) }
+    }
+
+    /// Starts what came in on a thread of its own. The error is an ABI status.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        name: &str,
+        parent: Option<Arc<Exchange>>,
+        mut incoming: Incoming,
+    ) -> Result<Arc<Exchange>, i32> {
+        let instance = self.instance(name).ok_or(status::NOT_FOUND)?;
+        let http = incoming.kind == kind::HTTP;
+        let (entry, flags) = if http {
+            (instance.table.call, instance.table.call_flags)
+        } else {
+            let (index, flags) = instance.method(&incoming.method).ok_or(status::NOT_FOUND)?;
+            incoming.method_index = index;
+            (instance.table.invoke, flags)
+        };
+        let entry = entry.ok_or(status::NOT_FOUND)?;
+        let exchange = Exchange::new(self, parent, incoming);
+        let (app, running) = (Arc::clone(self), Arc::clone(&exchange));
+        let serve = move || {
+            let _running = Running::enter(&app);
+            let done = instance.run(flags & flags::EXCLUSIVE != 0, || {
+                // SAFETY: an instance of this class and an open exchange, both kept alive by this thread.
+                unsafe { entry(instance.raw, running.raw()) }
+            });
+            if done != status::OK || !running.has_ended() {
+                running.fail(0, b"the entry did not answer");
+            }
+        };
+        thread::Builder::new().name(format!("local {name}")).spawn(serve).map_err(|_| status::ERROR)?;
+        Ok(exchange)
+    }
+
+    fn instance(&self, name: &str) -> Option<Arc<Instance>> {
+        lock(&self.instances).get(name).cloned()
+    }
+}
+
+/// The set and the plain name that a call means: a global name, or one in the set that the caller belongs to.
+pub(super) fn resolve(name: &str, parent: Option<&Exchange>) -> Option<(Arc<App>, String)> {
+    let alive: Vec<Arc<App>> = lock(&APPS).iter().filter_map(Weak::upgrade).collect();
+    if let Some((app, name)) = name.strip_prefix("local-").and_then(|rest| rest.split_once('/')) {
+        let number: u64 = app.parse().ok()?;
+        return Some((alive.into_iter().find(|app| app.number == number)?, name.to_owned()));
+    }
+    let own = parent.and_then(|parent| parent.app.upgrade()).or_else(|| RUNNING.with_borrow(Option::clone));
+    let app = own.or_else(|| alive.into_iter().find(|app| app.instance(name).is_some()))?;
+    app.instance(name).is_some().then(|| (app, name.to_owned()))
+}
+
+/// Where an entry puts its message.
+#[derive(Default)]
+pub(super) struct ErrorSlot {
+    pub(super) text: String,
+}
+
+/// One constructed class.
+struct Instance {
+    table: abi::Class,
+    raw: *mut c_void,
+    /// Keeps the ABI's word: an exclusive entry runs alone.
+    gate: RwLock<()>,
+}
+
+// SAFETY: the ABI lets every thread run entries of an instance, as the gate orders them.
+unsafe impl Send for Instance {}
+// SAFETY: as above.
+unsafe impl Sync for Instance {}
+
+impl Instance {
+    fn run<R>(&self, exclusive: bool, entry: impl FnOnce() -> R) -> R {
+        if exclusive {
+            let _alone = self.gate.write().unwrap_or_else(|broken| broken.into_inner());
+            entry()
+        } else {
+            let _beside_others = self.gate.read().unwrap_or_else(|broken| broken.into_inner());
+            entry()
+        }
+    }
+
+    /// Index and flags of a method.
+    fn method(&self, name: &[u8]) -> Option<(u32, u32)> {
+        if self.table.methods.is_null() {
+            return None;
+        }
+        // SAFETY: the table lists so many methods, as static data.
+        let methods = unsafe { std::slice::from_raw_parts(self.table.methods, self.table.method_count) };
+        // SAFETY: the names are static data.
+        let index = methods.iter().position(|method| unsafe { method.name.as_slice() } == name)?;
+        Some((u32::try_from(index).ok()?, methods[index].flags))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Some(destroy) = self.table.destroy {
+            // SAFETY: made by this class's `create`; whoever runs an entry holds a share of self, so nobody does.
+            unsafe { destroy(self.raw) };
+        }
+    }
+}
+
+/// Marks this thread as running the code of a set.
+struct Running(Option<Arc<App>>);
+
+impl Running {
+    fn enter(app: &Arc<App>) -> Self {
+        Self(RUNNING.replace(Some(Arc::clone(app))))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.set(self.0.take());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|broken| broken.into_inner())
+}

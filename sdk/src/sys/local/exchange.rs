@@ -1,0 +1,260 @@
+//! One exchange of the host in this process: what came in, and what becomes of it.
+
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+
+use decurion_abi as abi;
+use decurion_abi::{kind, status};
+
+use super::app::App;
+use crate::sys::host::size_of_u32;
+
+/// What a call is made of, copied.
+pub(super) struct Incoming {
+    pub(super) kind: u32,
+    pub(super) method: Vec<u8>,
+    pub(super) target: Vec<u8>,
+    pub(super) headers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) encoding: u32,
+    pub(super) method_index: u32,
+    pub(super) body: Vec<u8>,
+}
+
+/// What came of it.
+pub(super) struct Answer {
+    pub(super) status: u32,
+    pub(super) encoding: u32,
+    pub(super) headers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) body: Vec<u8>,
+}
+
+/// One exchange. The ABI's pointer is to this, which is alive as long as anybody waits for it or runs it.
+pub(super) struct Exchange {
+    pub(super) app: Weak<App>,
+    parent: Option<Arc<Exchange>>,
+    incoming: Incoming,
+    id: Vec<u8>,
+    /// Points into `incoming` and `id`, which stay as they are.
+    request: abi::Request,
+    /// As `request`.
+    _fields: Vec<abi::Header>,
+    cancelled: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+// SAFETY: the raw pointers lead into the value's own fields, which nobody changes.
+unsafe impl Send for Exchange {}
+// SAFETY: as above.
+unsafe impl Sync for Exchange {}
+
+#[derive(Default)]
+struct State {
+    read: usize,
+    ended: bool,
+    /// Also holds a streamed answer while it grows.
+    answer: Option<Answer>,
+    /// Called once: the first when it ends, the second when it is cancelled.
+    on_end: Option<abi::Waker>,
+    on_cancel: Option<abi::Waker>,
+    children: Vec<Weak<Exchange>>,
+}
+
+impl Exchange {
+    pub(super) fn new(app: &Arc<App>, parent: Option<Arc<Exchange>>, incoming: Incoming) -> Arc<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        let given = incoming.headers.iter().find(|(name, _)| name == b"x-request-id");
+        let id = match (given, &parent) {
+            (Some((_, id)), _) => id.clone(),
+            (None, Some(parent)) => parent.id.clone(),
+            (None, None) => format!("local-{}", COUNT.fetch_add(1, Ordering::Relaxed)).into_bytes(),
+        };
+        let bytes = abi::Bytes::from_slice;
+        let field =
+            |(name, value): &(Vec<u8>, Vec<u8>)| abi::Header { name: bytes(name), value: bytes(value) };
+        let fields: Vec<abi::Header> = incoming.headers.iter().map(field).collect();
+        let mut parts = incoming.target.splitn(2, |byte| *byte == b'?');
+        let (path, query) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        // Vectors keep their bytes where they are when they move into the value below.
+        let request = abi::Request {
+            size: size_of_u32::<abi::Request>(),
+            kind: incoming.kind,
+            id: bytes(&id),
+            method: bytes(&incoming.method),
+            path: bytes(path),
+            query: bytes(query),
+            route_prefix: abi::Bytes::EMPTY,
+            traceparent: abi::Bytes::EMPTY,
+            model_id: abi::Bytes::EMPTY,
+            headers: fields.as_ptr(),
+            header_count: fields.len(),
+            deadline_ns: 0,
+            content_length: incoming.body.len() as u64,
+            encoding: incoming.encoding,
+            method_index: incoming.method_index,
+        };
+        let exchange = Arc::new(Self {
+            app: Arc::downgrade(app),
+            parent,
+            incoming,
+            id,
+            request,
+            _fields: fields,
+            cancelled: AtomicBool::new(false),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        if let Some(parent) = &exchange.parent {
+            parent.state().children.push(Arc::downgrade(&exchange));
+        }
+        exchange
+    }
+
+    pub(super) fn raw(self: &Arc<Self>) -> *mut abi::Exchange {
+        Arc::as_ptr(self).cast_mut().cast()
+    }
+
+    /// The exchange behind the ABI's pointer, with a share of it.
+    ///
+    /// # Safety
+    /// `raw` comes from [`raw`](Self::raw) of an exchange that is still alive, or is null.
+    pub(super) unsafe fn from_raw(raw: *mut abi::Exchange) -> Option<Arc<Self>> {
+        if raw.is_null() {
+            return None;
+        }
+        let exchange = raw.cast_const().cast::<Self>();
+        // SAFETY: alive, as the caller promises; the share counted here is the one returned below.
+        unsafe { Arc::increment_strong_count(exchange) };
+        // SAFETY: as above.
+        Some(unsafe { Arc::from_raw(exchange) })
+    }
+
+    pub(super) fn id(&self) -> String {
+        String::from_utf8_lossy(&self.id).into_owned()
+    }
+
+    pub(super) fn request(&self) -> *const abi::Request {
+        if self.state().ended { ptr::null() } else { &raw const self.request }
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+            || self.parent.as_ref().is_some_and(|parent| parent.is_cancelled())
+    }
+
+    /// Cancels it and all that was called on its behalf.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        let mut state = self.state();
+        let (waker, children) = (state.on_cancel.take(), std::mem::take(&mut state.children));
+        drop(state);
+        wake(waker);
+        self.changed.notify_all();
+        for child in children.iter().filter_map(Weak::upgrade) {
+            child.cancel();
+        }
+    }
+
+    pub(super) fn on_cancel(&self, waker: Option<abi::Waker>) {
+        self.state().on_cancel = waker;
+        if self.is_cancelled() {
+            wake(self.state().on_cancel.take());
+        }
+    }
+
+    pub(super) fn read(&self, buffer: &mut [u8]) -> isize {
+        if self.is_cancelled() {
+            return status::CANCELLED as isize;
+        }
+        let mut state = self.state();
+        let rest = &self.incoming.body[state.read..];
+        let len = rest.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&rest[..len]);
+        state.read += len;
+        len.cast_signed()
+    }
+
+    /// Starts an answer, or gives the whole of it.
+    pub(super) fn answer(&self, answer: Answer, whole: bool) -> i32 {
+        let mut state = self.state();
+        if state.ended || state.answer.is_some() {
+            return status::INVALID;
+        }
+        state.answer = Some(answer);
+        drop(state);
+        if whole { self.end() } else { status::OK }
+    }
+
+    pub(super) fn append(&self, bytes: &[u8]) -> i32 {
+        match &mut self.state().answer {
+            Some(answer) => {
+                answer.body.extend_from_slice(bytes);
+                status::OK
+            }
+            None => status::INVALID,
+        }
+    }
+
+    /// Ends it as failed; a streamed answer that had begun is thrown away.
+    pub(super) fn fail(&self, code: u32, public: &[u8]) -> i32 {
+        let http = self.incoming.kind == kind::HTTP;
+        let body = if http && code == 0 { FIXED_BODY.as_bytes() } else { public };
+        self.state().answer = Some(Answer {
+            status: if code == 0 { 500 } else { code },
+            encoding: abi::encoding::RAW,
+            headers: vec![(b"content-type".to_vec(), b"text/plain; charset=utf-8".to_vec())],
+            body: body.to_vec(),
+        });
+        self.end()
+    }
+
+    pub(super) fn end(&self) -> i32 {
+        let mut state = self.state();
+        if state.ended || state.answer.is_none() {
+            return status::INVALID;
+        }
+        state.ended = true;
+        let waker = state.on_end.take();
+        drop(state);
+        wake(waker);
+        self.changed.notify_all();
+        if self.is_cancelled() { status::CANCELLED } else { status::OK }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.state().ended
+    }
+
+    /// Takes the answer once there is one; waits for it where there is no waker.
+    pub(super) fn take_answer(&self, waker: Option<abi::Waker>) -> Result<Answer, i32> {
+        let mut state = self.state();
+        loop {
+            if self.is_cancelled() {
+                return Err(status::CANCELLED);
+            }
+            if state.ended {
+                return state.answer.take().ok_or(status::INVALID);
+            }
+            if waker.is_some() {
+                state.on_end = waker;
+                return Err(status::PENDING);
+            }
+            state = self.changed.wait(state).unwrap_or_else(|broken| broken.into_inner());
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|broken| broken.into_inner())
+    }
+}
+
+/// What a client sees of an error that its deployment did not mean for it.
+const FIXED_BODY: &str = "Internal Server Error";
+
+fn wake(waker: Option<abi::Waker>) {
+    if let Some(abi::Waker { wake: Some(wake), data }) = waker {
+        // SAFETY: the ABI has the waker's owner keep function and data good until it was called.
+        unsafe { wake(data) };
+    }
+}

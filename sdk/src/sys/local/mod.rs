@@ -1,0 +1,8 @@
+//! A host in this process, for tests: it drives classes through the same tables that a replica does, one thread for
+//! each call. Deployments of one [`App`] find each other by name.
+
+mod app;
+mod exchange;
+mod table;
+
+pub(crate) use app::App;
