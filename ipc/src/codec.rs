@@ -46,6 +46,29 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     options().deserialize(bytes).map_err(CodecError::Malformed)
 }
 
+/// Bytes of one argument list or result, at most.
+pub const VALUE_MAX: u64 = 1 << 30;
+
+fn value_options() -> impl Options {
+    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(VALUE_MAX).reject_trailing_bytes()
+}
+
+/// The bytes of a call's arguments or result, as the ABI's `encoding::BINCODE` says.
+///
+/// # Errors
+/// What bincode can't carry, or more than [`VALUE_MAX`] bytes.
+pub fn encode_value<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    value_options().serialize(value).map_err(CodecError::Malformed)
+}
+
+/// A call's arguments or result from its bytes, all of them.
+///
+/// # Errors
+/// [`CodecError::Malformed`] for anything else.
+pub fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    value_options().deserialize(bytes).map_err(CodecError::Malformed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

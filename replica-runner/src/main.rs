@@ -1,3 +1,29 @@
-//! To be filled.
+//! One replica: a process that loads one library and serves its channels. Started by the supervisor, with its link
+//! as standard input.
+//!
+//! ```text
+//!   engine    which request goes next, what each caller is told (pure)
+//!   exchange  one request in progress        gate  shared or exclusive entries
+//!   answer    what a library may answer      slab  keys that are never reused
+//!   sys/      control thread, handler threads, the library, the host's side of the ABI
+//! ```
 
-fn main() {}
+mod answer;
+mod engine;
+mod exchange;
+mod gate;
+mod slab;
+#[expect(
+    unsafe_code,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "the machine is touched here; what goes to stderr is captured as the replica's log"
+)]
+mod sys;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let outcome = sys::stdio::take_link().and_then(sys::control::run);
+    sys::stdio::exit_code(outcome)
+}

@@ -1,3 +1,158 @@
-//! To be filled.
+//! The project's own commands: `cargo xtask hello | test | ci`.
+//!
+//! Each builds what it needs. `ci` is the gate: what it passes may land.
 
-fn main() {}
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  hello    build everything for release and serve examples/hello on http://127.0.0.1:8000/api
+  test     build everything and run all tests
+  loom     model-check the data plane's lock-free parts
+  fuzz     run each fuzz target for a short while (needs cargo-fuzz)
+  bench    run the benches; `bench end_to_end` is wrk against us and the others
+  ci       the gate: fmt, clippy, test, loom, docs, fuzz and cargo-deny where they can be had
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let rest: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
+    let outcome = match arguments.first().map(String::as_str) {
+        Some("hello") => hello(),
+        Some("test") => test(&rest),
+        Some("loom") => loom(),
+        Some("fuzz") => fuzz(&rest),
+        Some("bench") => bench(&rest),
+        Some("ci") => ci(),
+        _ => {
+            say(HELP);
+            return if arguments.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(64) };
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            say(&format!("xtask: {what}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Outcome = Result<(), String>;
+
+#[expect(clippy::print_stderr, reason = "a command's words for the person who runs it")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+fn run<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> Outcome {
+    run_with(program, arguments, &[])
+}
+
+fn run_with<S: AsRef<OsStr>>(
+    program: &str,
+    arguments: impl IntoIterator<Item = S>,
+    env: &[(&str, &str)],
+) -> Outcome {
+    let mut command = Command::new(program);
+    command.args(arguments).envs(env.iter().copied()).current_dir(root());
+    let words: Vec<String> = std::iter::once(program.into())
+        .chain(command.get_args().map(|it| it.to_string_lossy().into_owned()))
+        .collect();
+    let line = words.join(" ");
+    say(&format!("+ {line}"));
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("`{line}` ended with {status}")),
+        Err(error) => Err(format!("can't run `{line}`: {error}")),
+    }
+}
+
+fn cargo(arguments: &[&str]) -> Outcome {
+    run(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), arguments)
+}
+
+/// A cargo sub-command that may not be installed.
+fn has(subcommand: &str) -> bool {
+    let found = Command::new("cargo").args([subcommand, "--version"]).output();
+    found.is_ok_and(|output| output.status.success())
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+fn hello() -> Outcome {
+    cargo(&["build", "--release", "--workspace"])?;
+    let decurion = target().join("release/decurion");
+    run(&decurion.to_string_lossy(), ["run", "examples/hello/decurion.toml"])
+}
+
+fn test(arguments: &[&str]) -> Outcome {
+    // The end-to-end tests run the real binaries and libraries, which `cargo test` alone does not build.
+    cargo(&["build", "--workspace"])?;
+    cargo(&[&["test", "--workspace"], arguments].concat())
+}
+
+fn loom() -> Outcome {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let target = target().join("loom");
+    let env = [("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", &*target.to_string_lossy())];
+    run_with(&cargo, ["test", "--release", "-p", "decurion-ipc", "--lib", "loom"], &env)
+}
+
+/// Seconds that each target runs for, unless told otherwise.
+const FUZZ_SECONDS: &str = "10";
+
+fn fuzz(arguments: &[&str]) -> Outcome {
+    if !has("fuzz") {
+        return Err("cargo-fuzz is not installed: cargo install --locked cargo-fuzz".to_owned());
+    }
+    let seconds = arguments.first().copied().unwrap_or(FUZZ_SECONDS);
+    let output = Command::new("cargo").args(["fuzz", "list"]).current_dir(root()).output();
+    let output = output.map_err(|error| format!("can't list the fuzz targets: {error}"))?;
+    let targets = String::from_utf8_lossy(&output.stdout).into_owned();
+    for name in targets.lines() {
+        let limit = format!("-max_total_time={seconds}");
+        // Without a sanitizer it runs on the stable toolchain; the targets look for panics and broken promises.
+        run("cargo", ["fuzz", "run", "--sanitizer", "none", name, "--", &limit, "-rss_limit_mb=2048"])?;
+    }
+    Ok(())
+}
+
+fn bench(arguments: &[&str]) -> Outcome {
+    match arguments.first() {
+        Some(&"end_to_end") => {
+            cargo(&["build", "--release", "--workspace"])?;
+            run("bash", [&["benches/end_to_end/run.sh"], &arguments[1..]].concat())
+        }
+        Some(name) => cargo(&["bench", "-p", "decurion-benches", "--bench", name]),
+        None => cargo(&["bench", "-p", "decurion-benches"]),
+    }
+}
+
+fn ci() -> Outcome {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    test(&[])?;
+    loom()?;
+    run_with("cargo", ["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    if has("fuzz") {
+        fuzz(&[])?;
+    } else {
+        say("xtask: cargo-fuzz is not installed, so the fuzz targets were not run");
+    }
+    if has("deny") {
+        cargo(&["deny", "check", "bans", "licenses", "sources"])?;
+    } else {
+        say("xtask: cargo-deny is not installed, so licenses, bans and sources were not checked");
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! Handles: calls from any process on the machine, over the same shared memory as the proxy's requests.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), decurion_client::CallFailed> {
+//! let client = decurion_client::Client::connect()?;
+//! let model = client.deployment("model")?.handle();
+//! let answer: String = model.call("predict", (0.7,))?;
+//! # Ok(()) }
+//! ```
+//!
+//! The supervisor is asked once for a deployment's replicas; calls then go to them without it, also while it is
+//! dead.
+
+mod error;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use decurion_api::DeploymentName;
+use decurion_ipc::caller::{CallKey, NewCall, Outcome, Reply};
+use decurion_ipc::codec;
+use decurion_ipc::record::Kind;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use error::CallFailed;
+
+use crate::sys::engine::{Engine, Step};
+use crate::sys::machine;
+
+/// `decurion_abi::encoding::JSON`.
+const JSON: u32 = 1;
+/// `decurion_abi::encoding::BINCODE`.
+const BINCODE: u32 = 2;
+/// How long the supervisor may take to say what a deployment is.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A process's way to all deployments.
+#[derive(Clone, Debug)]
+pub struct Client {
+    engine: Arc<Engine>,
+}
+
+/// One deployment that exists.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    engine: Arc<Engine>,
+    name: DeploymentName,
+    encodings: u32,
+}
+
+/// Calls a deployment's methods. Cheap to clone; survives redeploys of the callee.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    engine: Arc<Engine>,
+    name: DeploymentName,
+    encodings: u32,
+    timeout: Option<Duration>,
+}
+
+/// A call that was started.
+#[derive(Debug)]
+#[must_use = "a call that is dropped is cancelled"]
+pub struct Call {
+    engine: Arc<Engine>,
+    key: CallKey,
+}
+
+impl Client {
+    /// Connects to the supervisor of this machine: `handle.sock` beside the control socket, where
+    /// `DECURION_SOCKET` or the default says.
+    ///
+    /// # Errors
+    /// No supervisor listens there, or it refuses this user.
+    pub fn connect() -> Result<Self, CallFailed> {
+        Self::connect_to(&machine::default_handle_socket()?)
+    }
+
+    /// Connects to a handle socket elsewhere.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn connect_to(socket: &Path) -> Result<Self, CallFailed> {
+        Ok(Self { engine: Engine::connect(socket)? })
+    }
+
+    /// Finds a deployment.
+    ///
+    /// # Errors
+    /// There is none of that name, or the supervisor does not answer.
+    pub fn deployment(&self, name: &str) -> Result<Deployment, CallFailed> {
+        let name: DeploymentName = name.parse().map_err(CallFailed::Name)?;
+        self.engine.with(|caller, _| caller.resolve(&name));
+        let deadline = machine::now_ns().saturating_add(nanos(RESOLVE_TIMEOUT));
+        let found = self.engine.wait(deadline, |caller| match caller.find(&name) {
+            Ok(None) => Step::Wait,
+            Ok(Some(encodings)) => Step::Done(Ok(encodings)),
+            Err(error) => Step::Done(Err(error)),
+        });
+        match found {
+            Some(found) => Ok(Deployment { engine: Arc::clone(&self.engine), name, encodings: found? }),
+            None => Err(CallFailed::NoAnswer { after: RESOLVE_TIMEOUT }),
+        }
+    }
+}
+
+impl Deployment {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &DeploymentName {
+        &self.name
+    }
+
+    /// A handle to it.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        let (engine, name) = (Arc::clone(&self.engine), self.name.clone());
+        Handle { engine, name, encodings: self.encodings, timeout: None }
+    }
+}
+
+impl Handle {
+    /// The same handle, whose calls have to be answered within `timeout`, waiting for a replica included.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Calls a method and waits: `arguments` is a tuple by position, `(0.7,)`.
+    ///
+    /// # Errors
+    /// The callee's own error, or why there is no answer; see [`CallFailed`].
+    pub fn call<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        arguments: impl Serialize,
+    ) -> Result<R, CallFailed> {
+        self.start(method, arguments)?.wait()
+    }
+
+    /// Starts a call, so that several can be under way.
+    ///
+    /// # Errors
+    /// Nothing was sent: arguments that can't be encoded, no such deployment, no room.
+    pub fn start(&self, method: &str, arguments: impl Serialize) -> Result<Call, CallFailed> {
+        let (encoding, body) = if self.encodings & (1 << BINCODE) != 0 {
+            (BINCODE, codec::encode_value(&arguments)?)
+        } else {
+            (JSON, serde_json::to_vec(&arguments).map_err(CallFailed::Arguments)?)
+        };
+        self.send(method, encoding, body)
+    }
+
+    /// Calls a method with JSON arguments: an array by position, an object by name; gives the result as JSON.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn call_json(
+        &self,
+        method: &str,
+        arguments: &serde_json::Value,
+    ) -> Result<serde_json::Value, CallFailed> {
+        let body = serde_json::to_vec(arguments).map_err(CallFailed::Arguments)?;
+        let reply = self.send(method, JSON, body)?.reply()?;
+        serde_json::from_slice(&reply.body).map_err(CallFailed::Result)
+    }
+
+    fn send(&self, method: &str, encoding: u32, body: Vec<u8>) -> Result<Call, CallFailed> {
+        let deadline_ns = self.timeout.map_or(0, |timeout| machine::now_ns().saturating_add(nanos(timeout)));
+        let call = NewCall {
+            deployment: self.name.clone(),
+            kind: Kind::Call,
+            method: method.to_owned(),
+            target: String::new(),
+            headers: Vec::new(),
+            encoding,
+            body,
+            id: machine::new_request_id(),
+            traceparent: String::new(),
+            deadline_ns,
+        };
+        let key = self.engine.with(|caller, now| caller.start(call, now))?;
+        Ok(Call { engine: Arc::clone(&self.engine), key })
+    }
+}
+
+impl Call {
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// As [`Handle::call`].
+    pub fn wait<R: DeserializeOwned>(self) -> Result<R, CallFailed> {
+        let reply = self.reply()?;
+        match reply.encoding {
+            BINCODE => Ok(codec::decode_value(&reply.body)?),
+            _ => serde_json::from_slice(&reply.body).map_err(CallFailed::Result),
+        }
+    }
+
+    /// Tells the callee that nobody waits for the result any more.
+    pub fn cancel(self) {}
+
+    fn reply(&self) -> Result<Reply, CallFailed> {
+        let outcome = self.engine.wait(0, |caller| match caller.outcome(self.key) {
+            Outcome::Pending => Step::Wait,
+            Outcome::Ready => Step::Done(Ok(caller.take_reply(self.key).unwrap_or_default())),
+            Outcome::Failed(error) => Step::Done(Err(error)),
+        });
+        // Without a deadline of its own, the wait ends with the call's outcome only.
+        let reply = outcome.ok_or(CallFailed::NoAnswer { after: Duration::MAX })??;
+        if reply.status == 200 {
+            return Ok(reply);
+        }
+        let message = String::from_utf8_lossy(&reply.body).into_owned();
+        Err(CallFailed::Callee { status: reply.status, message })
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.engine.with(|caller, _| caller.free(self.key));
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

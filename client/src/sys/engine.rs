@@ -1,0 +1,249 @@
+//! The threads of a process with handles: one that listens to the supervisor, and those that wait for calls.
+//!
+//! One waiting thread at a time leads: it sleeps on every bell, for all; the others follow on a condition variable.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use decurion_api::ReplicaId;
+use decurion_ipc::attach::{self, UpBell};
+use decurion_ipc::caller::Caller;
+use decurion_ipc::channel::Geometry;
+use decurion_ipc::control::{CallerOrder, CallerReport};
+use decurion_ipc::link::{Link, LinkError};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+use crate::handle::CallFailed;
+use crate::sys::machine::now_ns;
+
+/// How long a replica may take to answer the wish for a channel.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Channels of handles are smaller than the proxy's.
+const GEOMETRY: Geometry =
+    Geometry { down_arena: 128 * 1024, up_arena: 128 * 1024, window: 64 * 1024, streams: 64 };
+/// The listening thread looks so often whether its client is still there.
+const LISTEN_PERIOD_MS: u16 = 1_000;
+
+/// What a waiting thread's look found.
+pub(crate) enum Step<T> {
+    /// Nothing yet.
+    Wait,
+    /// What it waited for.
+    Done(T),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    turn: Mutex<Turn>,
+    changed: Condvar,
+    wake: EventFd,
+    link: Link,
+}
+
+#[derive(Debug)]
+struct Turn {
+    caller: Caller,
+    leading: bool,
+    followers: u32,
+    peers: Vec<Peer>,
+}
+
+/// What belongs to a replica beside its lane.
+#[derive(Debug)]
+struct Peer {
+    replica: ReplicaId,
+    pidfd: Option<OwnedFd>,
+    /// A copy of the lane's bell, so that a sleeping leader's descriptors stay open.
+    bell: Option<Arc<OwnedFd>>,
+    /// Held open: its hang-up tells the replica that we are gone.
+    _attach: Link,
+}
+
+impl Engine {
+    /// Connects, and starts to listen.
+    pub(crate) fn connect(path: &Path) -> Result<Arc<Self>, CallFailed> {
+        let unreachable =
+            |error: nix::Error| CallFailed::Unreachable { socket: path.to_owned(), error: error.into() };
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(unreachable)?;
+        let address = UnixAddr::new(path).map_err(unreachable)?;
+        connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address).map_err(unreachable)?;
+        let wake =
+            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(unreachable)?;
+        let turn = Turn { caller: Caller::new(), leading: false, followers: 0, peers: Vec::new() };
+        let link = Link::from_fd(fd);
+        let engine = Arc::new(Self { turn: Mutex::new(turn), changed: Condvar::new(), wake, link });
+        let weak = Arc::downgrade(&engine);
+        let thread = std::thread::Builder::new().name("decurion-client".to_owned());
+        let spawned = thread.spawn(move || listen(&weak));
+        spawned.map_err(|error| CallFailed::Unreachable { socket: path.to_owned(), error })?;
+        Ok(engine)
+    }
+
+    /// Works on the calls, and sends what came of it on its way.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Caller, u64) -> T) -> T {
+        let mut turn = self.lock();
+        let result = work(&mut turn.caller, now_ns());
+        turn.caller.flush();
+        let led = turn.leading;
+        self.leave(turn);
+        if led {
+            // The leader sleeps for all, by deadlines and bells that may have changed.
+            let _ = self.wake.write(1);
+        }
+        result
+    }
+
+    /// Waits until `look` finds something, or the deadline (0: none) has passed: `None`.
+    pub(crate) fn wait<T>(
+        &self,
+        deadline_ns: u64,
+        mut look: impl FnMut(&mut Caller) -> Step<T>,
+    ) -> Option<T> {
+        let mut turn = self.lock();
+        loop {
+            if let Step::Done(found) = look(&mut turn.caller) {
+                self.leave(turn);
+                return Some(found);
+            }
+            if deadline_ns != 0 && now_ns() >= deadline_ns {
+                self.leave(turn);
+                return None;
+            }
+            turn = if turn.leading { self.follow(turn, deadline_ns) } else { self.lead(turn, deadline_ns) };
+        }
+    }
+
+    fn follow<'a>(&'a self, mut turn: MutexGuard<'a, Turn>, deadline_ns: u64) -> MutexGuard<'a, Turn> {
+        turn.followers += 1;
+        let left = if deadline_ns == 0 { FOLLOW_MAX } else { until(deadline_ns) };
+        let (mut turn, _) = self.changed.wait_timeout(turn, left).unwrap_or_else(PoisonError::into_inner);
+        turn.followers -= 1;
+        turn
+    }
+
+    fn lead<'a>(&'a self, mut turn: MutexGuard<'a, Turn>, deadline_ns: u64) -> MutexGuard<'a, Turn> {
+        if turn.caller.poll(now_ns()) {
+            self.changed.notify_all();
+            return turn;
+        }
+        turn.leading = true;
+        turn.caller.flush();
+        if turn.caller.arm() {
+            let timer = turn.caller.next_timer();
+            let due = timer.into_iter().chain((deadline_ns != 0).then_some(deadline_ns)).min();
+            let bells: Vec<Arc<OwnedFd>> = turn.peers.iter().filter_map(|peer| peer.bell.clone()).collect();
+            drop(turn);
+            self.sleep(&bells, due);
+            turn = self.lock();
+        }
+        turn.caller.disarm();
+        turn.leading = false;
+        turn.caller.poll(now_ns());
+        self.changed.notify_all();
+        turn
+    }
+
+    fn sleep(&self, bells: &[Arc<OwnedFd>], due: Option<u64>) {
+        let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        fds.extend(bells.iter().map(|bell| PollFd::new(bell.as_fd(), PollFlags::POLLIN)));
+        let timeout = due.map_or(PollTimeout::NONE, |at| {
+            PollTimeout::try_from(until(at) + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        // An interrupted sleep is a short one: whoever leads looks again.
+        let _ = nix::poll::poll(&mut fds, timeout);
+        let _ = self.wake.read();
+    }
+
+    fn leave(&self, mut turn: MutexGuard<'_, Turn>) {
+        let reports = turn.caller.take_reports();
+        if turn.followers > 0 {
+            self.changed.notify_all();
+        }
+        drop(turn);
+        for report in reports {
+            self.report(&report);
+        }
+    }
+
+    fn report(&self, report: &CallerReport) {
+        // A supervisor that is gone, or does not read, is no reason to hold up a call: views are levels, and a
+        // rollout waits for a silent caller only so long.
+        let _ = self.link.send(report, &[]);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_order(&self, order: CallerOrder, fds: Vec<OwnedFd>) {
+        let Some(replica) = self.with(|caller, _| caller.handle(order)) else {
+            let mut turn = self.lock();
+            let Turn { caller, peers, .. } = &mut *turn;
+            peers.retain(|peer| caller.bell(&peer.replica).is_some());
+            return;
+        };
+        let mut fds = fds.into_iter();
+        let Some(attach) = fds.next().map(Link::from_fd) else {
+            return self.with(|caller, _| caller.attached(replica, None));
+        };
+        let made = attach::connect(&attach, 1, GEOMETRY, UpBell::Pipe, ATTACH_TIMEOUT).ok();
+        self.with(|caller, _| caller.attached(replica.clone(), made));
+        let mut turn = self.lock();
+        let bell = turn.caller.bell(&replica).and_then(|bell| bell.try_clone_to_owned().ok()).map(Arc::new);
+        turn.peers.retain(|peer| peer.replica != replica);
+        turn.peers.push(Peer { replica, pidfd: fds.next(), bell, _attach: attach });
+        drop(turn);
+        let _ = self.wake.write(1);
+    }
+
+    /// Descriptors whose readiness means that a replica is dead.
+    fn deaths(&self) -> Vec<(ReplicaId, OwnedFd)> {
+        let turn = self.lock();
+        let copy = |fd: &OwnedFd| -> io::Result<OwnedFd> { fd.try_clone() };
+        let watched = turn.peers.iter().filter_map(|peer| Some((peer.replica.clone(), peer.pidfd.as_ref()?)));
+        watched.filter_map(|(replica, pidfd)| Some((replica, copy(pidfd).ok()?))).collect()
+    }
+}
+
+/// A follower without a deadline looks up so often; only a bound for the system call, nothing hangs on it.
+const FOLLOW_MAX: Duration = Duration::from_secs(3600);
+
+fn until(at_ns: u64) -> Duration {
+    Duration::from_nanos(at_ns.saturating_sub(now_ns()))
+}
+
+/// The listening thread: takes the supervisor's words, and notices deaths, until the client is gone.
+fn listen(client: &Weak<Engine>) {
+    let mut link_open = true;
+    while let Some(engine) = client.upgrade() {
+        let deaths = engine.deaths();
+        let mut fds: Vec<BorrowedFd<'_>> = deaths.iter().map(|(_, fd)| fd.as_fd()).collect();
+        if link_open {
+            fds.push(engine.link.as_fd());
+        }
+        let mut polled: Vec<PollFd<'_>> =
+            fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let _ = nix::poll::poll(&mut polled, PollTimeout::from(LISTEN_PERIOD_MS));
+        let dead = deaths.iter().zip(&polled).filter(|(_, fd)| fd.any().unwrap_or(false));
+        for ((replica, _), _) in dead {
+            engine.with(|caller, _| caller.died(replica));
+            engine.lock().peers.retain(|peer| peer.replica != *replica);
+        }
+        while link_open {
+            match engine.link.try_recv::<CallerOrder>() {
+                Ok(Some((order, fds))) => engine.take_order(order, fds),
+                Ok(None) => break,
+                Err(LinkError::WouldBlock) => break,
+                // The supervisor is gone: what is attached goes on.
+                Err(_) => link_open = false,
+            }
+        }
+    }
+}

@@ -1,0 +1,530 @@
+//! The side of a handle that decides: which replica of which deployment a call goes to, and what becomes of it.
+//!
+//! One per process with handles. Takes `now_ns` (CLOCK_MONOTONIC), never waits; its owner polls it, sleeps on its
+//! lanes' bells, and carries descriptors. Views come from the supervisor; calls go straight to replicas, also
+//! while it is dead.
+//!
+//! A call **waits** here while no replica has room (bounded by the deployment's `max_queued_requests`), is **sent**
+//! to the least loaded one, and is sent again elsewhere if that replica dies, or gives it back, before taking it.
+
+mod call;
+mod callee;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use decurion_api::{DeploymentName, ReplicaId};
+
+use call::{Call, Sent, State};
+pub use call::{CallError, CallKey, Fields, NewCall, Outcome, Reply};
+use callee::{Callee, Peer};
+
+use crate::attach::Connected;
+use crate::channel::{Busy, Event, InBlock, Phase, ResetCode, StreamId};
+use crate::control::{Availability, CallerOrder, CallerReport};
+
+/// Slots taken from one replica before the next has its turn.
+const POLL_BUDGET: u32 = 256;
+/// Calls of one process that are not freed, at most.
+pub const CALLS_MAX: usize = 65_536;
+/// Bytes of a whole reply, at most.
+pub const REPLY_MAX: usize = 1 << 30;
+/// Bytes of a streamed reply kept here before the callee has to wait.
+const STREAM_BUFFER: usize = 256 * 1024;
+
+/// All calls of one process.
+#[derive(Debug, Default)]
+pub struct Caller {
+    callees: BTreeMap<DeploymentName, Callee>,
+    peers: BTreeMap<ReplicaId, Peer>,
+    /// Replicas whose channel is on its way.
+    awaited: BTreeSet<ReplicaId>,
+    calls: HashMap<CallKey, Call>,
+    last_call: u64,
+    deadlines: BTreeSet<(u64, CallKey)>,
+    reports: Vec<CallerReport>,
+    touched: Vec<CallKey>,
+    turn: usize,
+}
+
+/// What a lane told of one stream, copied out of its callback.
+enum News {
+    Head { stream: StreamId, head: Vec<u8>, body: Option<InBlock>, end: bool },
+    Data { stream: StreamId, block: InBlock, end: bool },
+    End(StreamId),
+    Reset(StreamId, ResetCode),
+    Room(StreamId),
+    Vacancy,
+}
+
+impl News {
+    fn of(event: Event<'_>) -> Self {
+        match event {
+            Event::Head { stream, head, body, end } => News::Head { stream, head: head.to_vec(), body, end },
+            Event::Data { stream, block, end } => News::Data { stream, block, end },
+            Event::End(stream) => News::End(stream),
+            Event::Reset { stream, code, .. } => News::Reset(stream, code),
+            Event::Room(stream) => News::Room(stream),
+            Event::Vacancy => News::Vacancy,
+        }
+    }
+}
+
+impl Caller {
+    /// Knows nobody yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a word of the supervisor. For `Attach`: the replica to connect to; tell with
+    /// [`attached`](Self::attached) what came of it.
+    pub fn handle(&mut self, order: CallerOrder) -> Option<ReplicaId> {
+        match order {
+            CallerOrder::Attach { replica, .. } => {
+                self.awaited.insert(replica.clone());
+                return Some(replica);
+            }
+            CallerOrder::View { generation, view, deployment, known } => {
+                let callee = self.callees.entry(deployment).or_default();
+                callee.announce(generation, view, known);
+                self.settle_views();
+            }
+            CallerOrder::Detach { replica, .. } => self.died(&replica),
+        }
+        None
+    }
+
+    /// A channel to a replica is there, or could not be made.
+    pub fn attached(&mut self, replica: ReplicaId, channel: Option<Connected>) {
+        self.awaited.remove(&replica);
+        if let Some(Connected { mut lanes, board, .. }) = channel
+            && let Some(lane) = lanes.pop()
+        {
+            self.peers.insert(replica, Peer::new(lane, board));
+        }
+        self.settle_views();
+    }
+
+    /// A replica is dead, or to be treated so: what it had is settled.
+    pub fn died(&mut self, replica: &ReplicaId) {
+        self.awaited.remove(replica);
+        self.bury(replica);
+        self.settle_views();
+    }
+
+    /// Asks for a deployment, so that [`find`](Self::find) will know.
+    pub fn resolve(&mut self, deployment: &DeploymentName) {
+        if !self.callees.contains_key(deployment) {
+            self.callees.insert(deployment.clone(), Callee::default());
+            self.reports.push(CallerReport::Resolve(deployment.clone()));
+        }
+    }
+
+    /// The encodings that a deployment's methods take; `None`: not known yet, [`resolve`](Self::resolve) it.
+    ///
+    /// # Errors
+    /// [`CallError::NotFound`] where the supervisor says that there is none.
+    pub fn find(&self, deployment: &DeploymentName) -> Result<Option<u32>, CallError> {
+        match self.callees.get(deployment) {
+            Some(callee) => callee.check(deployment).map(|view| view.map(|view| view.encodings)),
+            None => Ok(None),
+        }
+    }
+
+    /// Starts a call.
+    ///
+    /// # Errors
+    /// Nothing was sent: there is no such deployment, it can't serve, or too many calls wait.
+    pub fn start(&mut self, new: NewCall, now_ns: u64) -> Result<CallKey, CallError> {
+        if self.calls.len() >= CALLS_MAX {
+            return Err(CallError::Busy { waiting: self.calls.len() });
+        }
+        self.resolve(&new.deployment);
+        let Some(callee) = self.callees.get_mut(&new.deployment) else { return Err(CallError::Broken) };
+        if let Some(view) = callee.check(&new.deployment)? {
+            if let Availability::Failed(why) = &view.availability
+                && view.replicas.is_empty()
+            {
+                return Err(CallError::Unavailable(why.clone()));
+            }
+            let bound = view.max_queued_requests.map_or(usize::MAX, |bound| bound as usize);
+            let room =
+                view.replicas.iter().filter_map(|id| self.peers.get(id)).any(|peer| peer.has_room(view));
+            if !room && callee.waiting.len() >= bound {
+                return Err(CallError::Busy { waiting: callee.waiting.len() });
+            }
+        }
+        if new.deadline_ns != 0 && now_ns >= new.deadline_ns {
+            return Err(CallError::Deadline);
+        }
+        self.last_call += 1;
+        let key = CallKey(self.last_call);
+        if new.deadline_ns != 0 {
+            self.deadlines.insert((new.deadline_ns, key));
+        }
+        callee.waiting.push_back(key);
+        let deployment = new.deployment.clone();
+        self.calls.insert(key, Call::new(new));
+        self.dispatch(&deployment);
+        Ok(key)
+    }
+
+    /// What became of a call so far. `Failed` for one that was freed.
+    pub fn outcome(&self, key: CallKey) -> Outcome {
+        self.calls.get(&key).map_or(Outcome::Failed(CallError::Cancelled), Call::outcome)
+    }
+
+    /// Takes the whole reply of a call that is `Ready`.
+    pub fn take_reply(&mut self, key: CallKey) -> Option<Reply> {
+        self.calls.get_mut(&key).and_then(Call::take_reply)
+    }
+
+    /// Reads from a reply as it streams in: how many bytes, 0 at its end, `None` where none is there yet. A reply
+    /// that is read so is not kept as a whole.
+    ///
+    /// # Errors
+    /// What ended the call before its reply was complete.
+    pub fn read(&mut self, key: CallKey, buffer: &mut [u8]) -> Result<Option<usize>, CallError> {
+        let Some(call) = self.calls.get_mut(&key) else { return Err(CallError::Cancelled) };
+        let count = call.read(buffer)?;
+        if let Some(sent) = call.sent.clone()
+            && call.held_back() < STREAM_BUFFER
+        {
+            self.absorb(key, &sent);
+        }
+        Ok(count)
+    }
+
+    /// Nobody waits for this call any more. It still has to be freed.
+    pub fn cancel(&mut self, key: CallKey) {
+        self.end(key, CallError::Cancelled);
+    }
+
+    /// Forgets a call, cancelling it where it still runs.
+    pub fn free(&mut self, key: CallKey) {
+        self.end(key, CallError::Cancelled);
+        if let Some(call) = self.calls.remove(&key) {
+            self.deadlines.remove(&(call.new.deadline_ns, key));
+        }
+    }
+
+    /// Takes in what every replica has sent, and what time has ended; whether there was anything.
+    pub fn poll(&mut self, now_ns: u64) -> bool {
+        let mut progress = false;
+        let replicas: Vec<ReplicaId> = self.peers.keys().cloned().collect();
+        for replica in replicas {
+            progress |= self.poll_peer(&replica);
+        }
+        while let Some((deadline, key)) = self.deadlines.first().copied()
+            && now_ns >= deadline
+        {
+            self.deadlines.pop_first();
+            self.end(key, CallError::Deadline);
+            progress = true;
+        }
+        progress
+    }
+
+    /// Calls that something has become of since the last time.
+    pub fn take_touched(&mut self) -> Vec<CallKey> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Words for the supervisor.
+    pub fn take_reports(&mut self) -> Vec<CallerReport> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// Publishes what was written: at most one doorbell for each replica that sleeps.
+    pub fn flush(&mut self) {
+        self.peers.values_mut().for_each(|peer| peer.lane.flush());
+    }
+
+    /// Announces that this side is about to sleep; `false` where something has come in meanwhile.
+    #[must_use]
+    pub fn arm(&mut self) -> bool {
+        // Each lane is armed, also behind one that has news.
+        let mut quiet = true;
+        for peer in self.peers.values_mut() {
+            quiet &= peer.lane.arm();
+        }
+        quiet
+    }
+
+    /// Takes the announcement back, on waking.
+    pub fn disarm(&mut self) {
+        self.peers.values_mut().for_each(|peer| peer.lane.disarm());
+    }
+
+    /// The bell of a replica's lane, to sleep on.
+    #[must_use]
+    pub fn bell(&self, replica: &ReplicaId) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.peers.get(replica).map(|peer| peer.lane.bell())
+    }
+
+    /// The earliest deadline.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<u64> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Makes announced views current whose replicas are all attached, or given up.
+    fn settle_views(&mut self) {
+        let ready: Vec<DeploymentName> = (self.callees.iter())
+            .filter(|(_, callee)| callee.is_ready(&self.awaited))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in ready {
+            if let Some(callee) = self.callees.get_mut(&name)
+                && let Some(generation) = callee.apply()
+            {
+                self.reports.push(CallerReport::Applied { deployment: name.clone(), generation });
+            }
+            self.retire();
+            self.dispatch(&name);
+        }
+    }
+
+    /// Lets go of replicas that no view names any more, once they have nothing of ours.
+    fn retire(&mut self) {
+        let callees = &self.callees;
+        self.peers.retain(|replica, peer| {
+            peer.lane.in_flight() > 0 || callees.values().any(|callee| callee.names(replica))
+        });
+    }
+
+    /// Sends what waits for a deployment, as far as its replicas have room.
+    fn dispatch(&mut self, deployment: &DeploymentName) {
+        while let Some(callee) = self.callees.get_mut(deployment) {
+            let Some(key) = callee.waiting.front().copied() else { return };
+            let view = match callee.check(deployment) {
+                Ok(Some(view)) => view,
+                Ok(None) => return,
+                Err(error) => {
+                    callee.waiting.pop_front();
+                    self.end(key, error);
+                    continue;
+                }
+            };
+            if let Availability::Failed(why) = &view.availability
+                && view.replicas.is_empty()
+            {
+                let error = CallError::Unavailable(why.clone());
+                callee.waiting.pop_front();
+                self.end(key, error);
+                continue;
+            }
+            let Some(call) = self.calls.get_mut(&key) else {
+                callee.waiting.pop_front();
+                continue;
+            };
+            self.turn = self.turn.wrapping_add(1);
+            let order = callee::by_load(view, &self.peers, self.turn);
+            let sent = order.into_iter().find_map(|replica| {
+                let peer = self.peers.get_mut(&replica)?;
+                match call.open(&mut peer.lane) {
+                    Ok(stream) => Some((stream, replica)),
+                    Err(Busy::Streams | Busy::Arena | Busy::TooLarge | Busy::Dead) => None,
+                }
+            });
+            let Some((stream, replica)) = sent else { return };
+            callee.waiting.pop_front();
+            if let Some(peer) = self.peers.get_mut(&replica) {
+                peer.streams.insert(stream, key);
+            }
+            call.sent = Some(Sent { replica, stream });
+            call.state = State::Sent;
+            self.pump(key);
+        }
+    }
+
+    /// Sends more of a call's arguments.
+    fn pump(&mut self, key: CallKey) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let Some(sent) = call.sent.clone() else { return };
+        if let Some(peer) = self.peers.get_mut(&sent.replica) {
+            call.pump(&mut peer.lane, sent.stream);
+        }
+    }
+
+    fn poll_peer(&mut self, replica: &ReplicaId) -> bool {
+        let Some(peer) = self.peers.get_mut(replica) else { return false };
+        let mut news = Vec::new();
+        let outcome = peer.lane.poll(POLL_BUDGET, &mut |event| news.push(News::of(event)));
+        let progress = !news.is_empty();
+        for item in news {
+            self.take_in(replica, item);
+        }
+        if let Err(fault) = outcome {
+            self.reports.push(CallerReport::Fault { replica: replica.clone(), fault: fault.to_string() });
+            self.died(replica);
+        }
+        progress
+    }
+
+    fn take_in(&mut self, replica: &ReplicaId, news: News) {
+        let Some(peer) = self.peers.get_mut(replica) else { return };
+        match news {
+            News::Head { stream, head, body, end } => {
+                let Some(key) = peer.streams.get(&stream).copied() else {
+                    return body.into_iter().for_each(|block| peer.lane.give_back(block));
+                };
+                let malformed = match self.calls.get_mut(&key) {
+                    Some(call) => call.begin_reply(&head).err(),
+                    None => None,
+                };
+                if let Some(error) = malformed {
+                    body.into_iter().for_each(|block| peer.lane.give_back(block));
+                    let fault = format!("a reply's head is malformed: {error}");
+                    self.reports.push(CallerReport::Fault { replica: replica.clone(), fault });
+                    return self.died(replica);
+                }
+                self.data(replica, stream, body, end);
+            }
+            News::Data { stream, block, end } => self.data(replica, stream, Some(block), end),
+            News::End(stream) => self.data(replica, stream, None, true),
+            News::Reset(stream, code) => {
+                let Some(key) = peer.streams.remove(&stream) else { return };
+                match code {
+                    ResetCode::NotTaken => self.send_again(key),
+                    ResetCode::Cancelled => self.end(key, CallError::Cancelled),
+                    ResetCode::Deadline => self.end(key, CallError::Deadline),
+                    ResetCode::Failed | ResetCode::Protocol => self.end(key, CallError::Broken),
+                }
+                self.place_freed(replica);
+            }
+            News::Room(stream) => {
+                if let Some(key) = peer.streams.get(&stream).copied() {
+                    self.pump(key);
+                }
+            }
+            News::Vacancy => self.place_freed(replica),
+        }
+    }
+
+    /// Body of a reply, and perhaps its end.
+    fn data(&mut self, replica: &ReplicaId, stream: StreamId, block: Option<InBlock>, end: bool) {
+        let Some(peer) = self.peers.get_mut(replica) else { return };
+        let Some(key) = peer.streams.get(&stream).copied() else {
+            return block.into_iter().for_each(|block| peer.lane.give_back(block));
+        };
+        let Some(call) = self.calls.get_mut(&key) else {
+            // Freed while it ran: its stream only waits for its end.
+            block.into_iter().for_each(|block| peer.lane.give_back(block));
+            if end {
+                peer.streams.remove(&stream);
+                self.place_freed(replica);
+            }
+            return;
+        };
+        call.blocks.extend(block);
+        let sent = Sent { replica: replica.clone(), stream };
+        if !call.is_streamed() || call.held_back() < STREAM_BUFFER {
+            self.absorb(key, &sent);
+        }
+        if !end {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(replica) else { return };
+        peer.streams.remove(&stream);
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.complete(&mut peer.lane, stream);
+            self.touched.push(key);
+        }
+        self.place_freed(replica);
+    }
+
+    /// Copies what has come of a reply, and gives its blocks back.
+    fn absorb(&mut self, key: CallKey, sent: &Sent) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        let Some(peer) = self.peers.get_mut(&sent.replica) else { return };
+        if call.absorb(&mut peer.lane) {
+            self.touched.push(key);
+        } else {
+            self.end(key, CallError::Broken);
+        }
+    }
+
+    /// A call that was not taken waits again, first in line.
+    fn send_again(&mut self, key: CallKey) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        if !matches!(call.state, State::Sent) {
+            return;
+        }
+        call.withdraw();
+        let deployment = call.new.deployment.clone();
+        if let Some(callee) = self.callees.get_mut(&deployment) {
+            callee.waiting.push_front(key);
+        }
+    }
+
+    /// Ends a call that is not complete yet.
+    fn end(&mut self, key: CallKey, error: CallError) {
+        let Some(call) = self.calls.get_mut(&key) else { return };
+        if !matches!(call.state, State::Waiting | State::Sent | State::Replying) {
+            return;
+        }
+        call.state = State::Failed(error);
+        self.touched.push(key);
+        self.deadlines.remove(&(call.new.deadline_ns, key));
+        let blocks = std::mem::take(&mut call.blocks);
+        match call.sent.take() {
+            Some(sent) => {
+                if let Some(peer) = self.peers.get_mut(&sent.replica) {
+                    blocks.into_iter().for_each(|block| peer.lane.give_back(block));
+                    if peer.streams.contains_key(&sent.stream) {
+                        peer.lane.cancel(sent.stream);
+                    }
+                }
+            }
+            None => {
+                let deployment = call.new.deployment.clone();
+                if let Some(callee) = self.callees.get_mut(&deployment) {
+                    callee.waiting.retain(|waiting| *waiting != key);
+                }
+            }
+        }
+    }
+
+    /// A replica has room again.
+    fn place_freed(&mut self, replica: &ReplicaId) {
+        let names = self.callees.iter().filter(|(_, callee)| callee.names(replica));
+        let waiting: Vec<DeploymentName> =
+            names.filter(|(_, callee)| !callee.waiting.is_empty()).map(|(name, _)| name.clone()).collect();
+        waiting.iter().for_each(|name| self.dispatch(name));
+    }
+
+    /// Settles what a dead replica had: what it had answered is delivered, what it had not taken goes elsewhere, the
+    /// rest is broken.
+    fn bury(&mut self, replica: &ReplicaId) {
+        let Some(peer) = self.peers.get_mut(replica) else { return };
+        if std::mem::replace(&mut peer.dead, true) {
+            return;
+        }
+        let mut last = Vec::new();
+        let orphans = peer.lane.died(&mut |event| last.push(News::of(event)));
+        for news in last {
+            self.take_in(replica, news);
+        }
+        let Some(Peer { mut streams, .. }) = self.peers.remove(replica) else { return };
+        let not_taken = orphans.iter().filter(|orphan| orphan.phase == Phase::NotTaken);
+        let again: Vec<CallKey> = not_taken.filter_map(|orphan| streams.remove(&orphan.stream)).collect();
+        for key in streams.into_values() {
+            self.forget_sent(key);
+            self.end(key, CallError::Broken);
+        }
+        // The first sent stands first in line again.
+        for key in again.into_iter().rev() {
+            self.send_again(key);
+        }
+        let names: Vec<DeploymentName> = self.callees.keys().cloned().collect();
+        names.iter().for_each(|name| self.dispatch(name));
+    }
+
+    fn forget_sent(&mut self, key: CallKey) {
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.sent = None;
+            call.blocks.clear();
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! One call through a handle, from its arguments to its reply.
+
+use decurion_api::{DeploymentName, ReplicaId};
+
+use super::REPLY_MAX;
+use crate::channel::{BLOCK_MAX, Busy, InBlock, NoRoom, Requester, StreamId};
+use crate::record::{Kind, RecordError, RequestHead, ResponseHead};
+
+/// Names a call of one [`Caller`](super::Caller); never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallKey(pub(super) u64);
+
+/// Header fields, name and value.
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What a call is made of.
+#[derive(Clone, Debug)]
+pub struct NewCall {
+    /// Who is called.
+    pub deployment: DeploymentName,
+    /// A method, or the class's `call`.
+    pub kind: Kind,
+    /// The method's name, or the HTTP method.
+    pub method: String,
+    /// Path and query for HTTP.
+    pub target: String,
+    /// Header fields for HTTP.
+    pub headers: Fields,
+    /// `decurion_abi::encoding` of the body.
+    pub encoding: u32,
+    /// Arguments, or the HTTP body.
+    pub body: Vec<u8>,
+    /// Request id that travels along.
+    pub id: String,
+    /// Trace context that travels along.
+    pub traceparent: String,
+    /// CLOCK_MONOTONIC nanoseconds; 0: no deadline.
+    pub deadline_ns: u64,
+}
+
+/// A whole reply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status, or 200 for a result and else the class of the error.
+    pub status: u16,
+    /// `decurion_abi::encoding` of the body.
+    pub encoding: u32,
+    /// Header fields of an HTTP answer.
+    pub headers: Fields,
+    /// The result, the answer's body, or the error's text.
+    pub body: Vec<u8>,
+}
+
+/// Why a call has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// There is no such deployment.
+    #[error("there is no deployment '{deployment}'; there are: {}", names(known))]
+    NotFound {
+        /// Which was asked for.
+        deployment: DeploymentName,
+        /// Those that exist.
+        known: Vec<DeploymentName>,
+    },
+    /// Too many calls wait. Nothing was run.
+    #[error("no replica has room, and {waiting} calls wait already")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
+    /// The deployment failed and nothing of it serves. Nothing was run.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Nobody waits any more.
+    #[error("cancelled")]
+    Cancelled,
+    /// The time is up.
+    #[error("the deadline passed")]
+    Deadline,
+    /// The replica died, or cut its answer off, after it had taken the call.
+    #[error("the replica died while it ran the call")]
+    Broken,
+}
+
+fn names(known: &[DeploymentName]) -> String {
+    if known.is_empty() {
+        return "none".to_owned();
+    }
+    known.iter().map(DeploymentName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// What became of a call so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// Nothing yet.
+    Pending,
+    /// The reply is complete.
+    Ready,
+    /// There will be none.
+    Failed(CallError),
+}
+
+/// Where a call stands.
+#[derive(Debug)]
+pub(super) enum State {
+    /// For a replica with room.
+    Waiting,
+    /// With a replica; no byte of a reply has come.
+    Sent,
+    /// The reply comes in.
+    Replying,
+    /// The reply is complete.
+    Complete,
+    /// There will be none.
+    Failed(CallError),
+}
+
+/// Where a call was sent.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    pub(super) replica: ReplicaId,
+    pub(super) stream: StreamId,
+}
+
+/// A call in progress.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) new: NewCall,
+    pub(super) state: State,
+    pub(super) sent: Option<Sent>,
+    /// How much of the body was sent. `0 <= pumped <= new.body.len()`
+    pumped: usize,
+    reply: Reply,
+    /// How much of the reply's body was read as a stream; `None`: it is kept as a whole.
+    read: Option<usize>,
+    /// Of the reply, not copied yet.
+    pub(super) blocks: Vec<InBlock>,
+}
+
+impl Call {
+    pub(super) fn new(new: NewCall) -> Self {
+        let (state, reply) = (State::Waiting, Reply::default());
+        Self { new, state, sent: None, pumped: 0, reply, read: None, blocks: Vec::new() }
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        match &self.state {
+            State::Waiting | State::Sent | State::Replying => Outcome::Pending,
+            State::Complete => Outcome::Ready,
+            State::Failed(error) => Outcome::Failed(error.clone()),
+        }
+    }
+
+    pub(super) fn take_reply(&mut self) -> Option<Reply> {
+        matches!(self.state, State::Complete).then(|| std::mem::take(&mut self.reply))
+    }
+
+    pub(super) fn is_streamed(&self) -> bool {
+        self.read.is_some()
+    }
+
+    /// Bytes of a streamed reply that nobody has read yet.
+    pub(super) fn held_back(&self) -> usize {
+        self.reply.body.len()
+    }
+
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, CallError> {
+        self.read.get_or_insert(0);
+        let count = buffer.len().min(self.reply.body.len());
+        if count > 0 {
+            buffer[..count].copy_from_slice(&self.reply.body[..count]);
+            self.reply.body.drain(..count);
+            return Ok(Some(count));
+        }
+        match &self.state {
+            State::Failed(error) => Err(error.clone()),
+            State::Complete => Ok(Some(0)),
+            State::Waiting | State::Sent | State::Replying => Ok(None),
+        }
+    }
+
+    /// Opens a stream for this call, with the body where it fits.
+    pub(super) fn open(&mut self, lane: &mut Requester) -> Result<StreamId, Busy> {
+        let new = &self.new;
+        let (path, query) = new.target.split_once('?').unwrap_or((&new.target, ""));
+        let head = RequestHead {
+            kind: new.kind,
+            id: &new.id,
+            method: &new.method,
+            path: path.as_bytes(),
+            query: query.as_bytes(),
+            route_prefix: "",
+            traceparent: &new.traceparent,
+            model_id: "",
+            deadline_ns: new.deadline_ns,
+            content_length: Some(new.body.len() as u64),
+            encoding: new.encoding,
+            method_index: u32::MAX,
+        };
+        let mut record = Vec::with_capacity(256);
+        let headers = new.headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+        head.encode(headers, &mut record);
+        let fits = record.len() + new.body.len() <= BLOCK_MAX;
+        let inline = if fits { new.body.as_slice() } else { &[] };
+        let stream = lane.open(&record, inline, fits)?;
+        self.pumped = inline.len();
+        Ok(stream)
+    }
+
+    /// Sends more of the body, as far as there is room.
+    pub(super) fn pump(&mut self, lane: &mut Requester, stream: StreamId) {
+        while self.pumped < self.new.body.len() {
+            let rest = &self.new.body[self.pumped..];
+            match lane.block(stream, rest.len().min(BLOCK_MAX)) {
+                Ok(mut block) => {
+                    self.pumped += lane.fill(&mut block, rest);
+                    lane.send(stream, block, self.pumped == self.new.body.len());
+                }
+                // Later: a `Room` will come. The other two: the stream is over, and its end comes by itself.
+                Err(NoRoom::Later | NoRoom::TooLarge | NoRoom::Gone) => return,
+            }
+        }
+    }
+
+    /// Nothing of it was run: it may be sent again.
+    pub(super) fn withdraw(&mut self) {
+        self.sent = None;
+        self.pumped = 0;
+        self.state = State::Waiting;
+    }
+
+    pub(super) fn begin_reply(&mut self, head: &[u8]) -> Result<(), RecordError> {
+        let (head, fields) = ResponseHead::parse(head)?;
+        self.reply.status = head.status;
+        self.reply.encoding = head.encoding;
+        self.reply.headers = fields.map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+        if matches!(self.state, State::Sent) {
+            self.state = State::Replying;
+        }
+        Ok(())
+    }
+
+    /// Copies blocks that have come; `false` where the reply is larger than it may be.
+    pub(super) fn absorb(&mut self, lane: &mut Requester) -> bool {
+        let mut fits = true;
+        for block in self.blocks.drain(..) {
+            let at = self.reply.body.len();
+            fits &= at + block.len() <= REPLY_MAX;
+            if fits {
+                self.reply.body.resize(at + block.len(), 0);
+                lane.copy_to(&block, 0, &mut self.reply.body[at..]);
+            }
+            lane.give_back(block);
+        }
+        fits
+    }
+
+    /// The reply is whole. What was not sent of the arguments is not wanted any more.
+    pub(super) fn complete(&mut self, lane: &mut Requester, stream: StreamId) {
+        self.absorb(lane);
+        if self.pumped < self.new.body.len() {
+            lane.cancel(stream);
+        }
+        self.sent = None;
+        if matches!(self.state, State::Sent | State::Replying) {
+            self.state = State::Complete;
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What a process with handles knows of the deployments it calls, and of their replicas.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use decurion_api::{DeploymentName, ReplicaId};
+
+use super::call::{CallError, CallKey};
+use crate::board::BoardReader;
+use crate::channel::{Requester, StreamId};
+use crate::control::{DeploymentView, Generation};
+
+/// One deployment, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct Callee {
+    current: Known,
+    announced: Option<(Generation, Known)>,
+    /// Calls without a replica, first come first.
+    pub(super) waiting: VecDeque<CallKey>,
+}
+
+/// What the supervisor has said.
+#[derive(Debug, Default)]
+enum Known {
+    /// Nothing yet.
+    #[default]
+    Nothing,
+    /// It exists.
+    View(Box<DeploymentView>),
+    /// It does not; these do.
+    Absent(Vec<DeploymentName>),
+}
+
+impl Callee {
+    /// Keeps what the supervisor says until it can be acted on; the newest word wins.
+    pub(super) fn announce(
+        &mut self,
+        generation: Generation,
+        view: Option<DeploymentView>,
+        known: Vec<DeploymentName>,
+    ) {
+        let news = view.map_or(Known::Absent(known), |view| Known::View(Box::new(view)));
+        self.announced = Some((generation, news));
+    }
+
+    /// Whether what was announced can be acted on.
+    pub(super) fn is_ready(&self, awaited: &BTreeSet<ReplicaId>) -> bool {
+        match &self.announced {
+            Some((_, Known::View(view))) => !view.replicas.iter().any(|replica| awaited.contains(replica)),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// Acts on what was announced.
+    pub(super) fn apply(&mut self) -> Option<Generation> {
+        let (generation, news) = self.announced.take()?;
+        self.current = news;
+        Some(generation)
+    }
+
+    /// The view to go by; `None`: nothing is known yet.
+    pub(super) fn check(&self, deployment: &DeploymentName) -> Result<Option<&DeploymentView>, CallError> {
+        match &self.current {
+            Known::Nothing => Ok(None),
+            Known::View(view) => Ok(Some(view)),
+            Known::Absent(known) => {
+                Err(CallError::NotFound { deployment: deployment.clone(), known: known.clone() })
+            }
+        }
+    }
+
+    /// Whether new calls may go to this replica, now or by what was announced.
+    pub(super) fn names(&self, replica: &ReplicaId) -> bool {
+        let announced = self.announced.as_ref().map(|(_, known)| known);
+        [Some(&self.current), announced].into_iter().flatten().any(|known| match known {
+            Known::View(view) => view.replicas.contains(replica),
+            Known::Nothing | Known::Absent(_) => false,
+        })
+    }
+}
+
+/// A channel to one replica.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) lane: Requester,
+    /// Nothing may be sent to it any more.
+    pub(super) dead: bool,
+    board: BoardReader,
+    /// Calls by their stream, until the stream has ended.
+    pub(super) streams: HashMap<StreamId, CallKey>,
+}
+
+impl Peer {
+    pub(super) fn new(lane: Requester, board: BoardReader) -> Self {
+        Self { lane, dead: false, board, streams: HashMap::new() }
+    }
+
+    /// Whether one more call of ours fits. Others' calls are the replica's to count: it takes no more than its
+    /// bound, whoever calls.
+    pub(super) fn has_room(&self, view: &DeploymentView) -> bool {
+        !self.dead && self.lane.in_flight() < view.max_ongoing_requests as usize
+    }
+
+    /// Requests in flight there: ours, and those of others as far as it says.
+    fn load(&self) -> u64 {
+        self.board.ongoing().max(self.lane.in_flight() as u64)
+    }
+}
+
+/// Replicas with room, the least loaded first; `turn` decides between equals, so that each has its share.
+pub(super) fn by_load(
+    view: &DeploymentView,
+    peers: &BTreeMap<ReplicaId, Peer>,
+    turn: usize,
+) -> Vec<ReplicaId> {
+    let count = view.replicas.len();
+    let mut fitting: Vec<(u64, usize, &ReplicaId)> = view
+        .replicas
+        .iter()
+        .enumerate()
+        .filter_map(|(place, id)| peers.get(id).map(|peer| (place, id, peer)))
+        .filter(|(_, _, peer)| peer.has_room(view))
+        .map(|(place, id, peer)| (peer.load(), (place + turn) % count.max(1), id))
+        .collect();
+    fitting.sort();
+    fitting.into_iter().map(|(_, _, id)| id.clone()).collect()
+}

@@ -1,0 +1,487 @@
+//! The host's side of the ABI: the functions that a library calls. Each is guarded against unwinding, checks what
+//! it is given, and knows exchanges and calls by keys that are never reused, so that a library that holds on to one
+//! too long is told `INVALID`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+
+use decurion_abi::{
+    ABI_MAJOR, ABI_MINOR, Bytes, Call, CallReply, CallSpec, Context, ErrorSlot, Exchange, Header, Host,
+    MAGIC, Request, Waker, encoding, kind, level, status,
+};
+use decurion_ipc::caller::{CallError, NewCall, Outcome};
+use decurion_ipc::record::{Kind, ResponseHead};
+
+use crate::answer;
+use crate::engine::{Engine, Read, Wrote};
+use crate::exchange::{Phase, SendWaker};
+use crate::slab::Key;
+use crate::sys::calls::OpenCall;
+use crate::sys::clock::now_ns;
+use crate::sys::library::ErrorText;
+use crate::sys::runner::{INTERNAL_ERROR, Runner};
+
+static RUNNER: OnceLock<&'static Runner> = OnceLock::new();
+
+/// Makes the table. Called once.
+pub(crate) fn table(runner: &'static Runner, context: &'static Context) -> &'static Host {
+    let _ = RUNNER.set(runner);
+    Box::leak(Box::new(Host {
+        magic: MAGIC,
+        abi_major: ABI_MAJOR,
+        abi_minor: ABI_MINOR,
+        size: u32::try_from(size_of::<Host>()).unwrap_or(u32::MAX),
+        context,
+        set_error,
+        log,
+        request,
+        is_cancelled,
+        on_cancel,
+        body_read,
+        respond,
+        respond_start,
+        respond_write,
+        respond_flush,
+        finish,
+        respond_call,
+        fail,
+        call_start,
+        call_wait,
+        call_read,
+        call_cancel,
+        call_free,
+        deployment_find,
+    }))
+}
+
+/// Calls a library's waker, which by contract neither blocks nor calls back.
+pub(crate) fn call_waker(waker: SendWaker) {
+    if let (Some(wake), data) = waker.parts() {
+        // SAFETY: the library promised that function and data stay callable until it is called once.
+        unsafe { wake(data) };
+    }
+}
+
+fn guard<T>(fallback: T, work: impl FnOnce(&'static Runner) -> T) -> T {
+    let Some(runner) = RUNNER.get().copied() else { return fallback };
+    catch_unwind(AssertUnwindSafe(|| work(runner))).unwrap_or(fallback)
+}
+
+/// Copies the library's bytes as text; what is not UTF-8 is replaced.
+fn text(bytes: Bytes) -> String {
+    // SAFETY: the ABI lends the bytes for this call.
+    String::from_utf8_lossy(unsafe { bytes.as_slice() }).into_owned()
+}
+
+fn waker(waker: *const Waker) -> Option<SendWaker> {
+    // SAFETY: the ABI lends a waker, or null, for this call.
+    unsafe { waker.as_ref() }.map(|waker| SendWaker(*waker))
+}
+
+type Fields<'a> = Vec<(&'a [u8], &'a [u8])>;
+
+/// The library's header fields, unless one is malformed or there are too many.
+fn fields<'a>(headers: *const Header, count: usize) -> Option<Fields<'a>> {
+    if count == 0 {
+        return Some(Vec::new());
+    }
+    if headers.is_null() || count > answer::HEADERS_MAX {
+        return None;
+    }
+    // SAFETY: the ABI lends `count` fields at `headers` for this call.
+    let headers = unsafe { std::slice::from_raw_parts(headers, count) };
+    let mut fields = Vec::with_capacity(count);
+    for header in headers {
+        // SAFETY: as above: the bytes are lent for this call.
+        let name = unsafe { header.name.as_slice() };
+        // SAFETY: as above.
+        let value = unsafe { header.value.as_slice() };
+        if !answer::is_field_name(name) || !answer::is_field_value(value) {
+            return None;
+        }
+        fields.push((name, value));
+    }
+    Some(fields)
+}
+
+/// A library's buffer, to write into.
+fn buffer<'a>(pointer: *mut u8, len: usize) -> Option<&'a mut [u8]> {
+    if pointer.is_null() || len > isize::MAX as usize {
+        return None;
+    }
+    // SAFETY: the ABI lends `len` writable bytes at `pointer` for this call, to us alone.
+    Some(unsafe { std::slice::from_raw_parts_mut(pointer, len) })
+}
+
+unsafe extern "C" fn set_error(slot: *mut ErrorSlot, _code: u32, message: Bytes) {
+    guard((), |_| {
+        // SAFETY: slots are only ever made of an `ErrorText` that lives through the entry's call.
+        if let Some(slot) = unsafe { slot.cast::<ErrorText>().as_mut() } {
+            *slot = ErrorText { message: text(message) };
+        }
+    });
+}
+
+unsafe extern "C" fn log(exchange: *mut Exchange, level: u32, target: Bytes, message: Bytes) {
+    guard((), |runner| {
+        let key = Key::from_opaque(exchange);
+        let id = runner.look(|engine| engine.exchange(key).map(|exchange| exchange.view.id()));
+        runner.outbox.log(level.clamp(level::ERROR, level::TRACE), &text(target), id, text(message));
+    });
+}
+
+unsafe extern "C" fn request(exchange: *mut Exchange) -> *const Request {
+    guard(std::ptr::null(), |runner| {
+        runner.look(|engine| {
+            let open = engine.exchange(Key::from_opaque(exchange)).filter(|it| it.phase != Phase::Ended);
+            open.map_or(std::ptr::null(), |exchange| std::ptr::from_ref(exchange.view.request()))
+        })
+    })
+}
+
+unsafe extern "C" fn is_cancelled(exchange: *mut Exchange) -> i32 {
+    guard(1, |runner| {
+        let now = now_ns();
+        // With one handler thread nobody else looks at the lanes while the handler runs.
+        i32::from(runner.with(|engine| {
+            engine.poll(now);
+            engine.is_cancelled(Key::from_opaque(exchange), now)
+        }))
+    })
+}
+
+unsafe extern "C" fn on_cancel(exchange: *mut Exchange, given: *const Waker) -> i32 {
+    guard(status::ERROR, |runner| {
+        let given = waker(given);
+        runner.nudge(|engine| match engine.exchange(Key::from_opaque(exchange)) {
+            Some(exchange) => {
+                exchange.wakers.cancel = given;
+                status::OK
+            }
+            None => status::INVALID,
+        })
+    })
+}
+
+/// Tries until something comes of it, or leaves the waker and says `PENDING`.
+fn attempt<T>(
+    runner: &Runner,
+    key: Key,
+    waker: Option<SendWaker>,
+    place: fn(&mut crate::exchange::Wakers) -> &mut Option<SendWaker>,
+    mut attempt: impl FnMut(&mut Engine, u64) -> Option<T>,
+) -> Option<T> {
+    let deadline = runner.look(|engine| engine.exchange(key).map_or(0, |it| it.view.request().deadline_ns));
+    match waker {
+        None => runner.wait(deadline, attempt),
+        Some(waker) => runner.nudge(|engine| {
+            let now = now_ns();
+            engine.poll(now);
+            let done = attempt(engine, now);
+            if done.is_none()
+                && let Some(exchange) = engine.exchange(key)
+            {
+                *place(&mut exchange.wakers) = Some(waker);
+            }
+            done
+        }),
+    }
+}
+
+unsafe extern "C" fn body_read(
+    exchange: *mut Exchange,
+    bytes: *mut u8,
+    len: usize,
+    given: *const Waker,
+) -> isize {
+    guard(status::ERROR as isize, |runner| {
+        let (key, given) = (Key::from_opaque(exchange), waker(given));
+        let Some(buffer) = buffer(bytes, len) else { return status::INVALID as isize };
+        let waits = given.is_some();
+        let outcome = attempt(
+            runner,
+            key,
+            given,
+            |wakers| &mut wakers.read,
+            |engine, now| match engine.read(key, buffer, now) {
+                Read::Wait => None,
+                done => Some(done),
+            },
+        );
+        match outcome {
+            Some(Read::Some(count)) => isize::try_from(count).unwrap_or(isize::MAX),
+            Some(Read::End) => 0,
+            Some(Read::Invalid) => status::INVALID as isize,
+            Some(Read::Cancelled) => status::CANCELLED as isize,
+            Some(Read::Wait) | None if waits => status::PENDING as isize,
+            Some(Read::Wait) | None => status::CANCELLED as isize,
+        }
+    })
+}
+
+fn wrote(outcome: Wrote) -> i32 {
+    match outcome {
+        Wrote::Done(_) => status::OK,
+        Wrote::Wait => status::PENDING,
+        Wrote::Cancelled => status::CANCELLED,
+        Wrote::Invalid => status::INVALID,
+    }
+}
+
+unsafe extern "C" fn respond(
+    exchange: *mut Exchange,
+    code: u32,
+    headers: *const Header,
+    count: usize,
+    body: Bytes,
+) -> i32 {
+    guard(status::ERROR, |runner| {
+        let Some(code) = answer::is_final_status(code) else { return status::INVALID };
+        let Some(fields) = fields(headers, count) else { return status::INVALID };
+        // SAFETY: the ABI lends the body for this call.
+        let body = unsafe { body.as_slice() };
+        let head =
+            ResponseHead { status: code, content_length: Some(body.len() as u64), encoding: encoding::RAW };
+        wrote(runner.with(|engine| engine.respond(Key::from_opaque(exchange), head, &fields, body)))
+    })
+}
+
+unsafe extern "C" fn respond_start(
+    exchange: *mut Exchange,
+    code: u32,
+    headers: *const Header,
+    count: usize,
+    content_length: u64,
+) -> i32 {
+    guard(status::ERROR, |runner| {
+        let Some(code) = answer::is_final_status(code) else { return status::INVALID };
+        let Some(fields) = fields(headers, count) else { return status::INVALID };
+        let content_length = (content_length != u64::MAX).then_some(content_length);
+        let key = Key::from_opaque(exchange);
+        let outcome = attempt(
+            runner,
+            key,
+            None,
+            |wakers| &mut wakers.write,
+            |engine, _| {
+                let head = ResponseHead { status: code, content_length, encoding: encoding::RAW };
+                Some(engine.respond_start(key, head, &fields)).filter(|outcome| *outcome != Wrote::Wait)
+            },
+        );
+        wrote(outcome.unwrap_or(Wrote::Cancelled))
+    })
+}
+
+unsafe extern "C" fn respond_write(exchange: *mut Exchange, bytes: Bytes, given: *const Waker) -> isize {
+    guard(status::ERROR as isize, |runner| {
+        let (key, given) = (Key::from_opaque(exchange), waker(given));
+        let waits = given.is_some();
+        // SAFETY: the ABI lends the bytes for this call.
+        let bytes = unsafe { bytes.as_slice() };
+        let outcome = attempt(
+            runner,
+            key,
+            given,
+            |wakers| &mut wakers.write,
+            |engine, now| Some(engine.write(key, bytes, now)).filter(|outcome| *outcome != Wrote::Wait),
+        );
+        match outcome {
+            Some(Wrote::Done(count)) => isize::try_from(count).unwrap_or(isize::MAX),
+            Some(Wrote::Invalid) => status::INVALID as isize,
+            Some(Wrote::Cancelled) => status::CANCELLED as isize,
+            Some(Wrote::Wait) | None if waits => status::PENDING as isize,
+            Some(Wrote::Wait) | None => status::CANCELLED as isize,
+        }
+    })
+}
+
+unsafe extern "C" fn respond_flush(exchange: *mut Exchange) -> i32 {
+    guard(status::ERROR, |runner| {
+        let open = runner.with(|engine| engine.exchange(Key::from_opaque(exchange)).is_some());
+        if open { status::OK } else { status::INVALID }
+    })
+}
+
+unsafe extern "C" fn finish(exchange: *mut Exchange) -> i32 {
+    guard(status::ERROR, |runner| wrote(runner.with(|engine| engine.finish(Key::from_opaque(exchange)))))
+}
+
+unsafe extern "C" fn respond_call(exchange: *mut Exchange, encoding: u32, body: Bytes) -> i32 {
+    guard(status::ERROR, |runner| {
+        // SAFETY: the ABI lends the body for this call.
+        let body = unsafe { body.as_slice() };
+        let head = ResponseHead { status: 200, content_length: Some(body.len() as u64), encoding };
+        runner.with(|engine| {
+            let key = Key::from_opaque(exchange);
+            match engine.exchange(key).map(|exchange| exchange.view.kind()) {
+                Some(Kind::Call) => wrote(engine.respond(key, head, &[], body)),
+                _ => status::INVALID,
+            }
+        })
+    })
+}
+
+unsafe extern "C" fn fail(exchange: *mut Exchange, code: u32, public: Bytes, detail: Bytes) -> i32 {
+    guard(status::ERROR, |runner| {
+        let key = Key::from_opaque(exchange);
+        let (code, public, detail) = (answer::is_final_status(code), text(public), text(detail));
+        let (outcome, id) = runner.with(|engine| {
+            let open = engine.exchange(key).filter(|exchange| exchange.phase != Phase::Ended);
+            let Some((id, kind)) = open.map(|exchange| (exchange.view.id(), exchange.view.kind())) else {
+                return (status::INVALID, None);
+            };
+            // A caller by handle is told why its call failed; the world outside is not.
+            let text = match (code, kind) {
+                (Some(_), _) => &public,
+                (None, Kind::Call) if !detail.is_empty() => &detail,
+                (None, _) => INTERNAL_ERROR,
+            };
+            (wrote(engine.fail(key, code.unwrap_or(500), text)), Some(id))
+        });
+        if !detail.is_empty() && outcome != status::INVALID {
+            runner.outbox.log(level::ERROR, "decurion", id, detail);
+        }
+        outcome
+    })
+}
+
+fn refusal(error: &CallError) -> i32 {
+    match error {
+        CallError::NotFound { .. } => status::NOT_FOUND,
+        CallError::Busy { .. } | CallError::Unavailable(_) => status::BUSY,
+        CallError::Cancelled => status::CANCELLED,
+        CallError::Deadline => status::DEADLINE,
+        CallError::Broken => status::BROKEN,
+    }
+}
+
+unsafe extern "C" fn call_start(spec: *const CallSpec, out: *mut *mut Call) -> i32 {
+    guard(status::ERROR, |runner| {
+        // SAFETY: the ABI lends the spec, or null, for this call; its first word says how much of it there is.
+        let size = unsafe { spec.cast::<u32>().as_ref() }.copied().unwrap_or(0);
+        if out.is_null() || (size as usize) < size_of::<CallSpec>() {
+            return status::INVALID;
+        }
+        // SAFETY: as above, and it is as large as the one we know.
+        let spec = unsafe { *spec };
+        let call = match new_call(runner, &spec) {
+            Ok(call) => call,
+            Err(refused) => return refused,
+        };
+        match OpenCall::start(runner, call, spec.parent) {
+            Ok(call) => {
+                // SAFETY: `out` is not null, and lent for this call.
+                unsafe { out.write(Box::into_raw(Box::new(call)).cast()) };
+                status::OK
+            }
+            Err(error) => refusal(&error),
+        }
+    })
+}
+
+fn new_call(runner: &Runner, spec: &CallSpec) -> Result<NewCall, i32> {
+    let deployment = text(spec.deployment).parse().map_err(|_| status::NOT_FOUND)?;
+    let fields = fields(spec.headers, spec.header_count).ok_or(status::INVALID)?;
+    // SAFETY: the ABI lends the body for the call that this is part of.
+    let body = unsafe { spec.body.as_slice() }.to_vec();
+    let parent = runner.look(|engine| {
+        engine.exchange(Key::from_opaque(spec.parent)).map(|exchange| {
+            (exchange.view.id(), exchange.view.traceparent(), exchange.view.request().deadline_ns)
+        })
+    });
+    let (id, traceparent, parent_deadline) = parent.unwrap_or_default();
+    let deadline_ns =
+        [spec.deadline_ns, parent_deadline].into_iter().filter(|at| *at != 0).min().unwrap_or(0);
+    let kind = match spec.kind {
+        kind::HTTP => Kind::Http,
+        kind::CALL => Kind::Call,
+        _ => return Err(status::INVALID),
+    };
+    let headers = fields.into_iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+    Ok(NewCall {
+        deployment,
+        kind,
+        method: text(spec.method),
+        target: text(spec.target),
+        headers,
+        encoding: spec.encoding,
+        body,
+        id,
+        traceparent,
+        deadline_ns,
+    })
+}
+
+/// A call that a library holds.
+fn open_call<'a>(call: *mut Call) -> Option<&'a mut OpenCall> {
+    // SAFETY: calls are only ever made by `call_start` as a box of an `OpenCall`; the ABI lets one thread at a time
+    // use one, and none after `call_free`.
+    unsafe { call.cast::<OpenCall>().as_mut() }
+}
+
+unsafe extern "C" fn call_wait(call: *mut Call, reply: *mut CallReply, given: *const Waker) -> i32 {
+    guard(status::ERROR, |runner| {
+        let Some(call) = open_call(call) else { return status::INVALID };
+        match call.wait(runner, waker(given)) {
+            Outcome::Pending => status::PENDING,
+            Outcome::Failed(error) => refusal(&error),
+            Outcome::Ready => {
+                let filled = call.reply();
+                // SAFETY: the library lends a reply, or null, for this call, with its size in the first word.
+                let size = unsafe { reply.cast::<u32>().as_ref() }.copied().unwrap_or(0);
+                if (size as usize) < size_of::<CallReply>() {
+                    return status::INVALID;
+                }
+                // SAFETY: as above; it is as large as the one we know.
+                unsafe { reply.write(filled) };
+                status::OK
+            }
+        }
+    })
+}
+
+unsafe extern "C" fn call_read(call: *mut Call, bytes: *mut u8, len: usize, given: *const Waker) -> isize {
+    guard(status::ERROR as isize, |runner| {
+        let Some(call) = open_call(call) else { return status::INVALID as isize };
+        let Some(buffer) = buffer(bytes, len) else { return status::INVALID as isize };
+        match call.read(runner, buffer, waker(given)) {
+            Ok(Some(count)) => isize::try_from(count).unwrap_or(isize::MAX),
+            Ok(None) => status::PENDING as isize,
+            Err(error) => refusal(&error) as isize,
+        }
+    })
+}
+
+unsafe extern "C" fn call_cancel(call: *mut Call) {
+    guard((), |runner| {
+        if let Some(call) = open_call(call) {
+            call.cancel(runner);
+        }
+    });
+}
+
+unsafe extern "C" fn call_free(call: *mut Call) {
+    guard((), |runner| {
+        if !call.is_null() {
+            // SAFETY: made by `call_start` as a box; the ABI lets it be freed once, and not used afterwards.
+            let call = unsafe { Box::from_raw(call.cast::<OpenCall>()) };
+            call.free(runner);
+        }
+    });
+}
+
+unsafe extern "C" fn deployment_find(deployment: Bytes, encodings: *mut u32) -> i32 {
+    guard(status::ERROR, |runner| {
+        let Ok(name) = text(deployment).parse() else { return status::NOT_FOUND };
+        match super::calls::find(runner, &name) {
+            Ok(known) => {
+                // SAFETY: the library lends a word, or null, for this call.
+                if let Some(out) = unsafe { encodings.as_mut() } {
+                    *out = known;
+                }
+                status::OK
+            }
+            Err(error) => refusal(&error),
+        }
+    })
+}

@@ -1,0 +1,11 @@
+//! Everything that touches the machine: the library, threads, clocks, descriptors.
+
+pub(crate) mod calls;
+pub(crate) mod clock;
+pub(crate) mod control;
+pub(crate) mod host;
+pub(crate) mod library;
+pub(crate) mod outbox;
+pub(crate) mod runner;
+pub(crate) mod sleeper;
+pub(crate) mod stdio;

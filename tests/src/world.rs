@@ -1,0 +1,292 @@
+//! One supervisor with everything around it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use decurion_api::status::{DeploymentStatus, SystemStatus};
+use decurion_client::admin::Admin;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::command::{self, Output};
+use crate::http::{Connection, Response};
+
+/// Nothing that a test waits for takes so long.
+const WATCHDOG: Duration = Duration::from_secs(60);
+
+/// See the module.
+#[derive(Debug)]
+pub struct World {
+    folder: TempDir,
+    address: SocketAddr,
+    supervisor: Option<Child>,
+}
+
+impl World {
+    /// Starts a supervisor with nothing deployed, and waits until it answers.
+    ///
+    /// # Panics
+    /// Where it does not start; shows what it said.
+    #[must_use]
+    pub fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("decurion-").tempdir().expect("a temporary folder");
+        let mut world = Self { folder, address: own_address(), supervisor: None };
+        world.start_supervisor();
+        world
+    }
+
+    /// Starts the supervisor (again), in the same folder.
+    ///
+    /// # Panics
+    /// Where it does not start; shows what it said.
+    pub fn start_supervisor(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log");
+        let config = self.path().join("http.toml");
+        fs::write(&config, format!("application = \"rig\"\n[http]\nlisten = \"{}\"\n", self.address))
+            .expect("write");
+        let child = Command::new(command::decurion())
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("supervise")
+            .arg("--state-dir")
+            .arg(self.path().join("state"))
+            .arg("--config")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second descriptor"))
+            .stderr(log)
+            .spawn()
+            .expect("the supervisor starts");
+        self.supervisor = Some(child);
+        let watchdog = Instant::now() + WATCHDOG;
+        while !self.admin().status().is_ok_and(|status| status.proxy.ready) {
+            let ended = self.supervisor.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            assert!(ended.is_none(), "the supervisor ended with {ended:?}:\n{}", self.log());
+            assert!(Instant::now() < watchdog, "the supervisor is not ready:\n{}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
+    /// The folder of this world.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.path().join("run/control.sock")
+    }
+
+    /// Where HTTP is served.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the supervisor wrote.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.path().join("supervisor.log")
+    }
+
+    /// The admin API.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.socket())
+    }
+
+    /// Process id of the supervisor.
+    ///
+    /// # Panics
+    /// Where none runs.
+    #[must_use]
+    pub fn supervisor_pid(&self) -> Pid {
+        let child = self.supervisor.as_ref().expect("a supervisor that runs");
+        Pid::from_raw(i32::try_from(child.id()).expect("a process id"))
+    }
+
+    /// Runs the `decurion` command against this supervisor.
+    #[must_use]
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        command::run_in(self.path(), &self.socket(), arguments)
+    }
+
+    /// Writes a configuration file and deploys it.
+    ///
+    /// # Panics
+    /// Where the file can't be written.
+    #[must_use]
+    pub fn deploy(&self, config: &str) -> Output {
+        fs::write(self.path().join("decurion.toml"), config).expect("write");
+        self.run(&["deploy", "decurion.toml"])
+    }
+
+    /// The status, by the admin API.
+    ///
+    /// # Panics
+    /// Where it does not answer.
+    #[must_use]
+    pub fn status(&self) -> SystemStatus {
+        self.admin().status().unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+    }
+
+    /// One deployment's status.
+    ///
+    /// # Panics
+    /// Where there is none of this name.
+    #[must_use]
+    pub fn deployment(&self, name: &str) -> DeploymentStatus {
+        let found = self.status().deployments.into_iter().find(|deployment| deployment.name.as_str() == name);
+        found.unwrap_or_else(|| panic!("no deployment {name}"))
+    }
+
+    /// Process ids of a deployment's replicas, sorted.
+    #[must_use]
+    pub fn pids(&self, name: &str) -> Vec<i32> {
+        let mut pids: Vec<i32> = self.deployment(name).replicas.iter().map(|replica| replica.pid).collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    /// Waits until the status is as `check` wants it: looks again at every event.
+    ///
+    /// # Panics
+    /// Where it never comes to be; shows the last status and the log.
+    pub fn until(&self, what: &str, check: impl Fn(&SystemStatus) -> bool) -> SystemStatus {
+        let watchdog = Instant::now() + WATCHDOG;
+        let events = self.events();
+        loop {
+            let status = self.status();
+            if check(&status) {
+                return status;
+            }
+            assert!(Instant::now() < watchdog, "never: {what}\n{status:#?}\n{}", self.log());
+            // Counts and ages change without an event.
+            match events.recv_timeout(Duration::from_millis(50)) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => std::thread::yield_now(),
+            }
+        }
+    }
+
+    fn events(&self) -> Receiver<()> {
+        let (sender, events) = channel();
+        let follow = self.admin().follow_events();
+        std::thread::spawn(move || {
+            for event in follow.into_iter().flatten() {
+                if event.is_err() || sender.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        events
+    }
+
+    /// A fresh connection.
+    ///
+    /// # Panics
+    /// Where it is refused.
+    #[must_use]
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.address).unwrap_or_else(|error| panic!("connect: {error}\n{}", self.log()))
+    }
+
+    /// GET on a fresh connection.
+    ///
+    /// # Panics
+    /// Where there is no whole answer.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Response {
+        self.connect().get(path).unwrap_or_else(|error| panic!("GET {path}: {error}\n{}", self.log()))
+    }
+
+    /// POST on a fresh connection.
+    ///
+    /// # Panics
+    /// Where there is no whole answer.
+    #[must_use]
+    pub fn post(&self, path: &str, body: &[u8]) -> Response {
+        self.connect().post(path, body).unwrap_or_else(|error| panic!("POST {path}: {error}\n{}", self.log()))
+    }
+
+    /// Every process of this world that still runs: the supervisor's children, by their parent or their folder.
+    #[must_use]
+    pub fn processes(&self) -> Vec<i32> {
+        let marker = self.path().to_string_lossy().into_owned();
+        let entries = fs::read_dir("/proc").expect("/proc");
+        let pids =
+            entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
+        let mine = |pid: &i32| {
+            // A replica maps its library from this world's store; the proxy is a child of the supervisor.
+            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            maps.contains(&marker) || self.is_child(*pid)
+        };
+        pids.filter(mine).collect()
+    }
+
+    fn is_child(&self, pid: i32) -> bool {
+        let Some(supervisor) = &self.supervisor else { return false };
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status
+            .lines()
+            .any(|line| line.strip_prefix("PPid:").map(str::trim) == Some(&supervisor.id().to_string()))
+    }
+
+    /// Sends a signal to the supervisor and waits for its end; its exit code, -1 for a signal.
+    ///
+    /// # Panics
+    /// Where it does not end.
+    pub fn end_supervisor(&mut self, signal: Signal) -> i32 {
+        let Some(mut child) = self.supervisor.take() else { return 0 };
+        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+        kill(pid, signal).expect("a child that was not waited for can be signalled");
+        let (sender, ended) = channel();
+        let waiter = std::thread::spawn(move || sender.send(child.wait()));
+        let status = ended.recv_timeout(WATCHDOG);
+        if status.is_err() {
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waiter.join();
+            panic!("the supervisor does not end on {signal}:\n{}", self.log());
+        }
+        status.ok().and_then(Result::ok).and_then(|status| status.code()).unwrap_or(-1)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.supervisor.is_some() && !std::thread::panicking() {
+            self.end_supervisor(Signal::SIGTERM);
+            return;
+        }
+        // A failed test, or a killed supervisor: whatever is left goes, by its own pid.
+        let left = self.processes();
+        if let Some(mut child) = self.supervisor.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for pid in left {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// A loopback address that no other test has: 127.0.0.0/8 is all ours, so no port has to be guessed.
+fn own_address() -> SocketAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed) % 250 + 1;
+    let last = u8::try_from(number).expect("at most 250");
+    SocketAddr::from(([127, high.max(1), low, last], 8000))
+}
