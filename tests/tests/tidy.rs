@@ -11,7 +11,7 @@ fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("ipc", &["decurion-api"]),
         ("library", &["decurion-abi"]),
         ("sdk/abi", &[]),
-        ("sdk/macros", &[]),
+        ("sdk/macros", &["decurion-abi"]),
         ("sdk", &["decurion-abi", "decurion-macros"]),
         ("client", &["decurion-api", "decurion-ipc"]),
         ("proxy", &["decurion-api", "decurion-ipc"]),
@@ -41,7 +41,7 @@ fn the_machine_is_touched_under_sys_only() {
     let machine = ["nix::", "libc::", "mio::", "signal_hook::", "signal_hook_mio::"];
     let mut strays = Vec::new();
     for (name, text) in all_sources() {
-        if Path::new(&name).iter().any(|part| part == "sys" || part == "sys.rs") {
+        if Path::new(&name).iter().any(|part| part == "sys" || part == "sys.rs" || part == "tests.rs") {
             continue;
         }
         let code = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));
