@@ -84,9 +84,10 @@ mod tests {
             .lines()
             .skip(1)
             .map(|line| {
-                let numbers: Vec<f64> =
+                let numbers: Vec<u8> =
                     line.split(',').map(|number| number.parse().expect("numbers")).collect();
-                (numbers[0] as usize, numbers[1] as usize, numbers[2..].to_vec())
+                let pixels = numbers[2..].iter().copied().map(f64::from).collect();
+                (usize::from(numbers[0]), usize::from(numbers[1]), pixels)
             })
             .collect()
     }
