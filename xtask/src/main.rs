@@ -76,7 +76,7 @@ fn run_with<S: AsRef<OsStr>>(
 }
 
 fn cargo(arguments: &[&str]) -> Outcome {
-    run(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), arguments)
+    run("cargo", arguments)
 }
 
 /// A cargo sub-command that may not be installed.
@@ -85,6 +85,7 @@ fn has(subcommand: &str) -> bool {
     found.is_ok_and(|output| output.status.success())
 }
 
+#[expect(clippy::disallowed_methods, reason = "cargo's own variable, and xtask has no sys/")]
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
@@ -102,10 +103,9 @@ fn test(arguments: &[&str]) -> Outcome {
 }
 
 fn loom() -> Outcome {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let target = target().join("loom");
     let env = [("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", &*target.to_string_lossy())];
-    run_with(&cargo, ["test", "--release", "-p", "decurion-ipc", "--lib", "loom"], &env)
+    run_with("cargo", ["test", "--release", "-p", "decurion-ipc", "--lib", "loom"], &env)
 }
 
 /// Seconds that each target runs for, unless told otherwise.
