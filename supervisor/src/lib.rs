@@ -14,7 +14,10 @@
 
 pub mod sys;
 
+pub mod change;
+pub mod desired;
 mod options;
+pub mod reconcile;
 
 pub use options::{Options, Output};
 pub use sys::{LockError, RunError, Running, StartError, Stopper, Supervisor};

@@ -1,0 +1,497 @@
+//! How one revision of the desired state follows from another: every request of an operator, and what is put back
+//! after a failure. Pure; the result is stored before anything acts on it.
+
+use std::collections::BTreeMap;
+
+use decurion_api::admin::{Applied, Change, ChangeAction};
+use decurion_api::limits::{DEPLOYMENTS_MAX, REPLICAS_MAX};
+use decurion_api::spec::{ApplicationSpec, DeploymentSpec, LibraryRef};
+use decurion_api::{ApplicationName, ClassName, DeploymentName, RoutePrefix};
+
+use crate::desired::{ClassInfo, Desired, RESTART_FIELDS, RolledBack, Wanted, fields_of};
+
+/// A revision that could be stored next, and what it would change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Proposal {
+    /// The whole of it. Its revision is the present one where nothing changes.
+    pub desired: Desired,
+    /// For whoever asked.
+    pub applied: Applied,
+}
+
+/// What is known of how a deployment stands, at the time of a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The present form was rolled out whole.
+    pub whole: bool,
+    /// The present form failed and stopped.
+    pub failed: bool,
+    /// A replica of the present template has taken the present `user_config`.
+    pub config_taken: bool,
+}
+
+/// A library in the store, and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLibrary {
+    /// SHA-256 of its bytes.
+    pub digest: String,
+    /// At least one.
+    pub classes: Vec<ClassInfo>,
+}
+
+/// The libraries that a request refers to.
+pub type Libraries = BTreeMap<LibraryRefKey, StoredLibrary>;
+
+/// A library as a request names it.
+pub type LibraryRefKey = String;
+
+/// The key of a reference.
+#[must_use]
+pub fn library_key(library: &LibraryRef) -> LibraryRefKey {
+    match library {
+        LibraryRef::Path(path) => format!("path:{path}"),
+        LibraryRef::Digest(digest) => format!("digest:{digest}"),
+    }
+}
+
+/// Why a change is refused. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No deployment of this name.
+    #[error("there is no deployment '{name}'; there are: {}", list(known))]
+    NoSuchDeployment {
+        /// As it was asked for.
+        name: DeploymentName,
+        /// What there is.
+        known: Vec<DeploymentName>,
+    },
+    /// No application of this name.
+    #[error("there is no application '{0}'")]
+    NoSuchApplication(ApplicationName),
+    /// Another deployment is mounted there.
+    #[error("route prefix '{prefix}' of deployment '{name}' is taken by deployment '{holder}'")]
+    RouteTaken {
+        /// Where.
+        prefix: RoutePrefix,
+        /// Who wants it.
+        name: DeploymentName,
+        /// Who has it.
+        holder: DeploymentName,
+    },
+    /// Two of one name.
+    #[error("deployment '{0}' is named twice")]
+    Twice(DeploymentName),
+    /// Another application's.
+    #[error(
+        "deployment '{name}' belongs to application '{owner}'; delete it there first, or choose another name"
+    )]
+    OtherOwner {
+        /// Which.
+        name: DeploymentName,
+        /// Whose.
+        owner: ApplicationName,
+    },
+    /// Beyond [`DEPLOYMENTS_MAX`].
+    #[error("a supervisor holds at most {DEPLOYMENTS_MAX} deployments")]
+    TooManyDeployments,
+    /// Out of 1..=[`REPLICAS_MAX`].
+    #[error("num_replicas of deployment '{name}' is between 1 and {REPLICAS_MAX}, not {found}")]
+    Replicas {
+        /// Of which.
+        name: DeploymentName,
+        /// As it was asked for.
+        found: u32,
+    },
+    /// Nothing holds that library.
+    #[error("the library of deployment '{name}' is not in the store: {library}")]
+    NoLibrary {
+        /// Of which.
+        name: DeploymentName,
+        /// As it was asked for.
+        library: String,
+    },
+    /// Not in the library.
+    #[error("the library of deployment '{name}' has no class '{class}'; it has: {}", list(known))]
+    NoClass {
+        /// Of which.
+        name: DeploymentName,
+        /// As it was asked for.
+        class: ClassName,
+        /// What there is.
+        known: Vec<ClassName>,
+    },
+    /// Several, and none named.
+    #[error("the library of deployment '{name}' holds several classes; name one in `class`: {}", list(known))]
+    WhichClass {
+        /// Of which.
+        name: DeploymentName,
+        /// What there is.
+        known: Vec<ClassName>,
+    },
+    /// `user_config` for a class that takes none.
+    #[error("deployment '{name}' has a user_config, and its class '{class}' has no `reconfigure`")]
+    TakesNoConfig {
+        /// Of which.
+        name: DeploymentName,
+        /// Its class.
+        class: ClassName,
+    },
+    /// Nothing to go back to.
+    #[error("deployment '{0}' has no earlier form to go back to")]
+    NothingBefore(DeploymentName),
+    /// The desired state is not what the caller thinks.
+    #[error("the desired state is at revision {found}, not {expected}; read it again")]
+    RevisionMismatch {
+        /// The caller's.
+        expected: u64,
+        /// Ours.
+        found: u64,
+    },
+}
+
+fn list<T: std::fmt::Display>(names: &[T]) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Changes a desired state, knowing how its deployments stand.
+pub struct Changer<'a> {
+    current: &'a Desired,
+    standing: &'a dyn Fn(&DeploymentName) -> Standing,
+    next: Desired,
+    changes: Vec<Change>,
+}
+
+impl std::fmt::Debug for Changer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Changer").field("next", &self.next).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Changer<'a> {
+    /// Starts from the present state, refusing where it is not of the revision that the caller expects.
+    ///
+    /// # Errors
+    /// [`Refusal::RevisionMismatch`].
+    pub fn new(
+        current: &'a Desired,
+        expected: Option<u64>,
+        standing: &'a dyn Fn(&DeploymentName) -> Standing,
+    ) -> Result<Self, Refusal> {
+        if let Some(expected) = expected
+            && expected != current.revision
+        {
+            return Err(Refusal::RevisionMismatch { expected, found: current.revision });
+        }
+        let next = Desired { revision: current.revision + 1, ..current.clone() };
+        Ok(Self { current, standing, next, changes: Vec::new() })
+    }
+
+    /// Declares a whole application: what it leaves out is deleted.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn application(mut self, spec: ApplicationSpec, libraries: &Libraries) -> Result<Proposal, Refusal> {
+        if let Some(http) = spec.http {
+            self.next.http = http;
+        }
+        let mut named = Vec::new();
+        for deployment in spec.deployments {
+            if named.contains(&deployment.name) {
+                return Err(Refusal::Twice(deployment.name));
+            }
+            named.push(deployment.name.clone());
+            if let Some(held) = self.current.deployments.get(&deployment.name)
+                && held.application != spec.application
+            {
+                return Err(Refusal::OtherOwner { name: deployment.name, owner: held.application.clone() });
+            }
+            self.put(spec.application.clone(), deployment, libraries, false)?;
+        }
+        let gone: Vec<DeploymentName> = self
+            .next
+            .deployments
+            .iter()
+            .filter(|(name, wanted)| wanted.application == spec.application && !named.contains(name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            self.remove(&name);
+        }
+        self.finish()
+    }
+
+    /// Deletes a whole application.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchApplication`].
+    pub fn delete_application(mut self, application: &ApplicationName) -> Result<Proposal, Refusal> {
+        let of = |wanted: &Wanted| wanted.application == *application;
+        let names: Vec<_> =
+            self.next.deployments.iter().filter(|(_, w)| of(w)).map(|(name, _)| name.clone()).collect();
+        if names.is_empty() {
+            return Err(Refusal::NoSuchApplication(application.clone()));
+        }
+        names.iter().for_each(|name| self.remove(name));
+        self.finish()
+    }
+
+    /// Deploys one deployment by itself: always a new version, unless the operator names the live one.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn deployment(
+        mut self,
+        application: ApplicationName,
+        spec: DeploymentSpec,
+        libraries: &Libraries,
+    ) -> Result<Proposal, Refusal> {
+        let owner = self.current.deployments.get(&spec.name).map_or(application, |w| w.application.clone());
+        self.put(owner, spec, libraries, true)?;
+        self.finish()
+    }
+
+    /// Changes fields that running replicas can take.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn configure(
+        mut self,
+        name: &DeploymentName,
+        change: impl FnOnce(&mut DeploymentSpec),
+    ) -> Result<Proposal, Refusal> {
+        let held = self.held(name)?.clone();
+        let mut next = held.clone();
+        change(&mut next.spec);
+        self.settle(&held, next);
+        self.finish()
+    }
+
+    /// Replaces every replica, step by step, with one of the same form.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchDeployment`].
+    pub fn restart(mut self, name: &DeploymentName) -> Result<Proposal, Refusal> {
+        let held = self.held(name)?.clone();
+        let mut next = held.clone();
+        next.attempt += 1;
+        self.settle(&held, next);
+        self.finish()
+    }
+
+    /// Brings back an earlier form: the one given, or the last that was rolled out whole.
+    ///
+    /// # Errors
+    /// [`Refusal::NothingBefore`].
+    pub fn rollback(mut self, name: &DeploymentName, to: Option<Wanted>) -> Result<Proposal, Refusal> {
+        let held = self.held(name)?.clone();
+        let Some(next) = to.or_else(|| held.before.as_deref().cloned()) else {
+            return Err(Refusal::NothingBefore(name.clone()));
+        };
+        self.settle(&held, next);
+        self.finish()
+    }
+
+    /// Deletes one.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchDeployment`].
+    pub fn delete(mut self, name: &DeploymentName) -> Result<Proposal, Refusal> {
+        self.held(name)?;
+        self.remove(name);
+        self.finish()
+    }
+
+    /// After a failed update: the last form that was rolled out whole, with a note of what failed.
+    ///
+    /// # Errors
+    /// [`Refusal::NothingBefore`].
+    pub fn put_back(mut self, name: &DeploymentName, why: String) -> Result<Proposal, Refusal> {
+        let held = self.held(name)?.clone();
+        let Some(before) = held.before.as_deref().cloned() else {
+            return Err(Refusal::NothingBefore(name.clone()));
+        };
+        let rolled_back = RolledBack { revision: held.revision, version: held.version.clone(), message: why };
+        self.insert(&held, Wanted { rolled_back: Some(rolled_back), ..before });
+        self.finish()
+    }
+
+    /// After a refused `user_config`: the one before it, with a note of the refusal.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchDeployment`].
+    pub fn put_config_back(mut self, name: &DeploymentName, why: String) -> Result<Proposal, Refusal> {
+        let held = self.held(name)?.clone();
+        let mut next = held.clone();
+        next.spec.user_config = held.config_before.clone();
+        next.config_before = None;
+        next.seal();
+        let rolled_back = RolledBack { revision: held.revision, version: held.version.clone(), message: why };
+        self.insert(&held, Wanted { rolled_back: Some(rolled_back), ..next });
+        self.finish()
+    }
+
+    fn held(&self, name: &DeploymentName) -> Result<&'a Wanted, Refusal> {
+        self.current.deployments.get(name).ok_or_else(|| Refusal::NoSuchDeployment {
+            name: name.clone(),
+            known: self.current.deployments.keys().cloned().collect(),
+        })
+    }
+
+    fn put(
+        &mut self,
+        application: ApplicationName,
+        mut spec: DeploymentSpec,
+        libraries: &Libraries,
+        imperative: bool,
+    ) -> Result<(), Refusal> {
+        let held = self.current.deployments.get(&spec.name);
+        // The operator's word for the live version: the code stays as it is, whatever else the request says of it.
+        if let Some(held) = held.filter(|held| spec.version.is_some() && spec.version == held.spec.version) {
+            spec.library = held.spec.library.clone();
+            spec.class = held.spec.class.clone();
+            spec.args = held.spec.args.clone();
+            let mut next = held.clone();
+            next.spec = spec;
+            self.settle(held, next);
+            return Ok(());
+        }
+        let (library, class) = resolve(&spec, libraries)?;
+        let next = Wanted::new(application, spec, library, class, self.next.revision, imperative);
+        match held {
+            Some(held) => self.settle(held, Wanted { attempt: same_code_attempt(held, &next), ..next }),
+            None => {
+                self.note(&next.spec.name, ChangeAction::Create, Vec::new());
+                self.next.deployments.insert(next.spec.name.clone(), next);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a changed form in place of the held one, or leaves the held one alone where nothing differs.
+    fn settle(&mut self, held: &Wanted, mut next: Wanted) {
+        let name = &held.spec.name;
+        next.seal();
+        let standing = (self.standing)(name);
+        if next.template == held.template && standing.failed {
+            // Asking for the same again after a failure is asking for another try.
+            next.attempt += 1;
+            next.seal();
+        }
+        let differing = differing_fields(&held.spec, &next.spec);
+        let owner_stays = next.application == held.application;
+        if next.template == held.template && differing.is_empty() && owner_stays {
+            self.note(name, ChangeAction::Unchanged, Vec::new());
+            return;
+        }
+        let action =
+            if next.template == held.template { ChangeAction::Configure } else { ChangeAction::Roll };
+        next.config_before = match next.template == held.template {
+            true if standing.config_taken => held.spec.user_config.clone(),
+            true => held.config_before.clone(),
+            false => None,
+        };
+        next.before = if standing.whole { Some(held.alone()) } else { held.before.clone() };
+        next.rolled_back = None;
+        next.revision = self.next.revision;
+        self.note(name, action, differing);
+        self.next.deployments.insert(name.clone(), next);
+    }
+
+    /// Puts a form back as it was; only its revision is new.
+    fn insert(&mut self, held: &Wanted, mut next: Wanted) {
+        next.revision = self.next.revision;
+        let name = held.spec.name.clone();
+        let action =
+            if next.template == held.template { ChangeAction::Configure } else { ChangeAction::Roll };
+        self.note(&name, action, differing_fields(&held.spec, &next.spec));
+        self.next.deployments.insert(name, next);
+    }
+
+    fn remove(&mut self, name: &DeploymentName) {
+        self.next.deployments.remove(name);
+        self.note(name, ChangeAction::Delete, Vec::new());
+    }
+
+    fn note(&mut self, name: &DeploymentName, action: ChangeAction, fields: Vec<String>) {
+        self.changes.push(Change { deployment: name.clone(), action, fields });
+    }
+
+    /// Checks the whole, and keeps the revision where nothing differs.
+    fn finish(mut self) -> Result<Proposal, Refusal> {
+        check(&self.next)?;
+        if self.next.http == self.current.http && self.next.deployments == self.current.deployments {
+            self.next.revision = self.current.revision;
+        }
+        let applied = Applied {
+            revision: self.next.revision,
+            dry_run: false,
+            changes: std::mem::take(&mut self.changes),
+        };
+        Ok(Proposal { desired: self.next, applied })
+    }
+}
+
+/// A restart counts for its template only: a new version starts from none, unless it is the held one's again.
+fn same_code_attempt(held: &Wanted, next: &Wanted) -> u64 {
+    if held.version == next.version { held.attempt } else { 0 }
+}
+
+fn differing_fields(held: &DeploymentSpec, next: &DeploymentSpec) -> Vec<String> {
+    let (held, next) = (fields_of(held), fields_of(next));
+    let mut fields: Vec<String> = next
+        .iter()
+        .filter(|(field, value)| held.get(*field) != Some(value))
+        .map(|(f, _)| f.clone())
+        .collect();
+    // What makes a restart comes first.
+    fields.sort_by_key(|field| !RESTART_FIELDS.contains(&field.as_str()));
+    fields
+}
+
+fn resolve(spec: &DeploymentSpec, libraries: &Libraries) -> Result<(String, ClassInfo), Refusal> {
+    let name = || spec.name.clone();
+    let library = libraries
+        .get(&library_key(&spec.library))
+        .ok_or_else(|| Refusal::NoLibrary { name: name(), library: library_key(&spec.library) })?;
+    let known = || library.classes.iter().map(|class| class.name.clone()).collect::<Vec<_>>();
+    let class = match (&spec.class, library.classes.as_slice()) {
+        (Some(wanted), classes) => classes
+            .iter()
+            .find(|class| class.name == *wanted)
+            .ok_or_else(|| Refusal::NoClass { name: name(), class: wanted.clone(), known: known() })?,
+        (None, [only]) => only,
+        (None, _) => return Err(Refusal::WhichClass { name: name(), known: known() }),
+    };
+    Ok((library.digest.clone(), class.clone()))
+}
+
+fn check(desired: &Desired) -> Result<(), Refusal> {
+    if desired.deployments.len() > DEPLOYMENTS_MAX {
+        return Err(Refusal::TooManyDeployments);
+    }
+    let mut mounted: BTreeMap<&str, &DeploymentName> = BTreeMap::new();
+    for (name, wanted) in &desired.deployments {
+        if !(1..=REPLICAS_MAX).contains(&wanted.spec.num_replicas) {
+            return Err(Refusal::Replicas { name: name.clone(), found: wanted.spec.num_replicas });
+        }
+        if wanted.spec.user_config.is_some() && !wanted.class.reconfigures {
+            return Err(Refusal::TakesNoConfig { name: name.clone(), class: wanted.class.name.clone() });
+        }
+        if let Some(prefix) = &wanted.spec.route_prefix
+            && let Some(holder) = mounted.insert(prefix.as_str(), name)
+        {
+            return Err(Refusal::RouteTaken {
+                prefix: prefix.clone(),
+                name: name.clone(),
+                holder: holder.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

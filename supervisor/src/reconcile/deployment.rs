@@ -1,0 +1,254 @@
+//! One deployment as it is observed: its places, how its newest change goes, and who ended.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use decurion_api::status::EndedReplica;
+
+use crate::desired::{ConfigId, TemplateId, Wanted, fields_of};
+use crate::reconcile::backoff::{self, DELAY_MAX, DELAY_UNPROVEN_MAX};
+
+/// One deployment.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// What it is to be, or was to be before it was deleted.
+    pub wanted: Wanted,
+    /// Whether it is deleted, and only its replicas are still to go.
+    pub deleted: bool,
+    /// What became of each place; made when a replica fails there.
+    pub places: BTreeMap<u32, Place>,
+    /// How the newest change goes.
+    pub rollout: Rollout,
+    /// Templates that were good once, newest last; at most [`RAN_MAX`].
+    pub ran: VecDeque<TemplateId>,
+    /// How replicas ended, newest first; at most [`ENDED_MAX`].
+    pub ended: VecDeque<EndedReplica>,
+    /// A `user_config` that a replica has refused, with its words.
+    pub config_refused: Option<(ConfigId, String)>,
+    /// When the desired state may be asked to go back (again).
+    pub put_back_at: Option<Instant>,
+}
+
+/// What became of the replicas of one place.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// What they ran: another template starts from nothing.
+    pub template: TemplateId,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Failures in sum.
+    pub restarts: u64,
+    /// Before this none is started there.
+    pub next_start: Instant,
+}
+
+/// How the newest change of a deployment goes.
+#[derive(Clone, Debug)]
+pub struct Rollout {
+    /// Revision that holds the change.
+    pub revision: u64,
+    /// What kind of change.
+    pub kind: RolloutKind,
+    /// How it goes.
+    pub outcome: Outcome,
+    /// Failed starts since the template is wanted, or since it was last good.
+    pub failures: u32,
+    /// Before this no replica of a template that never ran is started.
+    pub next_start: Option<Instant>,
+    /// How the last one failed.
+    pub last_failure: Option<String>,
+}
+
+/// Kinds of change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RolloutKind {
+    /// There was none before.
+    Create,
+    /// Another template.
+    Update,
+    /// Settings that running replicas take.
+    Configure,
+    /// More replicas, and nothing else.
+    Upscale,
+    /// Fewer replicas, and nothing else.
+    Downscale,
+}
+
+/// How a change goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// On its way.
+    Progressing,
+    /// Everything is as wanted.
+    Done,
+    /// It stopped; this is why.
+    Failed(String),
+}
+
+/// Ended replicas that a deployment remembers.
+pub const ENDED_MAX: usize = 10;
+/// Templates that a deployment remembers as good.
+pub const RAN_MAX: usize = 16;
+
+impl Deployment {
+    /// A deployment that is new to us.
+    #[must_use]
+    pub fn new(wanted: &Wanted) -> Self {
+        Self {
+            wanted: wanted.clone(),
+            deleted: false,
+            places: BTreeMap::new(),
+            rollout: Rollout::new(wanted.revision, RolloutKind::Create),
+            ran: VecDeque::new(),
+            ended: VecDeque::new(),
+            config_refused: None,
+            put_back_at: None,
+        }
+    }
+
+    /// Takes a newer form of what it is to be.
+    pub fn accept(&mut self, wanted: &Wanted) {
+        let revived = std::mem::replace(&mut self.deleted, false);
+        if wanted.revision != self.rollout.revision || revived {
+            self.rollout = self.next_rollout(wanted, revived);
+            self.config_refused = None;
+            self.put_back_at = None;
+        }
+        self.wanted = wanted.clone();
+    }
+
+    fn next_rollout(&self, wanted: &Wanted, revived: bool) -> Rollout {
+        let held = &self.rollout;
+        if revived {
+            return Rollout::new(wanted.revision, RolloutKind::Create);
+        }
+        if wanted.template != self.wanted.template {
+            return Rollout::new(wanted.revision, RolloutKind::Update);
+        }
+        let kind = match (held.kind, &held.outcome) {
+            // A change of the number while another change goes on is part of that.
+            (RolloutKind::Create | RolloutKind::Update, Outcome::Progressing | Outcome::Failed(_)) => {
+                held.kind
+            }
+            _ => self.kind_without_restart(wanted),
+        };
+        let outcome = match &held.outcome {
+            // The same code that failed: asking for another number of it is no other try.
+            Outcome::Failed(why) => Outcome::Failed(why.clone()),
+            _ => Outcome::Progressing,
+        };
+        Rollout { revision: wanted.revision, kind, outcome, ..held.clone() }
+    }
+
+    fn kind_without_restart(&self, wanted: &Wanted) -> RolloutKind {
+        let (held, next) = (fields_of(&self.wanted.spec), fields_of(&wanted.spec));
+        let only_number =
+            next.iter().all(|(field, value)| field == "num_replicas" || held.get(field) == Some(value));
+        match wanted.spec.num_replicas.cmp(&self.wanted.spec.num_replicas) {
+            std::cmp::Ordering::Greater if only_number => RolloutKind::Upscale,
+            std::cmp::Ordering::Less if only_number => RolloutKind::Downscale,
+            _ => RolloutKind::Configure,
+        }
+    }
+
+    /// Whether the update has failed and stopped.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        matches!(self.rollout.outcome, Outcome::Failed(_))
+    }
+
+    /// What runs where the update has stopped: the last good form.
+    #[must_use]
+    pub fn fallback(&self) -> Option<&Wanted> {
+        if self.is_halted() { self.wanted.before.as_deref() } else { None }
+    }
+
+    /// Whether this template was good once.
+    #[must_use]
+    pub fn has_run(&self, template: &TemplateId) -> bool {
+        self.ran.contains(template) || self.wanted.before.as_deref().is_some_and(|w| w.template == *template)
+    }
+
+    /// Notes that the wanted template is good.
+    pub fn prove(&mut self) {
+        let template = self.wanted.template.clone();
+        if !self.ran.contains(&template) {
+            if self.ran.len() == RAN_MAX {
+                self.ran.pop_front();
+            }
+            self.ran.push_back(template);
+        }
+        self.rollout.failures = 0;
+        self.rollout.next_start = None;
+    }
+
+    /// Notes that a replica has failed, and stops an update that has failed too often.
+    pub fn fail(&mut self, place: u32, template: &TemplateId, lived_well: bool, why: &str, now: Instant) {
+        let proven = self.has_run(template);
+        let held = self.places.entry(place).or_insert_with(|| Place::new(template, now));
+        if held.template != *template {
+            *held = Place::new(template, now);
+        }
+        held.failures = if lived_well { 1 } else { held.failures.saturating_add(1) };
+        held.restarts += 1;
+        if proven {
+            held.next_start = now + backoff::delay(held.failures, DELAY_MAX);
+        }
+        if *template != self.wanted.template {
+            return;
+        }
+        self.rollout.last_failure = Some(why.to_owned());
+        if proven || lived_well {
+            return;
+        }
+        let rollout = &mut self.rollout;
+        rollout.failures += 1;
+        rollout.next_start = Some(now + backoff::delay(rollout.failures, DELAY_UNPROVEN_MAX));
+        if rollout.failures >= backoff::start_failures_max(self.wanted.spec.num_replicas)
+            && rollout.outcome == Outcome::Progressing
+        {
+            let times = rollout.failures;
+            rollout.outcome = Outcome::Failed(format!("it failed to start {times} times in a row: {why}"));
+        }
+    }
+
+    /// When a replica of this template may be started in a place.
+    #[must_use]
+    pub fn start_at(&self, place: u32, template: &TemplateId) -> Option<Instant> {
+        if *template == self.wanted.template && !self.has_run(template) {
+            return self.rollout.next_start;
+        }
+        self.places.get(&place).filter(|held| held.template == *template).map(|held| held.next_start)
+    }
+
+    /// How many replicas of this template have failed in a place.
+    #[must_use]
+    pub fn restarts(&self, place: u32, template: &TemplateId) -> u64 {
+        self.places.get(&place).filter(|held| held.template == *template).map_or(0, |held| held.restarts)
+    }
+
+    /// Remembers how a replica ended.
+    pub fn remember(&mut self, ended: EndedReplica) {
+        self.ended.truncate(ENDED_MAX - 1);
+        self.ended.push_front(ended);
+    }
+}
+
+impl Place {
+    fn new(template: &TemplateId, now: Instant) -> Self {
+        Self { template: template.clone(), failures: 0, restarts: 0, next_start: now }
+    }
+}
+
+impl Rollout {
+    fn new(revision: u64, kind: RolloutKind) -> Self {
+        Self {
+            revision,
+            kind,
+            outcome: Outcome::Progressing,
+            failures: 0,
+            next_start: None,
+            last_failure: None,
+        }
+    }
+}

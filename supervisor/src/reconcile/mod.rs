@@ -1,0 +1,36 @@
+//! The reconciler: from what is wanted and what is observed to the next steps. Pure: facts and `now` in, orders out.
+//!
+//! ```text
+//!   facts ──> Core::handle ──> observed state ──┐
+//!   revisions ──> Core::accept ──> desired ─────┼──> plan(desired, observed, now) ──> orders, held, wake
+//!                                               └────────── each order is noted as under way ──┘
+//! ```
+//!
+//! It works from levels: each turn compares the whole of both states anew, so that a fact that was lost or came twice
+//! does no harm. It knows nothing of descriptors, files and threads.
+
+pub mod backoff;
+pub mod callers;
+pub mod core;
+pub mod deployment;
+pub mod fact;
+pub mod observed;
+pub mod order;
+pub mod plan;
+pub mod proxy;
+pub mod replica;
+pub mod status;
+pub mod takedown;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod world;
+
+pub use self::core::{Core, Note, Now};
+pub use fact::{Board, CallerId, Exit, Fact, ProxyInstance};
+pub use observed::Observed;
+pub use order::{Order, PutBack, Spawn, Why};
+pub use plan::{Held, Plan, Report, plan};

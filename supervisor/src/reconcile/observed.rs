@@ -1,0 +1,412 @@
+//! Everything that is observed, and how orders that are under way and time that passes change it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use decurion_api::{DeploymentName, ReplicaId};
+use decurion_ipc::control::{Availability, DeploymentView, Generation, MethodView, RouteView};
+
+use crate::desired::{Desired, Wanted};
+use crate::reconcile::backoff::GOOD_LIFE;
+use crate::reconcile::callers::{Caller, Callers, Interest};
+use crate::reconcile::deployment::{Deployment, Outcome};
+use crate::reconcile::fact::{Board, CallerId};
+use crate::reconcile::order::{Order, Spawn, Why};
+use crate::reconcile::proxy::Proxies;
+use crate::reconcile::replica::{HEALTH_FAILURES_MAX, Health, Phase, Replica, Taking, jittered};
+
+/// What is observed.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// Every replica that has a process, or is to get one.
+    pub replicas: BTreeMap<ReplicaId, Replica>,
+    /// Every deployment that is wanted, or has replicas.
+    pub deployments: BTreeMap<DeploymentName, Deployment>,
+    /// Who sends requests.
+    pub callers: Callers,
+    /// The proxy, and those before it that are on their way out.
+    pub proxies: Proxies,
+    /// The newest truth of each deployment, for handles; `None`: it is gone.
+    pub views: BTreeMap<DeploymentName, (Generation, Option<DeploymentView>)>,
+    /// The newest truth of all, for the proxy.
+    pub routes: Option<RouteView>,
+    /// Of the newest view of any kind.
+    pub generation: Generation,
+    /// Of the newest order that has one.
+    pub sequence: u64,
+    /// Of the newest replica.
+    pub replica_number: u32,
+    /// Since when everything is to stop, and whether at once.
+    pub stopping: Option<Stopping>,
+    /// `Finished` was said.
+    pub finished: bool,
+    /// What is worth telling, not yet fetched.
+    pub notes: Vec<Note>,
+}
+
+/// A stop that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopping {
+    /// When.
+    pub since: Instant,
+    /// Nothing may finish.
+    pub at_once: bool,
+}
+
+/// One thing worth telling an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Which deployment, if one.
+    pub deployment: Option<DeploymentName>,
+    /// Which replica, if one.
+    pub replica: Option<ReplicaId>,
+    /// A short name for its kind.
+    pub kind: &'static str,
+    /// One sentence.
+    pub message: String,
+}
+
+impl Observed {
+    /// The replicas of a deployment.
+    pub fn replicas_of<'a>(&'a self, name: &'a DeploymentName) -> impl Iterator<Item = &'a Replica> {
+        self.replicas.values().filter(move |replica| replica.deployment == *name)
+    }
+
+    /// Whether a replica may get requests, and everyone who sends some knows it.
+    #[must_use]
+    pub fn is_available(&self, replica: &Replica, now: Instant) -> bool {
+        replica.is_serving()
+            && replica.taking().is_none()
+            && self.callers.all_use(&replica.id, &replica.deployment, now)
+    }
+
+    /// Keeps a sentence for the event log.
+    pub fn tell(
+        &mut self,
+        about: (&DeploymentName, Option<&ReplicaId>),
+        kind: &'static str,
+        message: String,
+    ) {
+        self.notes.push(Note { deployment: Some(about.0.clone()), replica: about.1.cloned(), kind, message });
+    }
+
+    /// Takes what time alone has changed, and renews the views.
+    pub fn elapse(&mut self, desired: &Desired, now: Instant) {
+        self.miss_health_checks(now);
+        let names: Vec<DeploymentName> = self.deployments.keys().cloned().collect();
+        for name in &names {
+            self.judge(name, now);
+            let deployment = &self.deployments[name];
+            if deployment.deleted && self.replicas_of(name).next().is_none() {
+                self.deployments.remove(name);
+                self.tell((name, None), "deleted", "every replica is gone".to_owned());
+            }
+        }
+        self.renew_views(desired);
+    }
+
+    /// Notes an order as under way.
+    pub fn note(&mut self, order: &Order, now: Instant) {
+        match order {
+            Order::Spawn(spawn) => self.note_spawn(spawn, now),
+            Order::Reconfigure { replica, sequence, config, .. } => {
+                self.sequence = *sequence;
+                self.with(replica, |replica| {
+                    if let Phase::Serving { taking, .. } = &mut replica.phase {
+                        *taking = Some(Taking { sequence: *sequence, since: now, config: config.clone() });
+                    }
+                });
+            }
+            Order::Limit { replica, limit } => self.with(replica, |replica| replica.limit = *limit),
+            Order::CheckHealth { replica, sequence } => {
+                self.sequence = *sequence;
+                self.with(replica, |replica| {
+                    replica.health.asked = Some((now, replica.board.heartbeat));
+                    replica.health.sequence = *sequence;
+                });
+            }
+            Order::Retire { replica, why } => {
+                self.count_failure(replica, why, now);
+                self.with(replica, |replica| {
+                    replica.phase = Phase::Retiring { since: now, why: why.clone() };
+                });
+            }
+            Order::Drain { replica } => self.with(replica, |replica| {
+                let why = replica.leaving_why().cloned().unwrap_or(Why::Shutdown);
+                replica.phase = Phase::Draining { since: now, why };
+            }),
+            Order::Kill { replica, why } => {
+                self.count_failure(replica, why, now);
+                self.with(replica, |replica| {
+                    let overdue = !replica.is_active();
+                    let why = replica.leaving_why().unwrap_or(why).clone();
+                    replica.phase = Phase::Killed { why, overdue };
+                });
+            }
+            Order::Attach { caller, replica, .. } => {
+                if let Some(caller) = self.callers.all.get_mut(caller) {
+                    caller.attached.insert(replica.clone());
+                }
+            }
+            Order::Detach { caller, replica, .. } => {
+                if let Some(caller) = self.callers.all.get_mut(caller) {
+                    caller.attached.remove(replica);
+                }
+            }
+            Order::PublishRoutes { instance, view } => {
+                let replicas = view.deployments.iter().flat_map(|d| d.replicas.iter().cloned()).collect();
+                self.note_sent(&CallerId::Proxy(*instance), None, view.generation, replicas, now);
+            }
+            Order::PublishView { caller, deployment, generation, view, .. } => {
+                let replicas = view.iter().flat_map(|view| view.replicas.iter().cloned()).collect();
+                self.note_sent(caller, Some(deployment.clone()), *generation, replicas, now);
+            }
+            Order::SpawnProxy { instance, settings } => self.proxies.note_spawn(*instance, settings, now),
+            Order::ConfigureProxy { instance, settings } => self.proxies.note_settings(*instance, settings),
+            Order::DrainProxy { instance, timeout } => self.proxies.note_drain(*instance, now + *timeout),
+            Order::KillProxy { instance } => self.proxies.note_kill(*instance),
+            Order::PutBack { deployment, .. } => {
+                if let Some(deployment) = self.deployments.get_mut(deployment) {
+                    deployment.put_back_at = Some(now + PUT_BACK_RETRY);
+                }
+            }
+            Order::Finished => self.finished = true,
+        }
+    }
+
+    /// Counts a replica that is there to stay as failed, where that is why it goes.
+    pub fn count_failure(&mut self, id: &ReplicaId, why: &Why, now: Instant) {
+        let Some(replica) = self.replicas.get(id).filter(|replica| replica.is_active()) else {
+            return;
+        };
+        let Why::Failed(how) = why else { return };
+        let lived_well = replica.good_since().is_some_and(|since| since + GOOD_LIFE <= now);
+        let (name, place, template) = (replica.deployment.clone(), replica.place, replica.template.clone());
+        if let Some(deployment) = self.deployments.get_mut(&name) {
+            let halted = deployment.is_halted();
+            deployment.fail(place, &template, lived_well, how, now);
+            if deployment.is_halted() && !halted {
+                let message = format!("the update was stopped: {how}");
+                self.tell((&name, None), "rollout-failed", message);
+            }
+        }
+        self.tell((&name, Some(id)), "replica-failed", how.clone());
+    }
+
+    fn note_spawn(&mut self, spawn: &Spawn, now: Instant) {
+        let start = &spawn.start;
+        self.replica_number = self.replica_number.wrapping_add(1);
+        let restarts = self.deployments[&start.deployment].restarts(start.rank, &spawn.template);
+        self.replicas.insert(
+            start.replica.clone(),
+            Replica {
+                id: start.replica.clone(),
+                deployment: start.deployment.clone(),
+                template: spawn.template.clone(),
+                version: start.version.clone(),
+                place: start.rank,
+                restarts,
+                spawned_at: now,
+                pid: None,
+                phase: Phase::Starting,
+                config: spawn.config.clone(),
+                limit: start.max_ongoing_requests,
+                health: Health::new(now),
+                board: Board::default(),
+                condemned: None,
+                lost: None,
+            },
+        );
+    }
+
+    fn note_sent(
+        &mut self,
+        caller: &CallerId,
+        scope: Option<DeploymentName>,
+        generation: Generation,
+        replicas: BTreeSet<ReplicaId>,
+        now: Instant,
+    ) {
+        if let Some(caller) = self.callers.all.get_mut(caller) {
+            caller.interests.entry(scope).or_default().sent(generation, replicas, now);
+        }
+    }
+
+    /// Does something with a replica that is there.
+    pub fn with(&mut self, id: &ReplicaId, change: impl FnOnce(&mut Replica)) {
+        if let Some(replica) = self.replicas.get_mut(id) {
+            change(replica);
+        }
+    }
+
+    /// Adds a caller that is told of everything, or of what it will ask for.
+    pub fn add_caller(&mut self, id: CallerId) -> &mut Caller {
+        let caller = self.callers.all.entry(id.clone()).or_default();
+        if let CallerId::Proxy(_) = id {
+            caller.interests.insert(None, Interest::default());
+        }
+        caller
+    }
+
+    fn miss_health_checks(&mut self, now: Instant) {
+        for replica in self.replicas.values_mut().filter(|replica| replica.is_serving()) {
+            let Some(deployment) = self.deployments.get(&replica.deployment) else { continue };
+            let timeout = deployment.wanted.spec.health_check_timeout;
+            let Some((since, heartbeat)) = replica.health.asked.filter(|(since, _)| *since + timeout <= now)
+            else {
+                continue;
+            };
+            replica.health.asked = None;
+            let period =
+                jittered(deployment.wanted.spec.health_check_period, &replica.id, replica.health.sequence);
+            replica.health.next_at = (since + period).max(now);
+            // A replica that works on requests and moves is busy: `check_health` waits for an exclusive call.
+            let busy = replica.board.ongoing > 0 && replica.board.heartbeat != heartbeat;
+            if !busy {
+                replica.health.failures += 1;
+            }
+            if replica.health.failures >= HEALTH_FAILURES_MAX {
+                let how = format!("no answer to {HEALTH_FAILURES_MAX} health checks in a row");
+                replica.condemned = Some(Condemned { how, at_once: true });
+            }
+        }
+    }
+
+    /// Looks whether a deployment's template is good by now, and its change done.
+    fn judge(&mut self, name: &DeploymentName, now: Instant) {
+        let deployment = &self.deployments[name];
+        if deployment.deleted || deployment.rollout.outcome != Outcome::Progressing {
+            return;
+        }
+        let template = &deployment.wanted.template;
+        let good = self
+            .replicas_of(name)
+            .filter(|replica| replica.template == *template)
+            .any(|replica| replica.good_since().is_some_and(|since| since + GOOD_LIFE <= now));
+        let done = self.is_done(deployment, now);
+        let Some(deployment) = self.deployments.get_mut(name) else { return };
+        if good || done {
+            deployment.prove();
+        }
+        if done {
+            deployment.rollout.outcome = Outcome::Done;
+            deployment.rollout.last_failure = None;
+            let (count, version) = (deployment.wanted.spec.num_replicas, deployment.wanted.version.clone());
+            let message = format!("{count} of {count} replicas run version {version}");
+            self.tell((name, None), "rollout-done", message);
+        }
+    }
+
+    /// Whether everything is as wanted, and what was to go is gone.
+    fn is_done(&self, deployment: &Deployment, now: Instant) -> bool {
+        let wanted = &deployment.wanted;
+        let mut available = 0;
+        for replica in self.replicas_of(&wanted.spec.name) {
+            let as_wanted = replica.template == wanted.template && replica.has_config_of(wanted);
+            if as_wanted && self.is_available(replica, now) {
+                available += 1;
+            } else if replica.is_active() || !replica.leaving_why().is_some_and(Why::is_failure) {
+                return false;
+            }
+        }
+        available == wanted.spec.num_replicas
+            && self.callers.all_settled(&wanted.spec.name, now)
+            && self.proxies_know_routes()
+    }
+
+    fn proxies_know_routes(&self) -> bool {
+        let newest = self.routes.as_ref().map(|routes| routes.generation);
+        self.callers.all.iter().any(|(id, caller)| {
+            matches!(id, CallerId::Proxy(_))
+                && caller.interests.get(&None).is_some_and(|i| i.sent == newest && i.is_settled())
+        })
+    }
+
+    /// Gives each view that says something new a new generation.
+    fn renew_views(&mut self, desired: &Desired) {
+        let mut fresh = BTreeMap::new();
+        for (name, deployment) in &self.deployments {
+            let serving: Vec<ReplicaId> =
+                self.replicas_of(name).filter(|r| r.is_serving()).map(|r| r.id.clone()).collect();
+            if !deployment.deleted || !serving.is_empty() {
+                fresh.insert(name.clone(), self.view_of(deployment, serving));
+            }
+        }
+        let next = Generation(self.generation.0 + 1);
+        let mut changed = false;
+        for (name, view) in &fresh {
+            if self.views.get(name).and_then(|(_, view)| view.as_ref()) != Some(view) {
+                self.views.insert(name.clone(), (next, Some(view.clone())));
+                changed = true;
+            }
+        }
+        for (name, (generation, view)) in &mut self.views {
+            if view.is_some() && !fresh.contains_key(name) {
+                (*generation, *view) = (next, None);
+                changed = true;
+            }
+        }
+        let asked: BTreeSet<&DeploymentName> =
+            self.callers.all.values().flat_map(|caller| caller.interests.keys().flatten()).collect();
+        self.views.retain(|name, (_, view)| view.is_some() || asked.contains(name));
+        let deployments: Vec<DeploymentView> = fresh
+            .into_iter()
+            .filter(|(name, _)| desired.deployments.contains_key(name))
+            .map(|(_, v)| v)
+            .collect();
+        if self.routes.as_ref().is_none_or(|routes| routes.deployments != deployments) {
+            self.routes = Some(RouteView { generation: next, deployments });
+            changed = true;
+        }
+        if changed {
+            self.generation = next;
+        }
+    }
+
+    fn view_of(&self, deployment: &Deployment, serving: Vec<ReplicaId>) -> DeploymentView {
+        let wanted = &deployment.wanted;
+        let class = &self.class_in_service(deployment).class;
+        let availability = match &deployment.rollout.outcome {
+            Outcome::Failed(why) if serving.is_empty() && deployment.fallback().is_none() => {
+                Availability::Failed(format!("deployment '{}' failed to deploy: {why}", wanted.spec.name))
+            }
+            _ => Availability::Expected,
+        };
+        DeploymentView {
+            name: wanted.spec.name.clone(),
+            route_prefix: wanted.spec.route_prefix.clone(),
+            availability,
+            replicas: serving,
+            max_ongoing_requests: wanted.max_ongoing_requests(),
+            max_queued_requests: wanted.spec.max_queued_requests,
+            request_timeout: wanted.spec.request_timeout,
+            http: class.http,
+            methods: class.methods.iter().map(|name| MethodView { name: name.clone() }).collect(),
+            encodings: class.encodings,
+        }
+    }
+
+    /// The form whose class callers are told of: the wanted one as soon as it serves, the one before until then.
+    fn class_in_service<'a>(&self, deployment: &'a Deployment) -> &'a Wanted {
+        let wanted = &deployment.wanted;
+        let serves = |form: &Wanted| {
+            self.replicas_of(&wanted.spec.name).any(|r| r.is_serving() && r.template == form.template)
+        };
+        match wanted.before.as_deref() {
+            Some(before) if !serves(wanted) && serves(before) => before,
+            _ => wanted,
+        }
+    }
+}
+
+/// Why a replica is to go, decided by a fact and carried out by the next plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condemned {
+    /// What it did.
+    pub how: String,
+    /// It gets no time to finish.
+    pub at_once: bool,
+}
+
+/// Between two tries to put the desired state back, where the store refuses.
+const PUT_BACK_RETRY: std::time::Duration = std::time::Duration::from_secs(5);

@@ -1,0 +1,178 @@
+//! What operators are shown.
+
+use std::time::Instant;
+
+use decurion_api::status::{
+    DeploymentState, DeploymentStatus, ProxyStatus, ReplicaStatus, RolloutOutcome, RolloutStatus,
+};
+
+use crate::reconcile::callers::Caller;
+use crate::reconcile::core::Core;
+use crate::reconcile::deployment::{Deployment, Outcome, RolloutKind};
+use crate::reconcile::fact::CallerId;
+use crate::reconcile::proxy::ProxyPhase;
+use crate::reconcile::replica::Replica;
+
+impl Core {
+    /// Every deployment's status, by name. Memory is for the one who can measure it to fill in.
+    #[must_use]
+    pub fn deployment_statuses(&self, now: Instant) -> Vec<DeploymentStatus> {
+        self.observed().deployments.values().map(|deployment| self.status_of(deployment, now)).collect()
+    }
+
+    /// The proxy's status.
+    #[must_use]
+    pub fn proxy_status(&self) -> ProxyStatus {
+        let observed = self.observed();
+        let current = observed.proxies.current();
+        let told =
+            |caller: &Caller| caller.interests.get(&None).is_some_and(|interest| interest.has_applied());
+        ProxyStatus {
+            pid: current.and_then(|(_, proxy)| proxy.pid),
+            listen: current.map_or_else(
+                || self.desired().http.listen.clone(),
+                |(_, proxy)| proxy.settings.listen.clone(),
+            ),
+            ready: current.is_some_and(|(instance, proxy)| {
+                proxy.phase == ProxyPhase::Running
+                    && observed.callers.all.get(&CallerId::Proxy(instance)).is_some_and(told)
+            }),
+            restarts: observed.proxies.restarts,
+        }
+    }
+
+    fn status_of(&self, deployment: &Deployment, now: Instant) -> DeploymentStatus {
+        let wanted = &deployment.wanted;
+        let mut replicas: Vec<&Replica> = self.observed().replicas_of(&wanted.spec.name).collect();
+        replicas.sort_by_key(|replica| (replica.place, replica.spawned_at, replica.id.clone()));
+        let available: Vec<bool> =
+            replicas.iter().map(|replica| self.observed().is_available(replica, now)).collect();
+        let serving = replicas.iter().filter(|replica| replica.is_serving()).count();
+        let updated = replicas
+            .iter()
+            .zip(&available)
+            .filter(|(r, available)| **available && r.template == wanted.template && r.has_config_of(wanted))
+            .count();
+        let status = state_of(deployment, serving);
+        DeploymentStatus {
+            name: wanted.spec.name.clone(),
+            application: wanted.application.clone(),
+            status,
+            message: self.message_of(deployment, status, serving, updated),
+            version: wanted.version.clone(),
+            revision: wanted.revision,
+            class: wanted.class.name.as_str().to_owned(),
+            library: wanted.library.clone(),
+            route_prefix: wanted.spec.route_prefix.clone(),
+            target_replicas: if deployment.deleted { 0 } else { wanted.spec.num_replicas },
+            replicas: replicas
+                .iter()
+                .zip(&available)
+                .map(|(r, available)| replica_status(r, *available, now))
+                .collect(),
+            ended: deployment.ended.iter().cloned().collect(),
+            rollout: self.rollout_of(deployment, updated),
+        }
+    }
+
+    fn rollout_of(&self, deployment: &Deployment, updated: usize) -> RolloutStatus {
+        let wanted = &deployment.wanted;
+        let updated = u32::try_from(updated).unwrap_or(u32::MAX);
+        if let Some(undone) = &wanted.rolled_back {
+            return RolloutStatus {
+                revision: undone.revision,
+                version: undone.version.clone(),
+                outcome: RolloutOutcome::RolledBack,
+                updated,
+                message: undone.message.clone(),
+            };
+        }
+        let (outcome, message) = match &deployment.rollout.outcome {
+            Outcome::Progressing => (RolloutOutcome::InProgress, self.waits_for(deployment)),
+            Outcome::Done => (RolloutOutcome::Done, String::new()),
+            Outcome::Failed(why) => (RolloutOutcome::Failed, why.clone()),
+        };
+        RolloutStatus {
+            revision: wanted.revision,
+            version: wanted.version.clone(),
+            outcome,
+            updated,
+            message,
+        }
+    }
+
+    fn message_of(
+        &self,
+        deployment: &Deployment,
+        status: DeploymentState,
+        serving: usize,
+        updated: usize,
+    ) -> String {
+        let wanted = &deployment.wanted;
+        match (status, &deployment.rollout.outcome) {
+            (_, Outcome::Failed(why)) if serving > 0 => format!("{why}; what served before serves on"),
+            (_, Outcome::Failed(why)) => why.clone(),
+            (DeploymentState::Deleting, _) => "its replicas finish what they have".to_owned(),
+            (DeploymentState::Healthy, _) => wanted.rolled_back.as_ref().map_or_else(String::new, |undone| {
+                format!("revision {} was put back: {}", undone.revision, undone.message)
+            }),
+            (_, _) => {
+                let count = format!("{updated} of {} replicas are as wanted", wanted.spec.num_replicas);
+                match self.waits_for(deployment) {
+                    why if why.is_empty() => count,
+                    why => format!("{count}; {why}"),
+                }
+            }
+        }
+    }
+
+    /// What holds a deployment back: its last failure first, then what the plan said.
+    fn waits_for(&self, deployment: &Deployment) -> String {
+        if let Some(failure) = &deployment.rollout.last_failure {
+            let times = deployment.rollout.failures;
+            return match times {
+                0 | 1 => format!("a replica failed: {failure}"),
+                _ => format!("{times} starts have failed, the last one: {failure}"),
+            };
+        }
+        let name = &deployment.wanted.spec.name;
+        self.report()
+            .held
+            .iter()
+            .find(|held| held.deployment == *name)
+            .map_or_else(String::new, |held| held.reason.clone())
+    }
+}
+
+fn state_of(deployment: &Deployment, serving: usize) -> DeploymentState {
+    if deployment.deleted {
+        return DeploymentState::Deleting;
+    }
+    let wanted = deployment.wanted.spec.num_replicas as usize;
+    let failing = deployment.rollout.last_failure.is_some();
+    match (&deployment.rollout.outcome, deployment.rollout.kind) {
+        (Outcome::Failed(_), _) => DeploymentState::DeployFailed,
+        (Outcome::Progressing, RolloutKind::Upscale | RolloutKind::Downscale) if failing => {
+            DeploymentState::Unhealthy
+        }
+        (Outcome::Progressing, RolloutKind::Upscale) => DeploymentState::Upscaling,
+        (Outcome::Progressing, RolloutKind::Downscale) => DeploymentState::Downscaling,
+        (Outcome::Progressing, _) => DeploymentState::Updating,
+        (Outcome::Done, _) if serving < wanted => DeploymentState::Unhealthy,
+        (Outcome::Done, _) => DeploymentState::Healthy,
+    }
+}
+
+fn replica_status(replica: &Replica, available: bool, now: Instant) -> ReplicaStatus {
+    ReplicaStatus {
+        id: replica.id.clone(),
+        pid: replica.pid.unwrap_or_default(),
+        state: replica.state(available),
+        version: replica.version.clone(),
+        ongoing: replica.board.ongoing,
+        processed: replica.board.processed,
+        restarts: replica.restarts,
+        uptime_s: now.duration_since(replica.spawned_at).as_secs(),
+        rss_bytes: 0,
+    }
+}

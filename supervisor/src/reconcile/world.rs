@@ -1,0 +1,568 @@
+//! A simulated machine for the reconciler's tests: it carries out orders, in its own time, and reports facts. It keeps
+//! its own books of who can serve and who may still send, and checks every order against them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use decurion_api::spec::{DeploymentSpec, HttpSpec, LibraryRef, RolloutSpec, RuntimeEnvSpec, Share};
+use decurion_api::status::{DeploymentState, DeploymentStatus, RolloutOutcome};
+use decurion_api::{ApplicationName, ClassName, DeploymentName, ReplicaId};
+use decurion_ipc::control::{Generation, StartFailure};
+use serde_json::Value;
+
+use crate::change::{Changer, Libraries, Proposal, Refusal, StoredLibrary, library_key};
+use crate::desired::{ClassInfo, Desired};
+use crate::reconcile::order::Why;
+use crate::reconcile::{CallerId, Core, Exit, Fact, Now, Order, ProxyInstance, PutBack};
+
+/// How replicas of one version behave.
+#[derive(Clone, Debug)]
+pub(super) struct Behaviour {
+    /// From spawn to ready; `None`: never.
+    pub(super) start: Option<Duration>,
+    /// Refuses to be constructed, with this.
+    pub(super) refuses: Option<&'static str>,
+    /// From ready to a crash.
+    pub(super) crashes_after: Option<Duration>,
+    /// From drain to exit; `None`: never.
+    pub(super) drain: Option<Duration>,
+    /// Refuses this `user_config`.
+    pub(super) refuses_config: Option<Value>,
+    /// Answers health checks.
+    pub(super) health: Option<Result<(), &'static str>>,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            start: Some(Duration::from_millis(10)),
+            refuses: None,
+            crashes_after: None,
+            drain: Some(Duration::from_millis(5)),
+            refuses_config: None,
+            health: Some(Ok(())),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Process {
+    deployment: DeploymentName,
+    version: String,
+    ready: bool,
+    told_to_go: bool,
+}
+
+type SentView = (Generation, BTreeSet<ReplicaId>);
+
+/// Some moment to reckon from.
+#[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way")]
+pub(crate) fn moment() -> Instant {
+    Instant::now()
+}
+
+/// The machine.
+pub(super) struct World {
+    pub(super) core: Core,
+    pub(super) now: Instant,
+    pub(super) behaviours: BTreeMap<String, Behaviour>,
+    /// From a view's arrival at the proxy to its acknowledgement; `None`: never.
+    pub(super) proxy_answers: Option<Duration>,
+    /// The same for handles in replicas.
+    pub(super) handles_answer: Option<Duration>,
+    /// Every order, with its time.
+    pub(super) log: Vec<(Instant, Order)>,
+    queue: BTreeMap<(Instant, u64), Fact>,
+    queued: u64,
+    processes: BTreeMap<ReplicaId, Process>,
+    used_ids: BTreeSet<ReplicaId>,
+    attached: BTreeSet<(CallerId, ReplicaId)>,
+    /// What each caller goes by, and the views on their way to it.
+    views: BTreeMap<(CallerId, Option<DeploymentName>), VecDeque<SentView>>,
+    spawns: BTreeMap<DeploymentName, VecDeque<Instant>>,
+    changes: VecDeque<Instant>,
+    start: Instant,
+}
+
+pub(crate) fn name(text: &str) -> DeploymentName {
+    DeploymentName::new(text).unwrap()
+}
+
+pub(crate) fn spec(name_of: &str, version: &str, replicas: u32) -> DeploymentSpec {
+    DeploymentSpec {
+        name: name(name_of),
+        library: LibraryRef::Digest("d".repeat(64)),
+        class: None,
+        route_prefix: Some(decurion_api::RoutePrefix::new(format!("/{name_of}")).unwrap()),
+        num_replicas: replicas,
+        args: Value::Null,
+        user_config: None,
+        version: Some(version.to_owned()),
+        max_ongoing_requests: None,
+        max_queued_requests: Some(1024),
+        threads: 1,
+        request_timeout: None,
+        graceful_shutdown_timeout: Duration::from_secs(20),
+        health_check_period: Duration::from_secs(10),
+        health_check_timeout: Duration::from_secs(30),
+        startup_timeout: Duration::from_secs(300),
+        rollout: RolloutSpec::default(),
+        runtime_env: RuntimeEnvSpec::default(),
+    }
+}
+
+pub(crate) fn libraries() -> Libraries {
+    let class = ClassInfo {
+        name: ClassName::new("Model").unwrap(),
+        http: true,
+        exclusive: false,
+        reconfigures: true,
+        methods: vec!["predict".to_owned()],
+        encodings: 2,
+    };
+    let digest = "d".repeat(64);
+    let key = library_key(&LibraryRef::Digest(digest.clone()));
+    Libraries::from([(key, StoredLibrary { digest, classes: vec![class] })])
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let start = moment();
+        Self {
+            core: Core::new(Desired { http: HttpSpec::default(), ..Desired::default() }, 0),
+            now: start,
+            behaviours: BTreeMap::new(),
+            proxy_answers: Some(Duration::from_millis(1)),
+            handles_answer: Some(Duration::from_millis(1)),
+            log: Vec::new(),
+            queue: BTreeMap::new(),
+            queued: 0,
+            processes: BTreeMap::new(),
+            used_ids: BTreeSet::new(),
+            attached: BTreeSet::new(),
+            views: BTreeMap::new(),
+            spawns: BTreeMap::new(),
+            changes: VecDeque::new(),
+            start,
+        }
+    }
+
+    /// A world in which these deployments are rolled out.
+    pub(super) fn with(specs: &[DeploymentSpec]) -> Self {
+        let mut world = Self::new();
+        for spec in specs {
+            world.deploy(spec.clone()).unwrap();
+        }
+        world.settle();
+        world
+    }
+
+    pub(super) fn behave(&mut self, version: &str, behaviour: Behaviour) {
+        self.behaviours.insert(version.to_owned(), behaviour);
+    }
+
+    pub(super) fn deploy(&mut self, spec: DeploymentSpec) -> Result<u64, Refusal> {
+        let application = ApplicationName::new("test").unwrap();
+        self.change(|changer| changer.deployment(application, spec, &libraries()))
+    }
+
+    pub(super) fn scale(&mut self, of: &str, replicas: u32) {
+        self.change(|changer| changer.configure(&name(of), |spec| spec.num_replicas = replicas)).unwrap();
+    }
+
+    pub(super) fn reconfigure(&mut self, of: &str, config: Value) -> u64 {
+        self.change(|changer| changer.configure(&name(of), |spec| spec.user_config = Some(config))).unwrap()
+    }
+
+    pub(super) fn change(
+        &mut self,
+        change: impl FnOnce(Changer<'_>) -> Result<Proposal, Refusal>,
+    ) -> Result<u64, Refusal> {
+        let standing = |name: &DeploymentName| self.core.standing(name);
+        let changer = Changer::new(self.core.desired(), None, &standing)?;
+        let proposal = change(changer)?;
+        let revision = proposal.desired.revision;
+        self.core.accept(proposal.desired);
+        self.changes.push_back(self.now);
+        self.turn();
+        Ok(revision)
+    }
+
+    pub(super) fn status(&self, of: &str) -> DeploymentStatus {
+        let of = name(of);
+        self.core.deployment_statuses(self.now).into_iter().find(|status| status.name == of).unwrap()
+    }
+
+    pub(super) fn state(&self, of: &str) -> DeploymentState {
+        self.status(of).status
+    }
+
+    pub(super) fn outcome(&self, of: &str) -> RolloutOutcome {
+        self.status(of).rollout.outcome
+    }
+
+    pub(super) fn ids(&self, of: &str) -> Vec<ReplicaId> {
+        self.status(of).replicas.into_iter().map(|replica| replica.id).collect()
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.now.duration_since(self.start)
+    }
+
+    /// Puts a fact into the world, at once.
+    pub(super) fn fact(&mut self, fact: Fact) {
+        self.observe(&fact);
+        self.core.handle(fact, Now { at: self.now, unix_ms: 0 });
+        self.turn();
+    }
+
+    pub(super) fn later(&mut self, after: Duration, fact: Fact) {
+        self.queued += 1;
+        self.queue.insert((self.now + after, self.queued), fact);
+    }
+
+    /// Kills a replica from outside.
+    pub(super) fn kill(&mut self, id: &ReplicaId) {
+        self.fact(Fact::Exited { replica: id.clone(), exit: Exit::Signal(9), last_words: Vec::new() });
+    }
+
+    /// Goes on until nothing is under way but what only time of its own accord brings up (health checks).
+    pub(super) fn settle(&mut self) {
+        self.until(|world| world.statuses_settled());
+    }
+
+    fn statuses_settled(&self) -> bool {
+        self.core.deployment_statuses(self.now).iter().all(|status| {
+            matches!(status.status, DeploymentState::Healthy | DeploymentState::DeployFailed)
+                && status.replicas.iter().all(|r| r.state.can_serve())
+        })
+    }
+
+    /// Goes on until this holds.
+    pub(super) fn until(&mut self, holds: impl Fn(&Self) -> bool) {
+        for _ in 0..20_000 {
+            if holds(self) {
+                return;
+            }
+            assert!(self.step(), "nothing is left to happen: {:#?}", self.core.deployment_statuses(self.now));
+        }
+        panic!("it never came to that: {:#?}", self.core.deployment_statuses(self.now));
+    }
+
+    /// Goes on for this long.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.next_at().is_some_and(|at| at <= end) {
+            self.step();
+        }
+        self.now = end;
+        self.turn();
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        let queued = self.queue.keys().next().map(|(at, _)| *at);
+        [queued, self.core.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// The next thing that happens. False: there is none.
+    pub(super) fn step(&mut self) -> bool {
+        let Some(at) = self.next_at() else { return false };
+        self.now = self.now.max(at);
+        if let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            let fact = entry.remove();
+            if self.is_possible(&fact) {
+                self.observe(&fact);
+                self.core.handle(fact, Now { at: self.now, unix_ms: 0 });
+            }
+        }
+        self.turn();
+        true
+    }
+
+    /// Asks for orders and carries them out.
+    pub(super) fn turn(&mut self) {
+        let orders = self.core.turn(self.now);
+        assert!(self.core.poll_timeout() != Some(self.now), "a plan did not come to an end");
+        for order in &orders {
+            self.check(order);
+            self.carry_out(order);
+            self.log.push((self.now, order.clone()));
+        }
+        self.check_after(&orders);
+    }
+
+    pub(super) fn processes_of(&self, of: &str) -> usize {
+        self.processes.values().filter(|process| process.deployment.as_str() == of).count()
+    }
+
+    pub(super) fn random_process(&self, pick: usize) -> Option<ReplicaId> {
+        self.processes.keys().nth(pick % self.processes.len().max(1)).cloned()
+    }
+
+    pub(super) fn current_proxy(&self) -> Option<ProxyInstance> {
+        self.core.observed().proxies.current().map(|(instance, _)| instance)
+    }
+
+    /// A process that has ended reports nothing more.
+    fn is_possible(&self, fact: &Fact) -> bool {
+        match fact {
+            Fact::Spawned { replica, .. }
+            | Fact::Ready { replica }
+            | Fact::StartFailed { replica, .. }
+            | Fact::Reconfigured { replica, .. }
+            | Fact::Health { replica, .. }
+            | Fact::Drained { replica }
+            | Fact::Exited { replica, .. } => self.processes.contains_key(replica),
+            Fact::ProxyStarted { instance } | Fact::ProxyExited { instance, .. } => {
+                self.core.observed().proxies.all.contains_key(instance)
+            }
+            Fact::ViewApplied { caller, deployment, .. } => {
+                self.views.contains_key(&(caller.clone(), deployment.clone()))
+            }
+            _ => true,
+        }
+    }
+
+    /// Keeps the books.
+    fn observe(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Ready { replica } => {
+                if let Some(process) = self.processes.get_mut(replica) {
+                    process.ready = true;
+                }
+                let crash = self.behaviour_of(replica).crashes_after;
+                if let Some(after) = crash {
+                    let exit = Exit::Signal(11);
+                    self.later(
+                        after,
+                        Fact::Exited { replica: replica.clone(), exit, last_words: Vec::new() },
+                    );
+                }
+            }
+            Fact::Exited { replica, .. } => {
+                self.processes.remove(replica);
+                self.views.retain(|(caller, _), _| *caller != CallerId::Replica(replica.clone()));
+            }
+            Fact::ProxyExited { instance, .. } => {
+                self.views.retain(|(caller, _), _| *caller != CallerId::Proxy(*instance));
+                self.attached.retain(|(caller, _)| *caller != CallerId::Proxy(*instance));
+            }
+            Fact::ViewApplied { caller, deployment, generation } => {
+                if let Some(views) = self.views.get_mut(&(caller.clone(), deployment.clone())) {
+                    // The one that it goes by stays, those before it are history.
+                    while views.get(1).is_some_and(|(next, _)| next <= generation) {
+                        views.pop_front();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn behaviour_of(&self, id: &ReplicaId) -> Behaviour {
+        self.processes
+            .get(id)
+            .and_then(|process| self.behaviours.get(&process.version))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn carry_out(&mut self, order: &Order) {
+        match order {
+            Order::Spawn(spawn) => self.spawn(spawn),
+            Order::Reconfigure { replica, sequence, user_config, .. } => {
+                let config: Value = serde_json::from_str(user_config).unwrap();
+                let refused = self.behaviour_of(replica).refuses_config == Some(config);
+                let result = if refused { Err("not that".to_owned()) } else { Ok(()) };
+                let fact = Fact::Reconfigured { replica: replica.clone(), sequence: *sequence, result };
+                self.later(Duration::from_millis(3), fact);
+            }
+            Order::CheckHealth { replica, sequence } => {
+                if let Some(result) = self.behaviour_of(replica).health {
+                    let result = result.map_err(str::to_owned);
+                    let fact = Fact::Health { replica: replica.clone(), sequence: *sequence, result };
+                    self.later(Duration::from_millis(1), fact);
+                }
+            }
+            Order::Drain { replica } => self.drain(replica),
+            Order::Kill { replica, .. } => {
+                let fact =
+                    Fact::Exited { replica: replica.clone(), exit: Exit::Signal(9), last_words: Vec::new() };
+                self.later(Duration::from_millis(1), fact);
+            }
+            Order::Attach { caller, replica, .. } => {
+                self.attached.insert((caller.clone(), replica.clone()));
+            }
+            Order::PublishRoutes { instance, view } => {
+                let replicas = view.deployments.iter().flat_map(|d| d.replicas.iter().cloned()).collect();
+                let caller = CallerId::Proxy(*instance);
+                self.publish(caller, None, view.generation, replicas, self.proxy_answers);
+            }
+            Order::PublishView { caller, deployment, generation, view, .. } => {
+                let replicas = view.iter().flat_map(|view| view.replicas.iter().cloned()).collect();
+                let scope = Some(deployment.clone());
+                self.publish(caller.clone(), scope, *generation, replicas, self.handles_answer);
+            }
+            Order::SpawnProxy { instance, .. } => {
+                self.later(Duration::from_millis(1), Fact::ProxySpawned { instance: *instance, pid: 1 });
+                self.later(Duration::from_millis(2), Fact::ProxyStarted { instance: *instance });
+            }
+            Order::DrainProxy { instance, .. } => {
+                let fact = Fact::ProxyExited { instance: *instance, exit: Exit::Code(0) };
+                self.later(Duration::from_millis(5), fact);
+            }
+            Order::KillProxy { instance } => {
+                let fact = Fact::ProxyExited { instance: *instance, exit: Exit::Signal(9) };
+                self.later(Duration::from_millis(1), fact);
+            }
+            Order::PutBack { deployment, what, why, .. } => self.put_back(deployment, *what, why),
+            Order::Limit { .. }
+            | Order::Retire { .. }
+            | Order::Detach { .. }
+            | Order::ConfigureProxy { .. }
+            | Order::Finished => {}
+        }
+    }
+
+    fn spawn(&mut self, spawn: &crate::reconcile::Spawn) {
+        let start = &spawn.start;
+        assert!(self.used_ids.insert(start.replica.clone()), "{} was used before", start.replica);
+        self.processes.insert(
+            start.replica.clone(),
+            Process {
+                deployment: start.deployment.clone(),
+                version: start.version.clone(),
+                ready: false,
+                told_to_go: false,
+            },
+        );
+        let replica = start.replica.clone();
+        self.later(Duration::ZERO, Fact::Spawned { replica: replica.clone(), pid: 7 });
+        let behaviour = self.behaviour_of(&replica);
+        let config = start.user_config.as_ref().map(|text| serde_json::from_str::<Value>(text).unwrap());
+        let refusal = match behaviour.refuses {
+            None if config.is_some() && config == behaviour.refuses_config => Some("not that"),
+            refusal => refusal,
+        };
+        match (behaviour.start, refusal) {
+            (Some(after), Some(why)) => {
+                let failure = StartFailure::Constructor(why.to_owned());
+                self.later(after, Fact::StartFailed { replica: replica.clone(), failure });
+                let exit = Exit::Code(1);
+                self.later(after * 2, Fact::Exited { replica, exit, last_words: Vec::new() });
+            }
+            (Some(after), None) => self.later(after, Fact::Ready { replica }),
+            (None, _) => {}
+        }
+    }
+
+    fn drain(&mut self, id: &ReplicaId) {
+        if let Some(process) = self.processes.get_mut(id) {
+            process.told_to_go = true;
+        }
+        if let Some(after) = self.behaviour_of(id).drain {
+            self.later(after, Fact::Drained { replica: id.clone() });
+            let exit = Exit::Code(0);
+            self.later(after * 2, Fact::Exited { replica: id.clone(), exit, last_words: Vec::new() });
+        }
+    }
+
+    fn publish(
+        &mut self,
+        caller: CallerId,
+        deployment: Option<DeploymentName>,
+        generation: Generation,
+        replicas: BTreeSet<ReplicaId>,
+        answers: Option<Duration>,
+    ) {
+        for replica in &replicas {
+            let known = self.attached.contains(&(caller.clone(), replica.clone()));
+            assert!(known, "{caller} is told of {replica} and was never joined with it");
+        }
+        self.views.entry((caller.clone(), deployment.clone())).or_default().push_back((generation, replicas));
+        if let Some(after) = answers {
+            self.later(after, Fact::ViewApplied { caller, deployment, generation });
+        }
+    }
+
+    fn put_back(&mut self, of: &DeploymentName, what: PutBack, why: &str) {
+        let standing = |name: &DeploymentName| self.core.standing(name);
+        let changer = Changer::new(self.core.desired(), None, &standing).unwrap();
+        let proposal = match what {
+            PutBack::Everything => changer.put_back(of, why.to_owned()),
+            PutBack::UserConfig => changer.put_config_back(of, why.to_owned()),
+        };
+        self.core.accept(proposal.unwrap().desired);
+        self.changes.push_back(self.now);
+        self.later(
+            Duration::ZERO,
+            Fact::Board { replica: ReplicaId::new("nudge-0").unwrap(), board: Default::default() },
+        );
+    }
+
+    /// Replicas that can serve and are in the view that a proxy goes by, whatever is on its way.
+    fn serving(&self, of: &DeploymentName) -> usize {
+        self.processes
+            .iter()
+            .filter(|(id, process)| {
+                process.deployment == *of
+                    && process.ready
+                    && !process.told_to_go
+                    && self.views.iter().any(|((caller, _), views)| {
+                        matches!(caller, CallerId::Proxy(_))
+                            && views.iter().all(|(_, view)| view.contains(*id))
+                    })
+            })
+            .count()
+    }
+
+    /// What must hold of each order.
+    fn check(&self, order: &Order) {
+        if let Order::Drain { replica } = order {
+            for ((caller, _), views) in &self.views {
+                if matches!(caller, CallerId::Proxy(_)) {
+                    let may_send = views.iter().any(|(_, view)| view.contains(replica));
+                    assert!(!may_send, "{replica} is to drain, and {caller} may still send to it");
+                }
+            }
+        }
+    }
+
+    /// What must hold after each turn.
+    fn check_after(&mut self, orders: &[Order]) {
+        for order in orders {
+            let Order::Retire { replica, why: Why::Update | Why::Scale } = order else { continue };
+            let Some(process) = self.processes.get(replica) else { continue };
+            let Some(wanted) = self.core.desired().deployments.get(&process.deployment) else { continue };
+            let number = wanted.spec.num_replicas;
+            let floor = number - wanted.spec.rollout.max_unavailable.floor_of(number);
+            let serving = self.serving(&process.deployment);
+            assert!(
+                serving >= floor as usize,
+                "{serving} serve after {replica} was taken down, at least {floor} must"
+            );
+        }
+        for order in orders {
+            if let Order::Spawn(spawn) = order {
+                self.spawns.entry(spawn.start.deployment.clone()).or_default().push_back(self.now);
+            }
+        }
+        let minute_ago = self.now.checked_sub(Duration::from_secs(60)).unwrap_or(self.start);
+        self.changes.retain(|at| *at >= minute_ago);
+        for (name, spawns) in &mut self.spawns {
+            spawns.retain(|at| *at >= minute_ago);
+            let Some(wanted) = self.core.desired().deployments.get(name) else { continue };
+            let places = wanted.spec.num_replicas.max(1) as usize;
+            let bound = STARTS_A_MINUTE * 2 * places * (1 + self.changes.len());
+            assert!(spawns.len() <= bound, "{} starts of {name} in a minute", spawns.len());
+        }
+    }
+}
+
+/// Starts of one place that only fails, in a minute: 9 until the delay is at its cap, then 6, and some for luck.
+const STARTS_A_MINUTE: usize = 20;
+
+/// A share of replicas, by count.
+pub(crate) fn count(share: u32) -> Share {
+    Share::Count(share)
+}
