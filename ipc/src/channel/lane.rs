@@ -47,7 +47,7 @@ pub(super) struct Stream {
     waits_for: u32,
     /// Bytes of ours that are taken or lent.
     ours_lent: u32,
-    /// Bytes of theirs that are lent.
+    /// Bytes of theirs that are lent. Both count whole granules.
     theirs_lent: u32,
     /// Callee: blocks to give back once it is clear that the body need not go elsewhere.
     held: Vec<Held>,
@@ -56,7 +56,7 @@ pub(super) struct Stream {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     freed: Freed,
-    length: u32,
+    charged: u32,
 }
 
 /// Which use of a place a frame is about.
@@ -77,6 +77,8 @@ pub(super) struct Lane {
     pub(super) arena: super::arena::Arena,
     pub(super) streams: Vec<Stream>,
     window: u32,
+    /// Bytes of theirs that are lent, of all streams and of those that are over.
+    theirs_lent: u32,
     /// Blocks to give back with the next slots.
     returns: VecDeque<Freed>,
     returns_max: usize,
@@ -106,7 +108,8 @@ impl Lane {
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
             streams,
-            window: geometry.window,
+            window: geometry.window / GRANULE * GRANULE,
+            theirs_lent: 0,
             returns: VecDeque::new(),
             waiting: VecDeque::new(),
             roomier: false,
@@ -230,7 +233,7 @@ impl Lane {
         let head = u32::try_from(head.len()).ok()?;
         let block = self.arena.lend(stream, offset, length, head);
         if let Some(live) = self.live(stream) {
-            live.ours_lent += length;
+            live.ours_lent += charge(length);
         }
         self.put(Frame::Open { stream, block, head, end });
         Some(())
@@ -266,7 +269,7 @@ impl Lane {
         };
         // Whole granules are taken; what the window does not cover of the last one stays unused.
         let capacity = capacity.min(granted);
-        self.streams[id.index()].ours_lent += capacity;
+        self.streams[id.index()].ours_lent += charge(capacity);
         Ok(OutBlock { stream: id, offset, capacity, length: 0 })
     }
 
@@ -307,12 +310,12 @@ impl Lane {
             self.discard(block);
             return;
         }
-        let (taken, used) = (granules(block.capacity), granules(block.length));
+        let (taken, used) = (charge(block.capacity), charge(block.length));
         if used < taken {
-            self.arena.release(block.offset + used * GRANULE, (taken - used) * GRANULE);
+            self.arena.release(block.offset + used, taken - used);
         }
         if let Some(stream) = self.live(id) {
-            stream.ours_lent -= block.capacity - block.length;
+            stream.ours_lent -= taken - used;
         }
         let block = self.arena.lend(id, block.offset, block.length, 0);
         self.put(Frame::Data { stream: id, block, end });
@@ -322,7 +325,7 @@ impl Lane {
     pub(super) fn discard(&mut self, block: OutBlock) {
         self.arena.release(block.offset, block.capacity);
         if let Some(stream) = self.live(block.stream) {
-            stream.ours_lent -= block.capacity;
+            stream.ours_lent -= charge(block.capacity);
         }
         self.roomier = true;
     }
@@ -331,7 +334,7 @@ impl Lane {
     pub(super) fn take_back(&mut self, freed: Freed) -> Result<(), Fault> {
         let lent = self.arena.take_back(freed)?;
         if let Some(stream) = self.live(lent.stream) {
-            stream.ours_lent -= lent.length;
+            stream.ours_lent -= charge(lent.length);
             stream.intact &= lent.length == lent.head;
         }
         self.roomier = true;
@@ -393,10 +396,15 @@ impl Lane {
 
     /// Counts a block that has come in against the window.
     pub(super) fn accept(&mut self, id: StreamId, block: Block) -> Result<InBlock, Fault> {
-        let window = self.window;
+        let (window, arena) = (self.window, self.shared.peer_layout.arena_bytes());
+        let all = self.theirs_lent + charge(block.length);
         let stream = self.live(id).ok_or(Fault::Stream)?;
-        let lent = stream.theirs_lent.checked_add(block.length).filter(|&lent| lent <= window);
-        stream.theirs_lent = lent.ok_or(Fault::Window)?;
+        let lent = stream.theirs_lent + charge(block.length);
+        if lent > window || all > arena {
+            return Err(Fault::Window);
+        }
+        stream.theirs_lent = lent;
+        self.theirs_lent = all;
         Ok(InBlock {
             stream: id,
             offset: block.offset,
@@ -441,25 +449,27 @@ impl Lane {
 
     /// Gives a block back with the next slot, or once its stream is taken.
     pub(super) fn give_back(&mut self, block: InBlock, holds: bool) {
-        let held =
-            Held { freed: Freed { offset: block.offset, generation: block.generation }, length: block.lent };
+        let freed = Freed { offset: block.offset, generation: block.generation };
+        let charged = charge(block.lent);
         match self.live(block.stream) {
-            Some(stream) if holds && !stream.taken => stream.held.push(held),
-            Some(stream) => {
-                stream.theirs_lent -= held.length;
-                self.give_back_now(held.freed);
+            Some(stream) if holds && !stream.taken => {
+                stream.held.push(Held { freed, charged });
+                return;
             }
-            None => self.give_back_now(held.freed),
+            Some(stream) => stream.theirs_lent = stream.theirs_lent.saturating_sub(charged),
+            None => {}
         }
+        self.theirs_lent = self.theirs_lent.saturating_sub(charged);
+        self.give_back_now(freed);
     }
 
     /// Gives back what was held for a stream.
     pub(super) fn release_held(&mut self, id: StreamId) {
         let Some(stream) = self.live(id) else { return };
         let mut held = std::mem::take(&mut stream.held);
-        for Held { length, .. } in &held {
-            stream.theirs_lent -= length;
-        }
+        let charged: u32 = held.iter().map(|held| held.charged).sum();
+        stream.theirs_lent = stream.theirs_lent.saturating_sub(charged);
+        self.theirs_lent = self.theirs_lent.saturating_sub(charged);
         for Held { freed, .. } in held.drain(..) {
             self.give_back_now(freed);
         }
@@ -526,6 +536,7 @@ impl Lane {
     }
 }
 
-fn granules(bytes: u32) -> u32 {
-    bytes.div_ceil(GRANULE)
+/// What a block counts: the granules that it takes of its arena, so that windows also bound how many there are.
+fn charge(bytes: u32) -> u32 {
+    bytes.div_ceil(GRANULE).max(1) * GRANULE
 }
