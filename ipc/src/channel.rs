@@ -5,8 +5,12 @@
 //! Layout, rules and crash phases are in `docs/data-plane.md`.
 
 mod arena;
+#[cfg(any(test, fuzzing, feature = "fuzzing"))]
+mod fuzz;
 mod lane;
 mod layout;
+#[cfg(test)]
+mod model;
 mod requester;
 mod responder;
 mod ring;
@@ -16,6 +20,8 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(any(test, fuzzing, feature = "fuzzing"))]
+pub use fuzz::fuzz_consumer;
 pub use layout::{Geometry, GeometryError};
 pub use requester::{Event, Orphan, Phase, Requester};
 pub use responder::{Request, Responder};

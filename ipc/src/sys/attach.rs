@@ -315,3 +315,196 @@ fn peer_segment(
 fn constants(geometry: &Geometry, lane: u16) -> [u32; 4] {
     [MAGIC, VERSION, u32::from(lane), geometry.slots()]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::super::board::BoardWriter;
+    use super::*;
+
+    const SMALL: Duration = Duration::from_millis(20);
+
+    fn hello() -> Hello {
+        Hello { version: VERSION, lanes: 1, geometry: Geometry::small(), up: UpBell::Pipe }
+    }
+
+    fn down_segment() -> OwnedFd {
+        segment(&Geometry::small(), Direction::Down, 1).unwrap().1
+    }
+
+    fn bell() -> OwnedFd {
+        Ringer::pipe().unwrap().1
+    }
+
+    fn unsealed(length: usize) -> OwnedFd {
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        let fd = memfd_create("unsealed", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        nix::unistd::ftruncate(&fd, i64::try_from(length).unwrap()).unwrap();
+        fd
+    }
+
+    /// What a callee makes of such a first packet, and what it tells the caller.
+    fn accepted(hello: Hello, fds: &[OwnedFd], kind: CallerKind) -> (Result<Accepted, AttachError>, Welcome) {
+        let (near, far) = Link::pair().unwrap();
+        let (_, board) = BoardWriter::create().unwrap();
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        near.send(&hello, &fds).unwrap();
+        let accepted = accept(&far, &kind, board.as_fd());
+        (accepted, near.try_recv::<Welcome>().unwrap().unwrap().0)
+    }
+
+    fn refused(hello: Hello, fds: &[OwnedFd]) -> AttachError {
+        let (accepted, welcome) = accepted(hello, fds, CallerKind::Client { pid: 1 });
+        assert!(matches!(welcome, Welcome::Refused(_)), "{welcome:?}");
+        accepted.unwrap_err()
+    }
+
+    #[test]
+    fn a_caller_joins_with_a_lane_per_thread() {
+        for up in [UpBell::EventFd, UpBell::Pipe] {
+            let (connected, accepted) = local(3, Geometry::default(), up).unwrap();
+            assert_eq!((connected.lanes.len(), accepted.lanes.len()), (3, 3));
+        }
+    }
+
+    #[test]
+    fn lanes_of_one_attachment_do_not_mix() {
+        use crate::channel::Request;
+        let (mut connected, mut accepted) = local(2, Geometry::small(), UpBell::EventFd).unwrap();
+        connected.lanes[1].open(b"second", b"", true).unwrap();
+        let mut heads = Vec::new();
+        for lane in &mut accepted.lanes {
+            lane.poll(9, &mut |request| {
+                let Request::Open { head, .. } = request else { panic!("{request:?}") };
+                heads.push(head.to_vec());
+            })
+            .unwrap();
+            heads.push(b"-".to_vec());
+        }
+        assert_eq!(heads, [&b"-"[..], b"second", b"-"]);
+    }
+
+    #[test]
+    fn a_callee_refuses_memory_that_is_not_sealed_or_not_a_channel() {
+        let size = Layout::segment_bytes(&Geometry::small(), Direction::Down, 1);
+        let refuse = |memory| refused(hello(), &[memory, bell()]);
+        assert!(matches!(refuse(unsealed(size)), AttachError::Memory(MemoryError::Seals)));
+        assert!(matches!(refuse(bell()), AttachError::Memory(MemoryError::Seals)));
+        let directory = OwnedFd::from(std::fs::File::open("/").unwrap());
+        assert!(matches!(refuse(directory), AttachError::Memory(MemoryError::Seals)));
+        let shorter = Writable::create("short", size - 4096).unwrap().1;
+        assert!(matches!(refuse(shorter), AttachError::Memory(MemoryError::Size { .. })));
+        let empty = Writable::create("empty", size).unwrap().1;
+        assert!(matches!(refuse(empty), AttachError::Protocol(_)));
+    }
+
+    #[test]
+    fn a_callee_refuses_another_number_of_descriptors() {
+        assert!(matches!(refused(hello(), &[]), AttachError::Protocol(_)));
+        assert!(matches!(refused(hello(), &[down_segment()]), AttachError::Protocol(_)));
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let mut fds = vec![down_segment(), bell(), writer];
+        fds.extend((0..100).map(|_| bell()));
+        assert!(matches!(refused(hello(), &fds), AttachError::Protocol(_)));
+        // What was too much has been closed: without ours, nobody holds the writing end.
+        drop(fds);
+        assert_eq!(nix::unistd::read(&reader, &mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_callee_refuses_an_impossible_hello() {
+        let fds = || [down_segment(), bell()];
+        assert!(matches!(refused(Hello { version: 9, ..hello() }, &fds()), AttachError::Protocol(_)));
+        assert!(matches!(refused(Hello { lanes: 0, ..hello() }, &fds()), AttachError::Protocol(_)));
+        assert!(matches!(refused(Hello { lanes: u16::MAX, ..hello() }, &fds()), AttachError::Protocol(_)));
+        let geometry = Geometry { down_arena: u32::MAX, up_arena: u32::MAX, ..Geometry::small() };
+        assert!(matches!(refused(Hello { geometry, ..hello() }, &fds()), AttachError::Geometry(_)));
+        assert!(matches!(refused(hello(), &[down_segment(), down_segment()]), AttachError::Io(_)));
+    }
+
+    #[test]
+    fn only_the_proxy_may_ask_for_an_eventfd() {
+        let event = || BellReader::event_fd().unwrap().1;
+        let hello = Hello { up: UpBell::EventFd, ..hello() };
+        assert!(matches!(refused(hello, &[down_segment(), bell(), event()]), AttachError::Protocol(_)));
+        let (ok, _) = accepted(hello, &[down_segment(), bell(), event()], CallerKind::Proxy);
+        assert_eq!(ok.unwrap().lanes.len(), 1);
+    }
+
+    #[test]
+    fn junk_on_the_attach_socket_is_refused() {
+        let (near, far) = Link::pair().unwrap();
+        let (_, board) = BoardWriter::create().unwrap();
+        let accept = || accept(&far, &CallerKind::Proxy, board.as_fd());
+        assert!(matches!(accept(), Err(AttachError::NotYet)));
+        near.send(&"junk", &[]).unwrap();
+        assert!(matches!(accept(), Err(AttachError::Link(LinkError::Malformed(_)))));
+        drop(near);
+        assert!(matches!(accept(), Err(AttachError::Link(LinkError::Closed))));
+    }
+
+    /// What a caller makes of such an answer.
+    fn connected(answer: impl FnOnce(&Link)) -> Result<Connected, AttachError> {
+        let (near, far) = Link::pair().unwrap();
+        answer(&far);
+        connect(&near, 1, Geometry::small(), UpBell::Pipe, SMALL)
+    }
+
+    #[test]
+    fn a_caller_refuses_a_callee_that_does_not_keep_the_rules() {
+        let up = || segment(&Geometry::small(), Direction::Up, 1).unwrap().1;
+        let board = || BoardWriter::create().unwrap().1;
+        let answer = |fds: &[OwnedFd]| {
+            connected(|link| {
+                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                link.send(&Welcome::Accepted, &fds).unwrap();
+            })
+        };
+        assert!(answer(&[up(), board(), bell()]).is_ok());
+        assert!(matches!(answer(&[up(), board()]), Err(AttachError::Protocol(_))));
+        assert!(matches!(answer(&[up()]), Err(AttachError::Protocol(_))));
+        assert!(matches!(answer(&[up(), board(), bell(), bell()]), Err(AttachError::Protocol(_))));
+        let size = Layout::segment_bytes(&Geometry::small(), Direction::Up, 1);
+        assert!(matches!(answer(&[unsealed(size), board(), bell()]), Err(AttachError::Memory(_))));
+        assert!(matches!(answer(&[up(), unsealed(4096), bell()]), Err(AttachError::Memory(_))));
+        assert!(matches!(answer(&[up(), board(), board()]), Err(AttachError::Io(_))));
+    }
+
+    #[test]
+    fn a_caller_does_not_wait_for_ever() {
+        assert!(matches!(connected(|_| ()), Err(AttachError::TimedOut)));
+        let hung_up = {
+            let (near, far) = Link::pair().unwrap();
+            drop(far);
+            connect(&near, 1, Geometry::small(), UpBell::Pipe, SMALL)
+        };
+        assert!(matches!(hung_up, Err(AttachError::Link(LinkError::Closed))));
+        let junk = connected(|link| link.send(&"no", &[]).unwrap());
+        assert!(matches!(junk, Err(AttachError::Link(LinkError::Malformed(_)))));
+        let why = connected(|link| link.send(&Welcome::Refused("full".into()), &[]).unwrap());
+        assert_eq!(why.unwrap_err().to_string(), "the other side refused: full");
+    }
+
+    #[test]
+    fn nobody_else_can_write_or_cut_a_segment() {
+        use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+        let (memory, fd) = Writable::create("own", 4096).unwrap();
+        let length = std::num::NonZeroUsize::new(4096).unwrap();
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice, never used.
+        let mapped = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &fd, 0) };
+        assert!(mapped.is_err());
+        assert!(nix::unistd::ftruncate(&fd, 0).is_err());
+        assert!(nix::unistd::ftruncate(&fd, 8192).is_err());
+        assert!(nix::sys::uio::pwrite(&fd, b"x", 0).is_err());
+        // SAFETY: plain system call on a descriptor that is open.
+        let punched = unsafe {
+            libc::fallocate(fd.as_raw_fd(), libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, 0, 4096)
+        };
+        assert_eq!(punched, -1);
+        memory.word(0).store(7, Ordering::Relaxed);
+        let seen = ReadOnly::open(&fd, 4096).unwrap();
+        assert_eq!(seen.word(0).load(Ordering::Relaxed), 7);
+    }
+}
