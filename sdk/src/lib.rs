@@ -63,6 +63,6 @@ pub mod __private {
         ReconfigureEntry, configuration, constructor_arguments,
     };
     pub use crate::response::IntoResponse;
-    pub use crate::sys::{class_table, method};
+    pub use crate::sys::{ForeignClass, class_table, method};
     pub use decurion_abi as abi;
 }

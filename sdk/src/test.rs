@@ -36,8 +36,7 @@ use crate::class::Class;
 use crate::handle::Handle;
 use crate::request::Request;
 use crate::response::Response;
-use crate::sys::class_table;
-use crate::sys::local;
+use crate::sys::{ForeignClass, class_table, local};
 use crate::{Error, Result};
 
 /// Several deployments that can call each other by name.
@@ -59,8 +58,18 @@ impl LocalApp {
     /// # Errors
     /// The constructor's own.
     pub fn deploy<T: Class>(&self, name: &str, args: impl Serialize) -> Result<Local<T>> {
+        self.construct(name, class_table::<T>(), args)
+    }
+
+    /// The same for a class of a loaded library, whose type is not known here.
+    #[doc(hidden)]
+    pub fn deploy_foreign(&self, name: &str, class: ForeignClass, args: impl Serialize) -> Result<Local<()>> {
+        self.construct(name, class.table(), args)
+    }
+
+    fn construct<T>(&self, name: &str, table: decurion_abi::Class, args: impl Serialize) -> Result<Local<T>> {
         let args = serde_json::to_vec(&args)?;
-        self.app.deploy(name, class_table::<T>(), &args).map_err(Error::msg)?;
+        self.app.deploy(name, table, &args).map_err(Error::msg)?;
         let handle = Handle::named(&self.app.global_name(name));
         Ok(Local { app: self.clone(), name: name.to_owned(), handle, class: PhantomData })
     }
@@ -95,7 +104,9 @@ impl<T: Class> Local<T> {
     pub fn new(args: impl Serialize) -> Result<Self> {
         LocalApp::new().deploy(T::NAME, args)
     }
+}
 
+impl<T> Local<T> {
     /// Sends a GET to its `call`.
     ///
     /// # Errors

@@ -6,3 +6,20 @@ pub(crate) mod host;
 pub(crate) mod local;
 
 pub use export::{class_table, method};
+
+/// A class's table from a library that was not built with this SDK, for tests of the ABI itself.
+#[derive(Clone, Copy, Debug)]
+pub struct ForeignClass(decurion_abi::Class);
+
+impl ForeignClass {
+    /// # Safety
+    /// The table keeps the plugin ABI's word, and its library stays loaded.
+    #[must_use]
+    pub unsafe fn new(table: decurion_abi::Class) -> Self {
+        Self(table)
+    }
+
+    pub(crate) fn table(self) -> decurion_abi::Class {
+        self.0
+    }
+}

@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::thread;
 
 use decurion_abi as abi;
-use decurion_abi::{flags, kind, status};
+use decurion_abi::{encoding, flags, kind, status};
 
 use super::exchange::{Exchange, Incoming};
 use super::table;
+use crate::sys::host::adopt_host;
 
 /// A set of deployments that find each other by name.
 pub(crate) struct App {
@@ -31,6 +32,8 @@ thread_local! {
 impl App {
     pub(crate) fn new() -> Arc<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(1);
+        // SAFETY: our own table, good for the life of the process.
+        unsafe { adopt_host(table::host()) }.expect("our own table is of our own version");
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let app = Arc::new(Self { number, instances: Mutex::default() });
         let mut apps = lock(&APPS);
@@ -121,6 +124,18 @@ impl App {
         };
         thread::Builder::new().name(format!("local {name}")).spawn(serve).map_err(|_| status::ERROR)?;
         Ok(exchange)
+    }
+
+    /// The encodings that a deployment takes, as bits.
+    pub(super) fn encodings_of(&self, name: &str) -> Option<u32> {
+        let instance = self.instance(name)?;
+        // SAFETY: the metadata is static data.
+        let metadata = unsafe { instance.table.metadata.as_slice() };
+        let metadata: serde_json::Value = serde_json::from_slice(metadata).ok()?;
+        let takes =
+            |word: &str| metadata["encodings"].as_array().is_some_and(|words| words.contains(&word.into()));
+        let bit = |word, encoding: u32| u32::from(takes(word)) << encoding;
+        Some(bit("json", encoding::JSON) | bit("bincode", encoding::BINCODE))
     }
 
     fn instance(&self, name: &str) -> Option<Arc<Instance>> {

@@ -326,10 +326,10 @@ unsafe extern "C" fn call_free(raw: *mut abi::Call) {
 
 unsafe extern "C" fn deployment_find(deployment: abi::Bytes, encodings: *mut u32) -> i32 {
     let found = std::str::from_utf8(slice(deployment)).ok().and_then(|name| app::resolve(name, None));
-    if found.is_none() {
+    let Some(found) = found.and_then(|(app, name)| app.encodings_of(&name)) else {
         return status::NOT_FOUND;
-    }
+    };
     // SAFETY: the ABI gives a place for the bits.
-    unsafe { encodings.write(1 << encoding::JSON | 1 << encoding::BINCODE) };
+    unsafe { encodings.write(found) };
     status::OK
 }
