@@ -302,6 +302,8 @@ pub(crate) enum Template {
     // A function in Rust that answers HTTP.
     #[default]
     Hello,
+    // The same in C.
+    C,
 }
 
 fn json(text: &str) -> Result<Value, String> {

@@ -1,5 +1,6 @@
 //! Every command, each in a file of its own or with its like; here only which is which.
 
+mod call;
 mod changes;
 mod check;
 mod completions;
@@ -16,7 +17,8 @@ mod wait;
 
 use std::path::PathBuf;
 
-use decurion_client::admin::{Admin, default_socket};
+use decurion_client::admin::Admin;
+use decurion_client::default_socket;
 
 use crate::args::{Cli, Command, Global};
 use crate::failure::{Exit, Failure};
@@ -32,7 +34,7 @@ pub(crate) fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Deploy(args) => deploy::deploy(&args, &admin()?, output),
         Command::Status { name } => look::status(name.as_ref(), &admin()?, output),
         Command::Routes => look::routes(&admin()?, output),
-        Command::Call(args) => look::call(&args, &admin()?, output),
+        Command::Call(args) => call::call(&args, &socket(&global)?, output),
         Command::Scale { name, num_replicas, change } => {
             changes::scale(&name, num_replicas, &change, &admin()?, output)
         }

@@ -1,10 +1,13 @@
 //! The one habit for errors: what, where, what now, and whether anything was changed; and the exit codes.
 
 use std::error::Error;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::process::ExitCode;
 
 use decurion_api::spec::file::FileError;
-use decurion_client::admin::{AdminError, SocketError};
+use decurion_client::SocketError;
+use decurion_client::admin::AdminError;
 
 use crate::output::Output;
 
@@ -62,6 +65,17 @@ impl Failure {
         Self::new(Exit::Failed, format!("{}: {}", what.into(), chain(error)))
     }
 
+    /// No supervisor answers there.
+    pub(crate) fn unreachable(socket: &Path, error: &std::io::Error) -> Self {
+        let what = format!("no supervisor answers on {}: {error}", socket.display());
+        Self::new(Exit::Unreachable, what).now(match error.kind() {
+            ErrorKind::PermissionDenied => {
+                "run this as the supervisor's user or as root, or as one of its group"
+            }
+            _ => "start one with `decurion supervise`, or name its socket by --socket or DECURION_SOCKET",
+        })
+    }
+
     pub(crate) fn details(mut self, lines: impl IntoIterator<Item = String>) -> Self {
         self.details.extend(lines);
         self
@@ -109,16 +123,15 @@ impl Failure {
 impl From<AdminError> for Failure {
     fn from(error: AdminError) -> Self {
         let exit = match &error {
-            error if error.is_unreachable() => Exit::Unreachable,
             error if error.is_not_found() => Exit::NotFound,
             error if error.is_revision_mismatch() => Exit::RevisionMismatch,
             _ => Exit::Failed,
         };
+        if let AdminError::Unreachable { socket, source } = &error {
+            return Self::unreachable(socket, source);
+        }
         let failure = Self::new(exit, chain(&error));
         match exit {
-            Exit::Unreachable => failure.now(
-                "start one with `decurion supervise`, or name its socket by --socket or DECURION_SOCKET",
-            ),
             Exit::NotFound => failure.now("`decurion status` lists what there is"),
             Exit::RevisionMismatch => failure.now("look at `decurion status`, and try again"),
             _ => failure,

@@ -1,5 +1,6 @@
 //! The built command without a supervisor: help, usage errors, exit codes, what it writes where.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -145,11 +146,12 @@ fn an_unreachable_supervisor_is_7() {
         let ran = rig.run(arguments);
         assert_eq!(ran.code, 7, "{arguments:?}: {}", ran.stderr);
         assert_eq!(ran.stdout, "", "{arguments:?}");
+        let socket = if arguments[0] == "call" { "handle.sock" } else { "none.sock" };
         let tail = if changing.contains(arguments) { "  nothing was changed\n" } else { "" };
         assert_eq!(
             ran.stderr,
             format!(
-                "error: no supervisor answers on none.sock: No such file or directory (os error 2)\n  \
+                "error: no supervisor answers on {socket}: No such file or directory (os error 2)\n  \
                  now: start one with `decurion supervise`, or name its socket by --socket or DECURION_SOCKET\n{tail}"
             ),
             "{arguments:?}"
@@ -264,6 +266,24 @@ fn new_makes_a_folder_once() {
         ran.stderr,
         "error: my-scorer exists already\n  now: choose another name, or remove it\n  nothing was changed\n"
     );
+}
+
+#[test]
+fn new_in_c_builds_to_a_library_that_check_accepts() {
+    let rig = Rig::new();
+    let ran = rig.run(&["new", "scorer", "--template", "c"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, "made scorer; now: cd scorer && make && decurion run\n"));
+    let folder = rig.path().join("scorer");
+    let hello = std::fs::read_to_string(folder.join("hello.c")).unwrap();
+    assert!(hello.lines().count() <= 20, "{hello}");
+    let Ok(made) = Command::new("make").current_dir(&folder).output() else {
+        writeln!(std::io::stderr(), "skipped: there is no make").unwrap();
+        return;
+    };
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let ran = rig.run(&["check", "scorer/libscorer.so"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("\nhello  call   many at once  HTTP"), "{}", ran.stdout);
 }
 
 #[test]

@@ -303,23 +303,6 @@ fn a_refused_library_is_told_of_by_its_path() {
 }
 
 #[test]
-fn a_call_prints_the_result_and_a_failed_one_its_error() {
-    let scripted = Scripted::new(|asked, _| match asked {
-        "GET /v1/deployments" => (200, json!([deployment("done", 4, &[])])),
-        "POST /v1/deployments/m:call" => (200, json!({ "answer": [1.5, null] })),
-        _ => problem("call-failed", 502, "no such row\nin table x"),
-    });
-    let ran = scripted.run(&["call", "m.predict", "0.7", "--time"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "{\"answer\":[1.5,null]}\n"));
-    assert!(ran.stderr.starts_with("took ") && ran.stderr.ends_with(" ms\n"), "{}", ran.stderr);
-    let body = scripted.asked("POST", "/v1/deployments/m:call").0.unwrap().3;
-    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), json!({ "method": "predict", "args": 0.7 }));
-    let ran = scripted.run(&["call", "x"]);
-    assert_eq!(ran.code, 1);
-    assert_eq!(ran.stderr, "error: x answered with an error\n  no such row\n  in table x\n");
-}
-
-#[test]
 fn keys_are_merged_into_the_configuration_at_the_revision_it_was_read() {
     let scripted = Scripted::new(|asked, looks| match asked {
         "GET /v1/deployments/m" => (200, json!({ "name": "m", "user_config": { "a": 1, "b": 2 } })),

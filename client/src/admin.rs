@@ -7,11 +7,6 @@ mod error;
 mod http;
 mod sse;
 mod stream;
-#[expect(
-    clippy::disallowed_methods,
-    reason = "reads the environment and the user id once, to find the socket"
-)]
-mod sys;
 
 use std::fs::File;
 use std::io;
@@ -35,7 +30,6 @@ use http::{Ask, Body, Method};
 
 pub use error::AdminError;
 pub use stream::Follow;
-pub use sys::{SocketError, default_socket, own_runtime_dir};
 
 /// How long an ordinary request may take. A supervisor answers within milliseconds; this is for one that hangs.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);

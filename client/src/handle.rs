@@ -20,6 +20,7 @@ use std::time::Duration;
 use decurion_api::DeploymentName;
 use decurion_ipc::caller::{CallKey, NewCall, Outcome, Reply};
 use decurion_ipc::codec;
+use decurion_ipc::control::DeploymentView;
 use decurion_ipc::record::Kind;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,6 +30,8 @@ pub use error::CallFailed;
 use crate::sys::engine::{Engine, Step};
 use crate::sys::machine;
 
+/// `decurion_abi::encoding::RAW`.
+const RAW: u32 = 0;
 /// `decurion_abi::encoding::JSON`.
 const JSON: u32 = 1;
 /// `decurion_abi::encoding::BINCODE`.
@@ -47,6 +50,8 @@ pub struct Client {
 pub struct Deployment {
     engine: Arc<Engine>,
     name: DeploymentName,
+    http: bool,
+    methods: Vec<String>,
     encodings: u32,
 }
 
@@ -57,6 +62,17 @@ pub struct Handle {
     name: DeploymentName,
     encodings: u32,
     timeout: Option<Duration>,
+}
+
+/// What a deployment's `call` answered to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Header fields, name and value.
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The whole body.
+    pub body: Vec<u8>,
 }
 
 /// A call that was started.
@@ -95,11 +111,15 @@ impl Client {
         let deadline = machine::now_ns().saturating_add(nanos(RESOLVE_TIMEOUT));
         let found = self.engine.wait(deadline, |caller| match caller.find(&name) {
             Ok(None) => Step::Wait,
-            Ok(Some(encodings)) => Step::Done(Ok(encodings)),
+            Ok(Some(view)) => Step::Done(Ok(view.clone())),
             Err(error) => Step::Done(Err(error)),
         });
         match found {
-            Some(found) => Ok(Deployment { engine: Arc::clone(&self.engine), name, encodings: found? }),
+            Some(found) => {
+                let DeploymentView { http, methods, encodings, .. } = found?;
+                let methods = methods.into_iter().map(|method| method.name).collect();
+                Ok(Deployment { engine: Arc::clone(&self.engine), name, http, methods, encodings })
+            }
             None => Err(CallFailed::NoAnswer { after: RESOLVE_TIMEOUT }),
         }
     }
@@ -110,6 +130,18 @@ impl Deployment {
     #[must_use]
     pub fn name(&self) -> &DeploymentName {
         &self.name
+    }
+
+    /// Methods of its class.
+    #[must_use]
+    pub fn methods(&self) -> &[String] {
+        &self.methods
+    }
+
+    /// Whether its class answers HTTP as well.
+    #[must_use]
+    pub fn answers_http(&self) -> bool {
+        self.http
     }
 
     /// A handle to it.
@@ -167,9 +199,30 @@ impl Handle {
         serde_json::from_slice(&reply.body).map_err(CallFailed::Result)
     }
 
+    /// Sends an HTTP request to the class's `call`; `target` is path and query. Any status is an answer.
+    ///
+    /// # Errors
+    /// Why there is no answer; see [`CallFailed`].
+    pub fn request(
+        &self,
+        method: &str,
+        target: &str,
+        headers: Vec<(Vec<u8>, Vec<u8>)>,
+        body: Vec<u8>,
+    ) -> Result<Answer, CallFailed> {
+        let target = target.to_owned();
+        let call = NewCall { kind: Kind::Http, target, headers, ..self.new_call(method, RAW, body) };
+        let Reply { status, headers, body, .. } = self.start_call(call)?.whole_reply()?;
+        Ok(Answer { status, headers, body })
+    }
+
     fn send(&self, method: &str, encoding: u32, body: Vec<u8>) -> Result<Call, CallFailed> {
+        self.start_call(self.new_call(method, encoding, body))
+    }
+
+    fn new_call(&self, method: &str, encoding: u32, body: Vec<u8>) -> NewCall {
         let deadline_ns = self.timeout.map_or(0, |timeout| machine::now_ns().saturating_add(nanos(timeout)));
-        let call = NewCall {
+        NewCall {
             deployment: self.name.clone(),
             kind: Kind::Call,
             method: method.to_owned(),
@@ -180,7 +233,10 @@ impl Handle {
             id: machine::new_request_id(),
             traceparent: String::new(),
             deadline_ns,
-        };
+        }
+    }
+
+    fn start_call(&self, call: NewCall) -> Result<Call, CallFailed> {
         let key = self.engine.with(|caller, now| caller.start(call, now))?;
         Ok(Call { engine: Arc::clone(&self.engine), key })
     }
@@ -202,19 +258,24 @@ impl Call {
     /// Tells the callee that nobody waits for the result any more.
     pub fn cancel(self) {}
 
+    /// The result, or the callee's error.
     fn reply(&self) -> Result<Reply, CallFailed> {
+        let reply = self.whole_reply()?;
+        if reply.status == 200 {
+            return Ok(reply);
+        }
+        let message = String::from_utf8_lossy(&reply.body).into_owned();
+        Err(CallFailed::Callee { status: reply.status, message })
+    }
+
+    fn whole_reply(&self) -> Result<Reply, CallFailed> {
         let outcome = self.engine.wait(0, |caller| match caller.outcome(self.key) {
             Outcome::Pending => Step::Wait,
             Outcome::Ready => Step::Done(Ok(caller.take_reply(self.key).unwrap_or_default())),
             Outcome::Failed(error) => Step::Done(Err(error)),
         });
         // Without a deadline of its own, the wait ends with the call's outcome only.
-        let reply = outcome.ok_or(CallFailed::NoAnswer { after: Duration::MAX })??;
-        if reply.status == 200 {
-            return Ok(reply);
-        }
-        let message = String::from_utf8_lossy(&reply.body).into_owned();
-        Err(CallFailed::Callee { status: reply.status, message })
+        outcome.ok_or(CallFailed::NoAnswer { after: Duration::MAX })?.map_err(CallFailed::from)
     }
 }
 

@@ -7,4 +7,6 @@ mod handle;
 #[expect(clippy::disallowed_methods, reason = "the clock, the environment and the socket are read here")]
 mod sys;
 
-pub use handle::{Call, CallFailed, Client, Deployment, Handle};
+pub use decurion_ipc::caller::CallError;
+pub use handle::{Answer, Call, CallFailed, Client, Deployment, Handle};
+pub use sys::socket::{SocketError, default_socket, own_runtime_dir};

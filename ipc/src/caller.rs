@@ -20,7 +20,7 @@ use callee::{Callee, Peer};
 
 use crate::attach::Connected;
 use crate::channel::{Busy, Event, InBlock, Phase, ResetCode, StreamId};
-use crate::control::{Availability, CallerOrder, CallerReport};
+use crate::control::{Availability, CallerOrder, CallerReport, DeploymentView};
 
 /// Slots taken from one replica before the next has its turn.
 const POLL_BUDGET: u32 = 256;
@@ -120,13 +120,13 @@ impl Caller {
         }
     }
 
-    /// The encodings that a deployment's methods take; `None`: not known yet, [`resolve`](Self::resolve) it.
+    /// What is known of a deployment; `None`: nothing yet, [`resolve`](Self::resolve) it.
     ///
     /// # Errors
     /// [`CallError::NotFound`] where the supervisor says that there is none.
-    pub fn find(&self, deployment: &DeploymentName) -> Result<Option<u32>, CallError> {
+    pub fn find(&self, deployment: &DeploymentName) -> Result<Option<&DeploymentView>, CallError> {
         match self.callees.get(deployment) {
-            Some(callee) => callee.check(deployment).map(|view| view.map(|view| view.encodings)),
+            Some(callee) => callee.check(deployment),
             None => Ok(None),
         }
     }

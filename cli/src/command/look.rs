@@ -1,16 +1,12 @@
-//! `status`, `routes` and `call`: what is there, and one question to it.
+//! `status` and `routes`: what is there.
 
 use decurion_api::DeploymentName;
-use decurion_api::admin::{CallRequest, problem};
 use decurion_api::status::{DeploymentState, DeploymentStatus, ReplicaState, SystemStatus};
-use decurion_client::admin::{Admin, AdminError};
+use decurion_client::admin::Admin;
 use serde::Serialize;
-use serde_json::Value;
 
-use crate::args::CallArgs;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Output, Table, TableCell, Tone, printable, utc};
-use crate::sys;
 
 pub(super) fn status(name: Option<&DeploymentName>, admin: &Admin, output: &Output) -> Result<Exit, Failure> {
     let status = admin.status()?;
@@ -187,48 +183,6 @@ pub(super) fn url(deployment: &DeploymentStatus, status: &SystemStatus) -> Optio
         _ => "127.0.0.1".to_owned(),
     };
     Some(format!("http://{host}:{}{route}", listen.port()))
-}
-
-pub(super) fn call(args: &CallArgs, admin: &Admin, output: &Output) -> Result<Exit, Failure> {
-    let (name, method) = call_target(&args.target, admin)?;
-    let request = CallRequest { method, args: args.args.clone().unwrap_or_else(|| Value::Array(Vec::new())) };
-    let start = sys::now();
-    let result = admin.call(&name, &request);
-    let took = start.elapsed();
-    let value = result.map_err(|error| call_failure(error, &args.target))?;
-    match output.format {
-        // One line on a terminal as well as in a pipe, as the handle would give it.
-        Format::Table | Format::Wide => output.line(&value.to_string())?,
-        Format::Json | Format::Jsonl => output.json(&value)?,
-    }
-    if args.time {
-        output.always(&format!("took {:.3} ms", took.as_secs_f64() * 1e3));
-    }
-    Ok(Exit::Done)
-}
-
-fn call_failure(error: AdminError, target: &str) -> Failure {
-    let by_handler = error.problem().is_some_and(|problem| problem.kind == problem::CALL_FAILED);
-    match error.problem() {
-        Some(problem) if by_handler => {
-            let lines: Vec<String> = problem.detail.lines().map(printable).collect();
-            Failure::new(Exit::Failed, format!("{target} answered with an error")).details(lines)
-        }
-        _ => error.into(),
-    }
-}
-
-/// `NAME` or `NAME.METHOD`; as names may hold dots, what is deployed decides.
-fn call_target(target: &str, admin: &Admin) -> Result<(DeploymentName, Option<String>), Failure> {
-    let misnamed = |error| Failure::usage(format!("'{target}' is no NAME[.METHOD]: {error}"));
-    let whole = DeploymentName::new(target);
-    let Some((name, method)) = target.rsplit_once('.') else { return Ok((whole.map_err(misnamed)?, None)) };
-    if let Ok(whole) = whole
-        && admin.deployments()?.iter().any(|deployment| deployment.name == whole)
-    {
-        return Ok((whole, None));
-    }
-    Ok((DeploymentName::new(name).map_err(misnamed)?, Some(method.to_owned())))
 }
 
 fn serving(deployment: &DeploymentStatus) -> usize {

@@ -20,6 +20,13 @@ const HELLO: Files = &[
     ("README.md", include_str!("../../templates/hello/README.md.in")),
     (".gitignore", include_str!("../../templates/hello/gitignore.in")),
 ];
+const C: Files = &[
+    ("hello.c", include_str!("../../templates/c/hello.c.in")),
+    ("Makefile", include_str!("../../templates/c/Makefile.in")),
+    ("decurion.toml", include_str!("../../templates/c/decurion.toml.in")),
+    ("README.md", include_str!("../../templates/c/README.md.in")),
+    (".gitignore", include_str!("../../templates/c/gitignore.in")),
+];
 /// Names that are no crate's: the language's own words, and the crates that are always there.
 const RESERVED: &str = " abstract alloc as async await become box break const continue core crate do dyn else enum \
     extern false final fn for gen if impl in let loop macro match mod move mut override priv proc_macro pub ref \
@@ -31,6 +38,7 @@ pub(super) fn new(args: &NewArgs, output: &Output) -> Result<Exit, Failure> {
     let sdk = find_sdk(args)?;
     let files = match args.template {
         Template::Hello => HELLO,
+        Template::C => C,
     };
     let folder = Path::new(&args.name);
     match fs::create_dir(folder) {
@@ -53,6 +61,7 @@ pub(super) fn new(args: &NewArgs, output: &Output) -> Result<Exit, Failure> {
     }
     let run = match args.template {
         Template::Hello => "decurion run",
+        Template::C => "make && decurion run",
     };
     output.note(&format!("made {}; now: cd {} && {run}", folder.display(), folder.display()));
     Ok(Exit::Done)
@@ -128,7 +137,7 @@ mod tests {
 
     #[test]
     fn templates_are_filled_in_wholly() {
-        for (path, template) in HELLO {
+        for (path, template) in HELLO.iter().chain(C) {
             let text = fill(template, "my-model", Path::new("/opt/sdk"));
             assert!(!text.contains("{{"), "{path}: {text}");
         }
@@ -136,9 +145,11 @@ mod tests {
 
     #[test]
     fn the_configuration_of_a_template_is_accepted() {
-        let (_, template) = HELLO.iter().find(|(path, _)| *path == "decurion.toml").unwrap();
-        let text = fill(template, "my-model", Path::new("/opt/sdk"));
-        let spec = decurion_api::spec::file::read_toml(&text, "decurion.toml").unwrap();
-        assert_eq!(spec.deployments[0].name.as_str(), "my-model");
+        for files in [HELLO, C] {
+            let (_, template) = files.iter().find(|(path, _)| *path == "decurion.toml").unwrap();
+            let text = fill(template, "my-model", Path::new("/opt/sdk"));
+            let spec = decurion_api::spec::file::read_toml(&text, "decurion.toml").unwrap();
+            assert_eq!(spec.deployments[0].name.as_str(), "my-model");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use decurion_client::admin::own_runtime_dir;
+use decurion_client::own_runtime_dir;
 use decurion_supervisor::{Options, StartError, Supervisor};
 use tracing_subscriber::EnvFilter;
 

@@ -21,7 +21,7 @@ pub enum CallFailed {
         error: std::io::Error,
     },
     /// Nowhere to look for one.
-    #[error("can't tell where the supervisor's socket is: {0}; set DECURION_SOCKET")]
+    #[error("can't tell where the supervisor's socket is: {0}")]
     NoSocket(String),
     /// Not a name.
     #[error(transparent)]

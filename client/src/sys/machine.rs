@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::handle::CallFailed;
+use crate::sys::socket::default_socket;
 
 /// CLOCK_MONOTONIC in nanoseconds, the same for every process of the machine.
 pub(crate) fn now_ns() -> u64 {
@@ -16,14 +17,7 @@ pub(crate) fn now_ns() -> u64 {
 
 /// `handle.sock` beside the control socket.
 pub(crate) fn default_handle_socket() -> Result<PathBuf, CallFailed> {
-    let control = match std::env::var_os("DECURION_SOCKET") {
-        Some(socket) => PathBuf::from(socket),
-        None if nix::unistd::geteuid().is_root() => PathBuf::from("/run/decurion/control.sock"),
-        None => match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(folder) => PathBuf::from(folder).join("decurion/control.sock"),
-            None => return Err(CallFailed::NoSocket("XDG_RUNTIME_DIR is not set".to_owned())),
-        },
-    };
+    let control = default_socket().map_err(|error| CallFailed::NoSocket(error.to_string()))?;
     Ok(control.with_file_name("handle.sock"))
 }
 

@@ -124,6 +124,8 @@ impl OpenCall {
 pub(crate) fn find(runner: &Runner, deployment: &DeploymentName) -> Result<u32, CallError> {
     runner.nudge(|engine| engine.calls.resolve(deployment));
     let deadline = now_ns() + RESOLVE_MAX_NS;
-    let found = runner.wait(deadline, |engine, _| engine.calls.find(deployment).transpose());
+    let found = runner.wait(deadline, |engine, _| {
+        engine.calls.find(deployment).map(|view| view.map(|view| view.encodings)).transpose()
+    });
     found.unwrap_or(Err(CallError::Deadline))
 }

@@ -13,7 +13,7 @@ const SYSTEM_DIR: &str = "/run/decurion";
 pub enum SocketError {
     /// Someone else could have put a socket of their own there.
     #[error(
-        "{} is not a folder of ours alone ({why}); set XDG_RUNTIME_DIR, or give --socket", dir.display()
+        "{} is not a folder of ours alone ({why}); set XDG_RUNTIME_DIR or DECURION_SOCKET", dir.display()
     )]
     NotOurs {
         /// The folder.
