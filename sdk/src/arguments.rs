@@ -35,6 +35,8 @@ pub(crate) enum ArgumentError {
     Bincode { name: &'static str, parameters: &'static [&'static str], why: String },
     #[error("the arguments of {name} need JSON: {why}")]
     NeedsJson { name: &'static str, why: String },
+    #[error("{name} takes {ours}, and the call has {theirs}")]
+    Types { name: &'static str, ours: String, theirs: String },
 }
 
 /// The tuple of a method's parameters. Implemented for tuples of up to 12.
@@ -78,7 +80,15 @@ pub(crate) fn from_json<T: Parameters>(json: &[u8], signature: Signature) -> Res
         (Value::Array(values), [_]) if values.len() == 1 => {
             (values.iter().cloned().map(Some).collect(), Value::Array(values))
         }
-        (Value::Array(values), [_]) => return read(vec![Some(Value::Array(values))]),
+        (Value::Array(values), [_]) => {
+            let given = values.len();
+            return read(vec![Some(Value::Array(values))]).map_err(|error| match error {
+                ArgumentError::Type { why, .. } if why.starts_with("invalid type: sequence") => {
+                    ArgumentError::Count { name, parameters, given }
+                }
+                error => error,
+            });
+        }
         (Value::Array(values), _) if values.len() > parameters.len() => {
             return Err(ArgumentError::Count { name, parameters, given: values.len() });
         }
@@ -277,6 +287,17 @@ mod tests {
         assert_eq!(
             one::<u8>(r#"["x"]"#).unwrap_err(),
             "argument 'msg' of Model::new: invalid type: string \"x\", expected u8"
+        );
+    }
+
+    #[test]
+    fn too_many_for_a_single_parameter_are_counted() {
+        let error = one::<u8>("[1, 2]").unwrap_err();
+        assert_eq!(error, "Model::new takes one argument (msg), and 2 were given");
+        let error = one::<Vec<u8>>(r#"[1, "x"]"#).unwrap_err();
+        assert_eq!(
+            error,
+            "argument 'msg' of Model::new: field '[1]': invalid type: string \"x\", expected u8"
         );
     }
 

@@ -11,7 +11,7 @@ use crate::codec::{self, CodecError};
 use crate::request::{self, Request};
 use crate::response::Response;
 use crate::sys::host::Exchange;
-use crate::{Error, Result};
+use crate::{Error, Result, types};
 
 /// A class of deployments. Made by `#[deployment]`.
 pub trait Class: Sized + Send + 'static {
@@ -122,7 +122,13 @@ entry!(
 pub struct MethodCall {
     encoding: u32,
     body: Vec<u8>,
+    /// What the caller says of its types.
+    types: Option<String>,
 }
+
+/// Stands for a result whose type can't be named.
+#[derive(Clone, Copy, Debug)]
+pub enum Hidden {}
 
 /// A method's result as bytes.
 #[derive(Debug)]
@@ -140,22 +146,35 @@ impl MethodCall {
                 format_args!("arguments come as JSON or bincode, not as encoding {encoding}"),
             ));
         }
-        Ok(Self { encoding, body: request::read_whole(exchange)? })
+        let types = match encoding {
+            encoding::BINCODE => exchange.head().header(abi::TYPES_HEADER).map(String::from_utf8_lossy),
+            _ => None,
+        };
+        Ok(Self {
+            encoding,
+            body: request::read_whole(exchange)?,
+            types: types.map(|types| types.into_owned()),
+        })
     }
 
-    /// The arguments, typed.
+    /// The arguments, typed, of a method with this result.
     ///
     /// # Errors
-    /// 400 naming the argument that does not fit, 415 where only JSON can carry it.
-    pub fn arguments<P: Parameters>(&self, signature: Signature) -> Result<P> {
-        let read = match self.encoding {
-            encoding::BINCODE => P::from_bincode(&self.body, signature).map_err(|error| error.0),
-            _ => arguments::from_json(&self.body, signature),
-        };
-        read.map_err(|error| {
-            let status = if matches!(error, ArgumentError::NeedsJson { .. }) { 415 } else { 400 };
-            Error::status(status, error)
-        })
+    /// 400 naming the argument that does not fit. Where bincode does not fit, 415: JSON may.
+    pub fn arguments<P: Parameters, R>(&self, signature: Signature) -> Result<P> {
+        if self.encoding != encoding::BINCODE {
+            return arguments::from_json(&self.body, signature).map_err(|error| Error::status(400, error));
+        }
+        let (ours, our_result) = (std::any::type_name::<P>(), std::any::type_name::<R>());
+        if let Some((theirs, their_result)) = self.types.as_deref().map(types::split)
+            && !(types::fits(theirs, ours) && types::fits(their_result, our_result))
+        {
+            let written =
+                |arguments, result| format!("{} -> {}", types::short(arguments), types::short(result));
+            let (ours, theirs) = (written(ours, our_result), written(theirs, their_result));
+            return Err(Error::status(415, ArgumentError::Types { name: signature.name, ours, theirs }));
+        }
+        P::from_bincode(&self.body, signature).map_err(|error| Error::status(415, error.0))
     }
 
     /// The result in the caller's encoding.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use decurion_abi::{encoding, kind, status};
+use decurion_abi::{self as abi, encoding, kind, status};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -13,7 +13,7 @@ use crate::codec::{self, CodecError};
 use crate::request::Request;
 use crate::response::Response;
 use crate::sys::host::{self, Call, Outgoing, Reply};
-use crate::{Error, Result};
+use crate::{Error, Result, types};
 
 /// A handle to a deployment: calls its methods without HTTP.
 ///
@@ -52,22 +52,24 @@ impl Handle {
     /// 499: nobody waits any more. Whatever else goes wrong on the way is an internal error.
     pub fn call<R: DeserializeOwned>(&self, method: &str, args: impl Arguments) -> Result<R> {
         let encoding = self.encoding(codec::needs_json::<R>(), &args)?;
-        let result = self.start_in(encoding, method, &args)?.wait();
+        let result =
+            self.start_in(encoding, method, &args, types_of_call::<_, R>(&args)).and_then(PendingCall::wait);
         match result {
-            // The callee could not read bincode into its types. Nothing has run: the same again, as JSON.
+            // The callee would misread these types. Nothing has run: the same again, as JSON.
             Err(error) if encoding == encoding::BINCODE && error.code().is_some_and(|code| code == 415) => {
-                self.start_in(encoding::JSON, method, &args)?.wait()
+                self.start_in(encoding::JSON, method, &args, None)?.wait()
             }
             result => result,
         }
     }
 
-    /// Starts a call; several can be under way at once.
+    /// Starts a call; several can be under way at once. As the result's type is not known yet, it is the caller's to
+    /// [`wait`](PendingCall::wait) for the one that the method gives.
     ///
     /// # Errors
     /// As [`call`](Self::call).
     pub fn start(&self, method: &str, args: impl Arguments) -> Result<PendingCall> {
-        self.start_in(self.encoding(false, &args)?, method, &args)
+        self.start_in(self.encoding(false, &args)?, method, &args, types_of_start(&args))
     }
 
     /// Sends a request to the deployment's `call` and waits for the whole answer.
@@ -106,7 +108,15 @@ impl Handle {
         Ok(if rust { encoding::BINCODE } else { encoding::JSON })
     }
 
-    fn start_in<A: Arguments>(&self, encoding: u32, method: &str, args: &A) -> Result<PendingCall> {
+    fn start_in<A: Arguments>(
+        &self,
+        encoding: u32,
+        method: &str,
+        args: &A,
+        types: Option<String>,
+    ) -> Result<PendingCall> {
+        let types = types.filter(|_| encoding == encoding::BINCODE);
+        let types = types.as_deref().map(|types| (abi::TYPES_HEADER.as_bytes(), types.as_bytes()));
         let body = match encoding {
             encoding::BINCODE => codec::encode(args)?,
             _ => serde_json::to_vec(args)?,
@@ -117,7 +127,7 @@ impl Handle {
             deployment: &self.deployment,
             method,
             target: "",
-            headers: &[],
+            headers: types.as_slice(),
             encoding,
             body: &body,
             parent: parent.as_deref(),
@@ -207,6 +217,14 @@ impl PendingCall {
     pub fn cancel(self) {
         self.call.cancel();
     }
+}
+
+fn types_of_call<A: Arguments, R>(_: &A) -> Option<String> {
+    types::of_call::<A, R>()
+}
+
+fn types_of_start<A: Arguments>(_: &A) -> Option<String> {
+    types::of_start::<A>()
 }
 
 enum Failure {

@@ -31,6 +31,7 @@ mod response;
 )]
 mod sys;
 pub mod test;
+mod types;
 
 pub use arguments::Arguments;
 pub use bytes::Bytes;
@@ -59,7 +60,7 @@ pub mod prelude {
 pub mod __private {
     pub use crate::arguments::Signature;
     pub use crate::class::{
-        CallEntry, Class, Constructed, Done, HealthEntry, MethodCall, MethodEntry, MethodResult,
+        CallEntry, Class, Constructed, Done, HealthEntry, Hidden, MethodCall, MethodEntry, MethodResult,
         ReconfigureEntry, configuration, constructor_arguments,
     };
     pub use crate::response::IntoResponse;

@@ -199,6 +199,18 @@ fn what_the_callee_can_not_read_as_bincode_goes_again_as_json() {
 }
 
 #[test]
+fn numbers_of_other_types_are_converted_and_never_misread() {
+    // All of eight bytes: read as they lie, they would be other numbers.
+    assert_eq!(model().call::<f64>("checked", (1i64,)).unwrap(), 1.0);
+    assert_eq!(model().call::<f64>("checked", (1,)).unwrap(), 1.0);
+    assert_eq!(model().call::<f32>("checked", (0.5f32,)).unwrap(), 0.5);
+    let error = model().call::<i64>("checked", (0.5,)).unwrap_err();
+    assert!(error.message().contains("is not a i64"), "{error}");
+    let error = model().handle().start("checked", (1i64,)).unwrap().wait::<f64>().unwrap_err();
+    assert_eq!(error.message(), "Model::checked takes (f64,) -> f64, and the call has (i64,) -> _");
+}
+
+#[test]
 fn method_errors_reach_the_caller() {
     let error = model().call::<f64>("checked", (2.0,)).unwrap_err();
     assert_eq!((error.code(), error.message()), (Some(StatusCode::UNPROCESSABLE_ENTITY), "2 is above 1"));
@@ -206,7 +218,7 @@ fn method_errors_reach_the_caller() {
     assert_eq!((error.code(), error.message()), (None, "panicked: boom"));
     let error = model().call::<u8>("predict", ("x", 3)).unwrap_err();
     assert_eq!(error.code(), Some(StatusCode::BAD_REQUEST));
-    assert!(error.message().contains("Model::predict (data)"), "{error}");
+    assert_eq!(error.message(), "Model::predict takes one argument (data), and 2 were given");
     let error = model().call::<u8>("predcit", (0.1,)).unwrap_err();
     assert!(error.message().contains("Model.predcit"), "{error}");
     let error = model().call::<u64>("predict", (0.1,)).unwrap_err();

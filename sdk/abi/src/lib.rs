@@ -74,6 +74,13 @@ pub mod flags {
     pub const STREAM: u32 = 4;
 }
 
+/// Header field of a bincode call with Rust's names of the types that the caller writes and expects, as
+/// `(f64,) => String` (`_`: not known): the callee refuses with 415, before anything runs, what it would misread.
+/// May be absent. The caller may then call again with JSON.
+pub const TYPES_HEADER: &str = "decurion-types";
+/// Bytes of [`TYPES_HEADER`], at most: longer names are left out.
+pub const TYPES_HEADER_MAX: usize = 1024;
+
 /// How the bytes of a call's arguments and result are written.
 pub mod encoding {
     /// Raw bytes, as in an HTTP body.

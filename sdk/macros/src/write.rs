@@ -3,9 +3,9 @@
 
 use decurion_abi::{CLASS_SYMBOL_PREFIX, META_SYMBOL_PREFIX};
 use proc_macro2::{Literal, Span, TokenStream as Tokens};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Ident, Type};
+use syn::{Ident, PathArguments, Type};
 
 use crate::metadata;
 use crate::read::{Class, Constructor, Entry, Parameter};
@@ -100,9 +100,10 @@ fn method(class: &Class, entry: &Entry) -> Tokens {
     let question_mark = entry.returns.as_ref().filter(|ty| is_result(ty)).map(|_| quote!(?));
     let span = span_of_return(entry);
     let result = quote_spanned!(span=> __call.result(&__result));
+    let returned = returned(entry);
     let body = quote! {
         |__this, __call| {
-            let (#(#values,)*): (#(#types,)*) = __call.arguments(#signature)?;
+            let (#(#values,)*): (#(#types,)*) = __call.arguments::<_, #returned>(#signature)?;
             let __result = <#ty>::#name(__this, #(#values),*) #question_mark;
             #result
         }
@@ -149,6 +150,25 @@ fn values(count: usize) -> Vec<Ident> {
 /// Whether a method can fail, by what its author calls the type: `Result<T>`, `std::io::Result<T>`.
 fn is_result(ty: &Type) -> bool {
     matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Result"))
+}
+
+/// What a method gives when it does not fail.
+fn returned(entry: &Entry) -> Tokens {
+    match &entry.returns {
+        None => quote!(()),
+        Some(Type::Path(path)) if is_result(&Type::Path(path.clone())) => {
+            let last = path.path.segments.last().map(|last| &last.arguments);
+            match last {
+                Some(PathArguments::AngleBracketed(arguments)) if !arguments.args.is_empty() => {
+                    arguments.args[0].to_token_stream()
+                }
+                // An alias that hides it: not compared.
+                _ => quote!(__decurion::Hidden),
+            }
+        }
+        Some(Type::ImplTrait(_)) => quote!(__decurion::Hidden),
+        Some(ty) => ty.to_token_stream(),
+    }
 }
 
 fn span_of_return(entry: &Entry) -> Span {
