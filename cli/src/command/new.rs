@@ -59,6 +59,10 @@ pub(super) fn new(args: &NewArgs, output: &Output) -> Result<Exit, Failure> {
             failure.changed(format!("the folder {} was begun; remove it", folder.display()))
         })?;
     }
+    if output.is_json() {
+        let files: Vec<&str> = files.iter().map(|(path, _)| *path).collect();
+        output.json(&serde_json::json!({ "folder": folder, "files": files }))?;
+    }
     let run = match args.template {
         Template::Hello => "decurion run",
         Template::C => "make && decurion run",

@@ -51,7 +51,7 @@ pub(super) fn shutdown(
     admin.shutdown(now).map_err(Failure::of_change)?;
     let Some(timeout) = timeout else {
         output.note("the supervisor is stopping");
-        return Ok(Exit::Done);
+        return report(false, output);
     };
     let start = sys::now();
     while still_there(admin, pid) {
@@ -63,6 +63,13 @@ pub(super) fn shutdown(
         sys::pause(PAUSE);
     }
     output.note("the supervisor has stopped");
+    report(true, output)
+}
+
+fn report(stopped: bool, output: &Output) -> Result<Exit, Failure> {
+    if output.is_json() {
+        output.json(&serde_json::json!({ "stopped": stopped }))?;
+    }
     Ok(Exit::Done)
 }
 

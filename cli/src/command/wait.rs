@@ -104,7 +104,22 @@ fn see_through(
     };
     output.clear();
     report(applied, &watch, &last, output)?;
-    conclude(applied, &watch, admin, output)
+    let exit = conclude(applied, &watch, admin, output)?;
+    warn_of_proxy(&watch, &last, admin, output);
+    Ok(exit)
+}
+
+/// Replicas can be healthy while nobody can reach them: an address in use, a proxy that does not start.
+fn warn_of_proxy(watch: &Watch, deployments: &[DeploymentStatus], admin: &Admin, output: &Output) {
+    let mut concerned = deployments.iter().filter(|deployment| watch.concerns(&deployment.name));
+    if concerned.any(|deployment| deployment.route_prefix.is_some())
+        && let Ok(status) = admin.status()
+        && !status.proxy.ready
+    {
+        let words =
+            format!("warning: HTTP is not served on {}; `decurion events` says why", status.proxy.listen);
+        output.note_in(Tone::Bad, &words);
+    }
 }
 
 fn tell(news: &News, output: &Output) {

@@ -407,3 +407,33 @@ fn columns_count_characters() {
         )
     );
 }
+
+#[test]
+fn depth_is_bounded_however_it_is_spelt() {
+    const DEEP: usize = 200_000;
+    for text in [
+        format!("args = {}{}", "[".repeat(DEEP), "]".repeat(DEEP)),
+        format!("args = {}1{}", "{ a = ".repeat(DEEP), "}".repeat(DEEP)),
+        format!("{}a = 1", "a.".repeat(DEEP)),
+        format!("[{}a]", "a.".repeat(DEEP)),
+        format!("[[{}a]]", "a.".repeat(DEEP)),
+    ] {
+        assert!(read_toml(&text, "f.toml").is_err());
+    }
+    let text = format!("{}{}", "[".repeat(DEEP), "]".repeat(DEEP));
+    assert!(read_json(text.as_bytes()).is_err());
+    let text = format!("{}1{}", "{\"a\":".repeat(DEEP), "}".repeat(DEEP));
+    assert!(read_json(text.as_bytes()).is_err());
+}
+
+#[test]
+fn whatever_is_wrong_with_a_file_is_refused_or_read() {
+    for (at, _) in WHOLE.char_indices() {
+        for with in ["", "\"", "[", "}", "=", "\n", "é", "-9", "\0"] {
+            let mutated = format!("{}{with}{}", &WHOLE[..at], &WHOLE[at + 1..]);
+            if let Ok(spec) = read_toml(&mutated, "f.toml") {
+                assert_eq!(read_json(to_json(&spec).to_string().as_bytes()).as_ref(), Ok(&spec), "{mutated}");
+            }
+        }
+    }
+}

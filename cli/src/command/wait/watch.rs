@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use decurion_api::admin::{Applied, ChangeAction};
-use decurion_api::status::{DeploymentStatus, RolloutOutcome};
+use decurion_api::status::{DeploymentState, DeploymentStatus, RolloutOutcome};
 use decurion_api::{DeploymentName, ReplicaId};
 
 /// Everything that one change is waited for.
@@ -140,6 +140,10 @@ impl Item {
             (_, RolloutOutcome::InProgress) => None,
             (_, RolloutOutcome::Done) => Some(End::Done),
             (_, RolloutOutcome::Failed) => Some(End::Failed(Box::new(status.clone()))),
+            // What is asked for is what was put back, and only that can still be on its way.
+            (Aim::AnyRollout, RolloutOutcome::RolledBack) => {
+                (status.status == DeploymentState::Healthy).then_some(End::Done)
+            }
             (_, RolloutOutcome::RolledBack) => Some(End::RolledBack(Box::new(status.clone()))),
         };
     }
@@ -244,6 +248,17 @@ mod tests {
         watch.look(&[status("in_progress", 3, &[], &[])]);
         assert!(!watch.is_settled());
         watch.look(&[status("done", 3, &[], &[])]);
+        assert_eq!(end_of(&watch), &End::Done);
+    }
+
+    #[test]
+    fn asking_for_what_was_put_back_is_no_failure() {
+        let mut watch = Watch::new(&applied(ChangeAction::Unchanged), &[]);
+        let mut now = status("rolled_back", 3, &[], &[]);
+        watch.look(std::slice::from_ref(&now));
+        assert!(!watch.is_settled());
+        now.status = DeploymentState::Healthy;
+        watch.look(std::slice::from_ref(&now));
         assert_eq!(end_of(&watch), &End::Done);
     }
 
