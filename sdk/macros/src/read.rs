@@ -202,7 +202,12 @@ fn take(class: &mut Class, function: &ImplItemFn) -> Result<()> {
                 Some(entry(function, 1..=1, "`reconfigure` takes the configuration and nothing else")?);
         }
         "check_health" => {
-            class.check_health = Some(entry(function, 0..=0, "`check_health` takes only &self")?)
+            let health = entry(function, 0..=0, "`check_health` takes only &self")?;
+            if health.exclusive {
+                let why = "`check_health` takes &self: it is asked beside running requests";
+                return Err(Error::new(health.receiver, why));
+            }
+            class.check_health = Some(health);
         }
         "ingress" => {
             return Err(Error::new(
