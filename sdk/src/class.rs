@@ -203,6 +203,12 @@ pub fn constructor_arguments<P: Parameters>(args: &[u8], signature: Signature) -
     Ok(arguments::from_json(args, signature)?)
 }
 
+/// Named by the macro where a receiver `&self` stands, so that an error shows there.
+pub const fn shared<T: Sync>() {}
+
+/// Named by the macro where a parameter's type stands, so that an error shows there.
+pub const fn argument<T: DeserializeOwned>() {}
+
 /// A configuration, typed.
 ///
 /// # Errors

@@ -61,7 +61,7 @@ pub mod __private {
     pub use crate::arguments::Signature;
     pub use crate::class::{
         CallEntry, Class, Constructed, Done, HealthEntry, Hidden, MethodCall, MethodEntry, MethodResult,
-        ReconfigureEntry, configuration, constructor_arguments,
+        ReconfigureEntry, argument, configuration, constructor_arguments, shared,
     };
     pub use crate::response::IntoResponse;
     pub use crate::sys::{ForeignClass, class_table, method};

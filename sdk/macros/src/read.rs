@@ -26,9 +26,9 @@ pub(crate) struct Class {
 /// Where an instance comes from.
 pub(crate) enum Constructor {
     /// A function has no state: this type stands for it.
-    Function { function: Ident, takes_request: bool },
-    /// `new`.
-    New(Vec<Parameter>),
+    Function { function: Ident },
+    /// `new`, and where its return type stands.
+    New(Vec<Parameter>, Span),
     /// `Default::default`.
     Default,
 }
@@ -140,10 +140,7 @@ fn of_function(name: Option<(String, Span)>, function: ItemFn) -> Result<Class> 
         item,
         ty: syn::parse_quote!(#function_name),
         name: class_name(name, &function_name)?,
-        constructor: Constructor::Function {
-            function: function_name,
-            takes_request: !entry.parameters.is_empty(),
-        },
+        constructor: Constructor::Function { function: function_name },
         call: Some(entry),
         reconfigure: None,
         check_health: None,
@@ -195,7 +192,7 @@ fn of_impl(name: Option<(String, Span)>, block: ItemImpl) -> Result<Class> {
 fn take(class: &mut Class, function: &ImplItemFn) -> Result<()> {
     let name = plain(&function.sig.ident);
     match name.as_str() {
-        "new" => class.constructor = Constructor::New(constructor(function)?),
+        "new" => class.constructor = constructor(function)?,
         "call" => class.call = Some(entry(function, 0..=1, "`call` takes the request and nothing else")?),
         "reconfigure" => {
             class.reconfigure =
@@ -225,7 +222,7 @@ fn take(class: &mut Class, function: &ImplItemFn) -> Result<()> {
     Ok(())
 }
 
-fn constructor(function: &ImplItemFn) -> Result<Vec<Parameter>> {
+fn constructor(function: &ImplItemFn) -> Result<Constructor> {
     let signature = &function.sig;
     plain_function(signature)?;
     unconditional(&function.attrs)?;
@@ -235,19 +232,19 @@ fn constructor(function: &ImplItemFn) -> Result<Vec<Parameter>> {
             "`new` is the constructor: it has no self yet, and returns Self or Result<Self>",
         ));
     }
-    if matches!(signature.output, ReturnType::Default) {
+    let ReturnType::Type(_, returned) = &signature.output else {
         return Err(Error::new(
             signature.ident.span(),
             "`new` is the constructor: it returns Self or Result<Self>",
         ));
-    }
+    };
     let parameters = parameters(signature)?;
     if parameters.len() > PARAMETERS_MAX {
         let most = format!("a constructor takes at most {PARAMETERS_MAX} arguments; put them into a struct");
         return Err(Error::new(signature.inputs.span(), most));
     }
     owned(&parameters)?;
-    Ok(parameters)
+    Ok(Constructor::New(parameters, returned.span()))
 }
 
 fn entry(function: &ImplItemFn, count: std::ops::RangeInclusive<usize>, otherwise: &str) -> Result<Entry> {

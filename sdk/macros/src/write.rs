@@ -60,18 +60,26 @@ fn create(class: &Class) -> Tokens {
     let ty = &class.ty;
     let (parameters, made) = match &class.constructor {
         Constructor::Function { function, .. } => (&[][..], quote!(::core::result::Result::Ok(#function {}))),
-        Constructor::Default => (
-            &[][..],
-            quote_spanned!(ty.span()=> ::core::result::Result::Ok(<#ty as ::core::default::Default>::default())),
-        ),
-        Constructor::New(parameters) => {
+        Constructor::Default => {
+            let made = quote_spanned!(at(ty.span())=> <Self as ::core::default::Default>::default());
+            (&[][..], quote!(::core::result::Result::Ok(#made)))
+        }
+        Constructor::New(parameters, returns) => {
             let values = values(parameters.len());
-            (&parameters[..], quote!(__decurion::Constructed::<#ty>::constructed(<#ty>::new(#(#values),*))))
+            let constructed =
+                quote_spanned!(at(*returns)=> __decurion::Constructed::<Self>::constructed(__made));
+            let made = quote! {
+                let __made = <#ty>::new(#(#values),*);
+                #constructed
+            };
+            (&parameters[..], made)
         }
     };
     let signature = signature(&format!("{}::new", class.name), parameters);
     let (values, types) = (values(parameters.len()), parameters.iter().map(|parameter| &parameter.ty));
+    let checked = checked(parameters);
     quote! {
+        #checked
         let (#(#values,)*): (#(#types,)*) = __decurion::constructor_arguments(__args, #signature)?;
         #made
     }
@@ -80,15 +88,19 @@ fn create(class: &Class) -> Tokens {
 fn call(class: &Class, entry: &Entry) -> Tokens {
     let ty = &class.ty;
     let name = &entry.name;
+    let request = entry.parameters.first().map(|parameter| Ident::new("__request", at(parameter.ty.span())));
     let answer = match &class.constructor {
-        Constructor::Function { function, takes_request: true } => quote!(#function(__request)),
-        Constructor::Function { function, takes_request: false } => quote!(#function()),
-        _ if entry.parameters.is_empty() => quote!(<#ty>::#name(__this)),
-        _ => quote!(<#ty>::#name(__this, __request)),
+        Constructor::Function { function } => quote!(#function(#request)),
+        _ => quote!(<#ty>::#name(__this, #request)),
     };
-    let span = span_of_return(entry);
-    let answer = quote_spanned!(span=> __decurion::IntoResponse::into_response(#answer));
-    made(entry, &quote!(__decurion::CallEntry), &quote!(|__this, __request| #answer))
+    let response = quote_spanned!(span_of_return(entry)=> __decurion::IntoResponse::into_response(__answer));
+    let body = quote! {
+        |__this, __request| {
+            let __answer = #answer;
+            #response
+        }
+    };
+    made(entry, "CallEntry", &body)
 }
 
 fn method(class: &Class, entry: &Entry) -> Tokens {
@@ -97,38 +109,72 @@ fn method(class: &Class, entry: &Entry) -> Tokens {
     let signature = signature(&format!("{}::{}", class.name, metadata::name_of(entry)), &entry.parameters);
     let values = values(entry.parameters.len());
     let types = entry.parameters.iter().map(|parameter| &parameter.ty);
+    let checked = checked(&entry.parameters);
     let question_mark = entry.returns.as_ref().filter(|ty| is_result(ty)).map(|_| quote!(?));
-    let span = span_of_return(entry);
-    let result = quote_spanned!(span=> __call.result(&__result));
     let returned = returned(entry);
+    let result = quote_spanned!(span_of_return(entry)=> __call.result(&__result));
     let body = quote! {
         |__this, __call| {
+            #checked
             let (#(#values,)*): (#(#types,)*) = __call.arguments::<_, #returned>(#signature)?;
             let __result = <#ty>::#name(__this, #(#values),*) #question_mark;
             #result
         }
     };
-    made(entry, &quote!(__decurion::MethodEntry), &body)
+    made(entry, "MethodEntry", &body)
 }
 
 fn reconfigure(entry: &Entry) -> Tokens {
     let name = &entry.name;
-    let span = span_of_return(entry);
-    let done = quote_spanned!(span=> __decurion::Done::done(Self::#name(__this, __decurion::configuration(__config)?)));
-    made(entry, &quote!(__decurion::ReconfigureEntry), &quote!(|__this, __config| #done))
+    let checked = checked(&entry.parameters);
+    let done = quote_spanned!(span_of_return(entry)=> __decurion::Done::done(__done));
+    let body = quote! {
+        |__this, __config| {
+            #checked
+            let __done = Self::#name(__this, __decurion::configuration(__config)?);
+            #done
+        }
+    };
+    made(entry, "ReconfigureEntry", &body)
 }
 
 fn check_health(entry: &Entry) -> Tokens {
     let name = &entry.name;
-    let span = span_of_return(entry);
-    let done = quote_spanned!(span=> __decurion::Done::done(Self::#name(__this)));
-    made(entry, &quote!(__decurion::HealthEntry), &quote!(|__this| #done))
+    let done = quote_spanned!(span_of_return(entry)=> __decurion::Done::done(__done));
+    let body = quote! {
+        |__this| {
+            let __done = Self::#name(__this);
+            #done
+        }
+    };
+    made(entry, "HealthEntry", &body)
 }
 
-/// An entry of its kind. `shared` stands where the receiver does: an error that the type is not Sync shows there.
-fn made(entry: &Entry, kind: &Tokens, function: &Tokens) -> Tokens {
-    let constructor = Ident::new(if entry.exclusive { "exclusive" } else { "shared" }, entry.receiver);
-    quote!(#kind::#constructor(#function))
+/// An entry of its kind. Where the receiver is shared, it asks there that the type is `Sync`.
+fn made(entry: &Entry, kind: &str, function: &Tokens) -> Tokens {
+    let kind = format_ident!("{kind}");
+    if entry.exclusive {
+        return quote!(__decurion::#kind::exclusive(#function));
+    }
+    let checked = quote_spanned!(at(entry.receiver)=> let _ = __decurion::shared::<Self>;);
+    quote!({
+        #checked
+        __decurion::#kind::shared(#function)
+    })
+}
+
+/// Asks of each parameter's type, where it stands, that it can be read from bytes.
+fn checked(parameters: &[Parameter]) -> Tokens {
+    let checks = parameters.iter().map(|parameter| {
+        let ty = &parameter.ty;
+        quote_spanned!(at(ty.span())=> let _ = __decurion::argument::<#ty>;)
+    });
+    quote!(#(#checks)*)
+}
+
+/// Where the author's code stands, marked as written by this macro.
+fn at(span: Span) -> Span {
+    Span::call_site().located_at(span)
 }
 
 fn optional(entry: Option<Tokens>) -> Tokens {
@@ -172,5 +218,5 @@ fn returned(entry: &Entry) -> Tokens {
 }
 
 fn span_of_return(entry: &Entry) -> Span {
-    entry.returns.as_ref().map_or(entry.name.span(), Spanned::span)
+    at(entry.returns.as_ref().map_or(entry.name.span(), Spanned::span))
 }
