@@ -151,9 +151,9 @@ impl IntoResponse for () {
     }
 }
 
-impl IntoResponse for &'static str {
+impl IntoResponse for &str {
     fn into_response(self) -> Result<Response> {
-        Ok(Response::typed(TEXT, Bytes::from_static(self.as_bytes())))
+        Ok(Response::typed(TEXT, Bytes::copy_from_slice(self.as_bytes())))
     }
 }
 
@@ -169,9 +169,9 @@ impl IntoResponse for Vec<u8> {
     }
 }
 
-impl IntoResponse for &'static [u8] {
+impl IntoResponse for &[u8] {
     fn into_response(self) -> Result<Response> {
-        Ok(Response::typed(OCTETS, Bytes::from_static(self)))
+        Ok(Response::typed(OCTETS, Bytes::copy_from_slice(self)))
     }
 }
 

@@ -249,6 +249,26 @@ fn health_is_what_the_deployment_says() {
     assert_eq!(model.check_health().unwrap_err().message(), "seen 3");
 }
 
+/// Lends what it has, and is lent the request.
+#[derive(Debug, Default)]
+struct Lender {
+    text: String,
+}
+
+#[deployment]
+impl Lender {
+    fn call(&self, req: &Request) -> &str {
+        if req.path() == "/" { &self.text } else { "elsewhere" }
+    }
+}
+
+#[test]
+fn requests_and_answers_may_be_lent() {
+    let lender = Local::<Lender>::new(()).unwrap();
+    assert_eq!(lender.get("/").unwrap().text().unwrap(), "");
+    assert_eq!(lender.get("/x").unwrap().text().unwrap(), "elsewhere");
+}
+
 /// Counts how often it is destroyed.
 #[derive(Debug)]
 struct Counted(Witness);

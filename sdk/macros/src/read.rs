@@ -193,7 +193,7 @@ fn take(class: &mut Class, function: &ImplItemFn) -> Result<()> {
     let name = plain(&function.sig.ident);
     match name.as_str() {
         "new" => class.constructor = constructor(function)?,
-        "call" => class.call = Some(entry(function, 0..=1, "`call` takes the request and nothing else")?),
+        "call" => class.call = Some(call(function)?),
         "reconfigure" => {
             class.reconfigure =
                 Some(entry(function, 1..=1, "`reconfigure` takes the configuration and nothing else")?);
@@ -247,7 +247,23 @@ fn constructor(function: &ImplItemFn) -> Result<Constructor> {
     Ok(Constructor::New(parameters, returned.span()))
 }
 
+fn call(function: &ImplItemFn) -> Result<Entry> {
+    let takes = "`call` takes the request and nothing else";
+    // The request may also be lent: it is there while the handler runs.
+    any_entry(function, 0..=1, takes)
+}
+
 fn entry(function: &ImplItemFn, count: std::ops::RangeInclusive<usize>, otherwise: &str) -> Result<Entry> {
+    let entry = any_entry(function, count, otherwise)?;
+    owned(&entry.parameters)?;
+    Ok(entry)
+}
+
+fn any_entry(
+    function: &ImplItemFn,
+    count: std::ops::RangeInclusive<usize>,
+    otherwise: &str,
+) -> Result<Entry> {
     let signature = &function.sig;
     plain_function(signature)?;
     unconditional(&function.attrs)?;
@@ -263,7 +279,6 @@ fn entry(function: &ImplItemFn, count: std::ops::RangeInclusive<usize>, otherwis
     if !count.contains(&parameters.len()) {
         return Err(Error::new(signature.inputs.span(), otherwise));
     }
-    owned(&parameters)?;
     Ok(Entry {
         name: name.clone(),
         receiver: receiver.span(),

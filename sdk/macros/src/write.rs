@@ -88,7 +88,10 @@ fn create(class: &Class) -> Tokens {
 fn call(class: &Class, entry: &Entry) -> Tokens {
     let ty = &class.ty;
     let name = &entry.name;
-    let request = entry.parameters.first().map(|parameter| Ident::new("__request", at(parameter.ty.span())));
+    let request = entry.parameters.first().map(|parameter| {
+        let request = Ident::new("__request", at(parameter.ty.span()));
+        if matches!(parameter.ty, Type::Reference(_)) { quote!(&#request) } else { quote!(#request) }
+    });
     let answer = match &class.constructor {
         Constructor::Function { function } => quote!(#function(#request)),
         _ => quote!(<#ty>::#name(__this, #request)),
