@@ -170,7 +170,7 @@ pub trait Post {
 #[must_use]
 pub enum Admission {
     /// A slot is reserved there.
-    Granted(Arc<Replica>),
+    Granted(LaneIndex),
     /// It waits; a [`Grant`] with this place will come.
     Queued(Place),
     /// The queue is full.
@@ -228,7 +228,7 @@ impl Deployment {
         if self.waiting() == 0
             && let Some(replica) = backends.reserve(turn, again)
         {
-            return Admission::Granted(Arc::clone(replica));
+            return Admission::Granted(replica.lane);
         }
         let mut queue = self.lock();
         let full = queue.backends.max_queued.is_some_and(|max| queue.waiters.len() >= max as usize);
@@ -247,7 +247,7 @@ impl Deployment {
     /// A queue of no length still lets through what finds a slot.
     fn last_chance(&self, queue: &Queue, turn: usize) -> Admission {
         match queue.waiters.is_empty().then(|| queue.backends.reserve(turn, None)).flatten() {
-            Some(replica) => Admission::Granted(Arc::clone(replica)),
+            Some(replica) => Admission::Granted(replica.lane),
             None => Admission::Full,
         }
     }
@@ -343,9 +343,9 @@ mod tests {
         Waiter { worker: 0, ticket }
     }
 
-    fn granted(admission: Admission) -> Arc<Replica> {
+    fn granted(admission: Admission, backends: &Backends) -> Arc<Replica> {
         match admission {
-            Admission::Granted(replica) => replica,
+            Admission::Granted(lane) => Arc::clone(&backends.replicas[lane.at()]),
             other => panic!("{other:?}"),
         }
     }
@@ -390,7 +390,7 @@ mod tests {
         let (deployment, mail) = (deployment(), Mail::default());
         let backends = backends(&deployment, 1, 1, 10);
         deployment.set_backends(Arc::clone(&backends), &mail);
-        let first = granted(deployment.admit(&backends, 0, waiter(1), None, &mail));
+        let first = granted(deployment.admit(&backends, 0, waiter(1), None, &mail), &backends);
         for ticket in [2, 3, 4] {
             assert!(matches!(
                 deployment.admit(&backends, 0, waiter(ticket), None, &mail),
@@ -425,7 +425,7 @@ mod tests {
         let (deployment, mail) = (deployment(), Mail::default());
         let backends = backends(&deployment, 1, 1, 1);
         deployment.set_backends(Arc::clone(&backends), &mail);
-        let held = granted(deployment.admit(&backends, 0, waiter(1), None, &mail));
+        let held = granted(deployment.admit(&backends, 0, waiter(1), None, &mail), &backends);
         let Admission::Queued(place) = deployment.admit(&backends, 0, waiter(2), None, &mail) else {
             panic!()
         };
@@ -460,8 +460,8 @@ mod tests {
             };
             for ticket in 0..ROUNDS {
                 match deployment.admit(&backends, 0, Waiter { worker, ticket }, None, &inboxes) {
-                    Admission::Granted(replica) => {
-                        use_slot(&replica);
+                    Admission::Granted(lane) => {
+                        use_slot(&backends.replicas[lane.at()]);
                         served += 1;
                     }
                     Admission::Queued(_) => {}

@@ -252,7 +252,15 @@ pub struct OrderReceiver {
 /// The proxy's end for reports.
 #[derive(Clone, Debug)]
 pub struct ReportSender {
-    outbox: SyncSender<ProxyReport>,
+    outbox: SyncSender<Outgoing>,
+}
+
+/// What the sending thread is given.
+#[derive(Debug)]
+enum Outgoing {
+    Report(ProxyReport),
+    /// Everything before is sent.
+    Flush(SyncSender<()>),
 }
 
 /// The proxy's two ends: takes the link that was its descriptor 0, and waits for the supervisor's first word.
@@ -268,10 +276,16 @@ pub fn connect(link: Link, timeout: Duration) -> Result<(OrderReceiver, ReportSe
     server
         .send(Bootstrap { nonce: hello.nonce, ends: Some(Ends { orders, reports }) })
         .map_err(|error| failed(&error))?;
-    let (outbox, queue) = sync_channel::<ProxyReport>(OUTBOX_MAX);
+    let (outbox, queue) = sync_channel::<Outgoing>(OUTBOX_MAX);
     let send = move || {
-        for report in queue {
-            let sent = codec::encode(&report).ok().map(|bytes| reports_out.send(&bytes));
+        for outgoing in queue {
+            let sent = match outgoing {
+                Outgoing::Report(report) => codec::encode(&report).ok().map(|bytes| reports_out.send(&bytes)),
+                Outgoing::Flush(done) => {
+                    let _ = done.try_send(());
+                    None
+                }
+            };
             if matches!(sent, Some(Err(_))) {
                 break;
             }
@@ -322,12 +336,22 @@ impl ReportSender {
     /// # Errors
     /// [`ControlError::Closed`] where the supervisor is gone.
     pub fn send(&self, report: ProxyReport) -> Result<(), ControlError> {
-        self.outbox.send(report).map_err(|_| ControlError::Closed)
+        self.outbox.send(Outgoing::Report(report)).map_err(|_| ControlError::Closed)
+    }
+
+    /// Waits until everything queued so far has been sent: before exiting, say.
+    ///
+    /// # Errors
+    /// [`ControlError::Closed`] where the supervisor is gone or does not read in time.
+    pub fn flush(&self, timeout: Duration) -> Result<(), ControlError> {
+        let (done, is_done) = sync_channel(1);
+        self.outbox.send(Outgoing::Flush(done)).map_err(|_| ControlError::Closed)?;
+        is_done.recv_timeout(timeout).map_err(|_| ControlError::Closed)
     }
 
     /// Queues a report that may be left out where too many wait: a log line, say.
     pub fn offer(&self, report: ProxyReport) {
-        let _ = self.outbox.try_send(report);
+        let _ = self.outbox.try_send(Outgoing::Report(report));
     }
 }
 
@@ -362,6 +386,7 @@ mod tests {
         thread::spawn(move || receiver.run(|order| to_orders.send(order).unwrap()));
 
         reporter.send(ProxyReport::Started).unwrap();
+        reporter.flush(WATCHDOG).unwrap();
         assert!(matches!(reports.recv_timeout(WATCHDOG), Ok(Received::Message(ProxyReport::Started))));
 
         let (gift, other) = Link::pair().unwrap();

@@ -19,7 +19,11 @@ const KEPT_MAX: usize = 1024;
 enum Piece<In> {
     /// So many of the private bytes.
     Bytes(usize),
-    Block { lane: LaneIndex, block: In, at: usize },
+    Block {
+        lane: LaneIndex,
+        block: In,
+        at: usize,
+    },
 }
 
 /// The queue of one connection.

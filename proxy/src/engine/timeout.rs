@@ -1,0 +1,74 @@
+//! What happens when time is up: for a client that does not send, or does not read, or for a request.
+
+use super::connection::{Close, Connection, Phase};
+use super::pages::Page;
+use super::port::{Lane, Socket};
+use super::{ConnectionId, Engine};
+use crate::http1::Refusal;
+use crate::time::Nanos;
+
+impl<S: Socket, L: Lane<S>> Engine<S, L> {
+    /// When something has to be looked at, if nothing happens before.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        self.timers.next()
+    }
+
+    /// Looks at every connection whose time is up.
+    pub fn expire(&mut self, now: Nanos) {
+        while let Some((at, id)) = self.timers.due(now) {
+            let Some(conn) = self.connections.get_mut(id) else { continue };
+            if conn.scheduled != at {
+                continue;
+            }
+            conn.scheduled = Nanos::NEVER;
+            let deadline = conn.deadline();
+            if deadline > now {
+                self.timers.set(id, deadline, &mut conn.scheduled);
+            } else {
+                self.time_is_up(id, now);
+            }
+        }
+    }
+
+    fn time_is_up(&mut self, id: ConnectionId, now: Nanos) {
+        let Some(conn) = self.connections.get_mut(id) else { return };
+        if !conn.output.is_empty() && conn.stall <= now {
+            return self.abort(id);
+        }
+        let late = conn.request_deadline() <= now;
+        let page = match &conn.phase {
+            Phase::Linger | Phase::Discard { .. } => return self.abort(id),
+            // Idle: closing is all there is to say.
+            Phase::Head if conn.input.is_empty() => return self.abort(id),
+            Phase::Head | Phase::Body => Page::refused(Refusal::TooSlow),
+            Phase::Queued { .. } | Phase::Parked { .. } | Phase::Open { .. } if late => Page::timed_out(),
+            // The client has said that it sends no more, and was given time to read.
+            Phase::Queued { .. } | Phase::Parked { .. } => return self.abort(id),
+            Phase::Open { .. } if conn.request.complete => return self.abort(id),
+            Phase::Open { .. } => Page::refused(Refusal::TooSlow),
+        };
+        self.let_go(id);
+        let step = self.respond(id, page, now);
+        self.carry_on(id, step);
+    }
+}
+
+impl<S: Socket, L: Lane<S>> Connection<S, L> {
+    /// The earliest of everything that it waits for.
+    pub(super) fn deadline(&self) -> Nanos {
+        let stall = if self.output.is_empty() { Nanos::NEVER } else { self.stall };
+        // Who is still reading an answer is not idle.
+        let reads = !self.output.is_empty() && matches!(self.phase, Phase::Head);
+        let quiet = if self.close == Close::No && !reads { self.quiet } else { Nanos::NEVER };
+        quiet.min(stall).min(self.request_deadline())
+    }
+
+    fn request_deadline(&self) -> Nanos {
+        match self.phase {
+            Phase::Body | Phase::Queued { .. } | Phase::Parked { .. } | Phase::Open { .. } => {
+                self.request.deadline
+            }
+            Phase::Head | Phase::Discard { .. } | Phase::Linger => Nanos::NEVER,
+        }
+    }
+}

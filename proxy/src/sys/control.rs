@@ -1,0 +1,521 @@
+//! The control thread: orders from the supervisor become what the workers hold, and what they say becomes reports.
+//!
+//! It never touches a request. Joining a replica takes two processes, so each join has a thread of its own for as
+//! long as it lasts, and a view waits for the joins of the replicas that it names.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use decurion_api::{DeploymentName, ReplicaId};
+use decurion_ipc::attach::{self, Connected, UpBell};
+use decurion_ipc::channel::Geometry;
+use decurion_ipc::control::{DeploymentView, Generation, ProxyOrder, ProxyReport, ProxySettings, RouteView};
+use decurion_ipc::link::Link;
+use decurion_ipc::proxy_control::{self, ControlError, Received, ReportSender};
+use mio::net::TcpListener;
+use mio::{Poll, Waker};
+
+use super::gate::Gate;
+use super::mailbox::{Mail, Mailbox, Mailboxes};
+use super::worker::{self, FromWorker, Seat, WAKER};
+use crate::balance::{Backends, Deployment, LaneIndex, Replica};
+use crate::engine::Notice;
+use crate::route::RouteTable;
+use crate::view::{Route, View};
+
+/// How long the supervisor may take for its first word.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a replica may take to join.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long we go on without a supervisor before we drain. The one place for that decision.
+const ORPHANED: Duration = Duration::from_secs(10);
+/// How long a drain may take that the supervisor has not timed.
+const DRAIN_DEFAULT: Duration = Duration::from_secs(20);
+/// How long the last reports may take to go out.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why the proxy could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// There is no supervisor.
+    #[error("failed to reach the supervisor: {0}")]
+    Control(#[from] ControlError),
+    /// The system refused something that nothing works without.
+    #[error("failed to start the workers: {0}")]
+    Start(#[from] io::Error),
+}
+
+/// Says from outside that the proxy is to drain and end.
+#[derive(Clone, Debug)]
+pub struct Stopper(Sender<Told>);
+
+impl Stopper {
+    /// As if the supervisor had ordered it.
+    pub fn drain(&self) {
+        let _ = self.0.send(Told::Drain);
+    }
+}
+
+/// A proxy before it serves.
+#[derive(Debug)]
+pub struct Server {
+    told: Receiver<Told>,
+    sender: Sender<Told>,
+    reports: ReportSender,
+}
+
+/// Everything that the control thread is told.
+#[derive(Debug)]
+enum Told {
+    Order(Received<(ProxyOrder, Vec<OwnedFd>)>),
+    Joined { replica: ReplicaId, result: Result<Connected, String> },
+    Worker(FromWorker),
+    Drain,
+}
+
+impl From<FromWorker> for Told {
+    fn from(from: FromWorker) -> Self {
+        Told::Worker(from)
+    }
+}
+
+impl Server {
+    /// Joins the supervisor over the link that was our descriptor 0.
+    ///
+    /// # Errors
+    /// [`ServeError::Control`] where it does not answer.
+    pub fn connect(link: Link) -> Result<Self, ServeError> {
+        let (orders, reports) = proxy_control::connect(link, HELLO_TIMEOUT)?;
+        let (sender, told) = channel();
+        let forward = sender.clone();
+        let receive = move || {
+            orders.run(|order| {
+                let _ = forward.send(Told::Order(order));
+            });
+        };
+        thread::Builder::new().name("orders".to_owned()).spawn(receive)?;
+        reports.send(ProxyReport::Started)?;
+        Ok(Self { told, sender, reports })
+    }
+
+    /// For whoever handles signals.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.sender.clone())
+    }
+
+    /// Serves until it has drained.
+    ///
+    /// # Errors
+    /// [`ServeError`] where the workers can't be started.
+    pub fn run(self) -> Result<(), ServeError> {
+        let mut control = Control::new(self.sender, self.reports);
+        while !control.finished {
+            let told = match control.deadline {
+                None => self.told.recv().ok(),
+                Some(deadline) => {
+                    match self.told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                        Ok(told) => Some(told),
+                        Err(RecvTimeoutError::Timeout) => None,
+                        Err(RecvTimeoutError::Disconnected) => None,
+                    }
+                }
+            };
+            match told {
+                Some(told) => control.handle(told)?,
+                None => control.time_is_up(),
+            }
+        }
+        control.end();
+        Ok(())
+    }
+}
+
+/// A replica that we have been told of.
+#[derive(Debug)]
+struct Known {
+    state: Joining,
+    pidfd: Arc<OwnedFd>,
+    /// Its hang-up tells the replica that we are gone.
+    _attach: Arc<Link>,
+}
+
+#[derive(Debug)]
+enum Joining {
+    /// A thread is at it.
+    UnderWay,
+    /// Joined, and not yet in a view.
+    Joined(Connected),
+    /// In use.
+    Serving(Arc<Replica>),
+    Failed(String),
+}
+
+struct Control {
+    sender: Sender<Told>,
+    reports: ReportSender,
+    workers: Option<Arc<Mailboxes>>,
+    gate: Arc<Gate>,
+    settings: ProxySettings,
+    listener: Option<OwnedFd>,
+    replicas: HashMap<ReplicaId, Known>,
+    deployments: HashMap<DeploymentName, Arc<Deployment>>,
+    /// The newest view, while replicas that it names are still joining.
+    pending: Option<RouteView>,
+    /// Acknowledgements that are still to come, by generation, and whom the report will name.
+    unacknowledged: BTreeMap<Generation, (usize, Vec<(ReplicaId, String)>)>,
+    lanes: Lanes,
+    draining: bool,
+    drained: usize,
+    finished: bool,
+    /// When something happens by itself: the end of a drain, or of waiting for a supervisor.
+    deadline: Option<Instant>,
+}
+
+/// Which lane numbers are free: one is used again when no worker refers to it any more.
+#[derive(Debug, Default)]
+struct Lanes {
+    next: u32,
+    free: Vec<LaneIndex>,
+    /// Workers that have let go of a lane.
+    let_go: HashMap<LaneIndex, usize>,
+}
+
+impl Lanes {
+    fn take(&mut self) -> LaneIndex {
+        self.free.pop().unwrap_or_else(|| {
+            self.next += 1;
+            LaneIndex(self.next - 1)
+        })
+    }
+
+    fn freed(&mut self, lane: LaneIndex, workers: usize) {
+        let count = self.let_go.entry(lane).or_default();
+        *count += 1;
+        if *count == workers {
+            self.let_go.remove(&lane);
+            self.free.push(lane);
+        }
+    }
+}
+
+impl Control {
+    fn new(sender: Sender<Told>, reports: ReportSender) -> Self {
+        Self {
+            sender,
+            reports,
+            workers: None,
+            gate: Arc::default(),
+            settings: ProxySettings::default(),
+            listener: None,
+            replicas: HashMap::new(),
+            deployments: HashMap::new(),
+            pending: None,
+            unacknowledged: BTreeMap::new(),
+            lanes: Lanes::default(),
+            draining: false,
+            drained: 0,
+            finished: false,
+            deadline: None,
+        }
+    }
+
+    fn handle(&mut self, told: Told) -> Result<(), ServeError> {
+        match told {
+            Told::Order(Received::Message((order, descriptors))) => self.order(order, descriptors)?,
+            Told::Order(Received::Malformed(why)) => self.log(1, format!("an order can't be read: {why}")),
+            Told::Order(Received::Closed) => {
+                self.deadline.get_or_insert(Instant::now() + ORPHANED);
+            }
+            Told::Joined { replica, result } => {
+                if let Some(known) = self.replicas.get_mut(&replica) {
+                    known.state = match result {
+                        Ok(connected) => Joining::Joined(connected),
+                        Err(why) => Joining::Failed(why),
+                    };
+                }
+                self.apply_pending()?;
+            }
+            Told::Worker(from) => self.worker_told(from),
+            Told::Drain => self.drain(DRAIN_DEFAULT)?,
+        }
+        Ok(())
+    }
+
+    fn order(&mut self, order: ProxyOrder, descriptors: Vec<OwnedFd>) -> Result<(), ServeError> {
+        match order {
+            ProxyOrder::Listen(_) => {
+                self.listener = descriptors.into_iter().next();
+                self.listen()
+            }
+            ProxyOrder::Configure(settings) => {
+                self.settings = settings;
+                self.gate.configure(self.settings.max_connections, self.settings.max_connections_per_address);
+                let workers = self.workers()?;
+                workers.post_all(|| Mail::Configure(self.settings.clone()));
+                self.listen()
+            }
+            ProxyOrder::Attach { replica, .. } => self.attach(replica, descriptors),
+            ProxyOrder::View(view) => {
+                self.pending = Some(view);
+                self.apply_pending()
+            }
+            ProxyOrder::Detach(replica) => {
+                self.detach(&replica);
+                self.apply_pending()
+            }
+            ProxyOrder::Drain(limit) => self.drain(limit),
+        }
+    }
+
+    /// Starts the workers, the first time: how many is known from the settings.
+    fn workers(&mut self) -> Result<Arc<Mailboxes>, ServeError> {
+        if let Some(workers) = &self.workers {
+            return Ok(Arc::clone(workers));
+        }
+        self.gate.configure(self.settings.max_connections, self.settings.max_connections_per_address);
+        let polls = (0..worker_count(self.settings.workers)).map(|_| Poll::new());
+        let polls = polls.collect::<io::Result<Vec<Poll>>>()?;
+        let boxes = polls.iter().map(|poll| Waker::new(poll.registry(), WAKER).map(Mailbox::new));
+        let mailboxes = Arc::new(Mailboxes::new(boxes.collect::<io::Result<Vec<Mailbox>>>()?));
+        for (index, poll) in polls.into_iter().enumerate() {
+            let seat = Seat {
+                index,
+                poll,
+                mailboxes: Arc::clone(&mailboxes),
+                gate: Arc::clone(&self.gate),
+                settings: self.settings.clone(),
+            };
+            let tell = self.sender.clone();
+            let run = move || {
+                if catch_unwind(AssertUnwindSafe(|| worker::run(seat, tell))).is_err() {
+                    // A worker that is gone would leave its clients hanging: let the supervisor start us again.
+                    std::process::exit(101);
+                }
+            };
+            thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
+        }
+        self.workers = Some(Arc::clone(&mailboxes));
+        Ok(mailboxes)
+    }
+
+    /// Hands the listening socket to the workers, once both are there.
+    fn listen(&mut self) -> Result<(), ServeError> {
+        let (Some(workers), Some(listener)) = (&self.workers, &self.listener) else { return Ok(()) };
+        let listener = std::net::TcpListener::from(listener.try_clone()?);
+        listener.set_nonblocking(true)?;
+        for worker in 0..workers.count() {
+            workers.post(worker, Mail::Listen(TcpListener::from_std(listener.try_clone()?)));
+        }
+        self.listener = None;
+        Ok(())
+    }
+
+    fn attach(&mut self, replica: ReplicaId, descriptors: Vec<OwnedFd>) -> Result<(), ServeError> {
+        let lanes = u16::try_from(self.workers()?.count()).unwrap_or(u16::MAX);
+        let mut descriptors = descriptors.into_iter();
+        let (Some(attach), Some(pidfd)) = (descriptors.next(), descriptors.next()) else {
+            self.log(1, format!("no descriptors came for replica {replica}"));
+            return Ok(());
+        };
+        let attach = Arc::new(Link::from_fd(attach));
+        let known = Known { state: Joining::UnderWay, pidfd: Arc::new(pidfd), _attach: Arc::clone(&attach) };
+        self.replicas.insert(replica.clone(), known);
+        let tell = self.sender.clone();
+        let join = move || {
+            let joined = attach::connect(&attach, lanes, Geometry::default(), UpBell::EventFd, JOIN_TIMEOUT);
+            let result = joined.map_err(|error| error.to_string());
+            let _ = tell.send(Told::Joined { replica, result });
+        };
+        thread::Builder::new().name("join".to_owned()).spawn(join)?;
+        Ok(())
+    }
+
+    fn detach(&mut self, replica: &ReplicaId) {
+        let Some(Known { state: Joining::Serving(shared), .. }) = self.replicas.remove(replica) else {
+            return;
+        };
+        shared.leave();
+        if let Some(workers) = &self.workers {
+            workers.post_all(|| Mail::Detach(shared.lane));
+        }
+    }
+
+    /// Applies the newest view, if all that it names have joined, or have failed to.
+    fn apply_pending(&mut self) -> Result<(), ServeError> {
+        let joining = |replica: &ReplicaId| {
+            matches!(self.replicas.get(replica), Some(Known { state: Joining::UnderWay, .. }))
+        };
+        let waits = |view: &RouteView| view.deployments.iter().flat_map(|d| &d.replicas).any(joining);
+        if self.pending.as_ref().is_none_or(waits) {
+            return Ok(());
+        }
+        let Some(view) = self.pending.take() else { return Ok(()) };
+        let workers = self.workers()?;
+        let mut unreachable = Vec::new();
+        let mut routes = Vec::new();
+        for deployment in &view.deployments {
+            let backends = self.backends(deployment, &workers, &mut unreachable);
+            let shared = self.deployment(&deployment.name);
+            shared.set_backends(Arc::clone(&backends), &*workers);
+            let Some(prefix) = &deployment.route_prefix else { continue };
+            let route = Route {
+                deployment: shared,
+                backends,
+                availability: deployment.availability.clone(),
+                request_timeout: deployment.request_timeout,
+                http: deployment.http,
+            };
+            routes.push((prefix.clone(), route));
+        }
+        self.forget_deployments(&view, &workers);
+        let generation = view.generation;
+        let view = Arc::new(View { generation, routes: RouteTable::new(routes.into_iter()) });
+        self.unacknowledged.insert(generation, (workers.count(), unreachable));
+        workers.post_all(|| Mail::View(Arc::clone(&view)));
+        Ok(())
+    }
+
+    /// The replicas of a deployment that can be used; those that are new are handed to the workers.
+    fn backends(
+        &mut self,
+        view: &DeploymentView,
+        workers: &Mailboxes,
+        unreachable: &mut Vec<(ReplicaId, String)>,
+    ) -> Arc<Backends> {
+        let mut replicas = Vec::with_capacity(view.replicas.len());
+        for id in &view.replicas {
+            match self.serving(id, &view.name, workers) {
+                Ok(replica) => replicas.push(replica),
+                Err(why) => unreachable.push((id.clone(), why)),
+            }
+        }
+        let max_queued = view.max_queued_requests;
+        Arc::new(Backends { replicas, max_ongoing: view.max_ongoing_requests.max(1), max_queued })
+    }
+
+    fn serving(
+        &mut self,
+        id: &ReplicaId,
+        deployment: &DeploymentName,
+        workers: &Mailboxes,
+    ) -> Result<Arc<Replica>, String> {
+        let deployment = self.deployment(deployment);
+        let known = self.replicas.get_mut(id).ok_or("it was not attached")?;
+        match std::mem::replace(&mut known.state, Joining::UnderWay) {
+            Joining::Joined(Connected { lanes, board }) => {
+                let lane = self.lanes.take();
+                let replica = Arc::new(Replica::new(id.clone(), lane, deployment, Box::new(board)));
+                for (worker, lane) in lanes.into_iter().enumerate() {
+                    let pidfd = Arc::clone(&known.pidfd);
+                    let replica = Arc::clone(&replica);
+                    workers.post(worker, Mail::Attach { replica, lane: Box::new(lane), pidfd });
+                }
+                known.state = Joining::Serving(Arc::clone(&replica));
+                Ok(replica)
+            }
+            state @ Joining::Serving(_) => {
+                let Joining::Serving(replica) = &state else { return Err(String::new()) };
+                let replica = Arc::clone(replica);
+                known.state = state;
+                if replica.is_gone() { Err("it is gone".to_owned()) } else { Ok(replica) }
+            }
+            Joining::Failed(why) => {
+                known.state = Joining::Failed(why.clone());
+                Err(why)
+            }
+            Joining::UnderWay => Err("it has not joined yet".to_owned()),
+        }
+    }
+
+    fn deployment(&mut self, name: &DeploymentName) -> Arc<Deployment> {
+        let new = || Arc::new(Deployment::new(name.clone()));
+        Arc::clone(self.deployments.entry(name.clone()).or_insert_with(new))
+    }
+
+    /// Lets go of deployments that the view does not name; who waits there is told by the workers.
+    fn forget_deployments(&mut self, view: &RouteView, workers: &Mailboxes) {
+        self.deployments.retain(|name, deployment| {
+            let named = view.deployments.iter().any(|d| d.name == *name);
+            if !named {
+                deployment.set_backends(Arc::default(), workers);
+            }
+            named
+        });
+    }
+
+    fn worker_told(&mut self, from: FromWorker) {
+        match from {
+            FromWorker::Applied { generation } => self.applied(generation),
+            FromWorker::Notice(Notice::Log { level, message }) => self.log(level, message),
+            FromWorker::Notice(Notice::Fault { replica, fault }) => {
+                self.detach(&replica);
+                let _ = self.reports.send(ProxyReport::Fault { replica, fault });
+            }
+            FromWorker::LaneFreed(lane) => {
+                let workers = self.workers.as_ref().map_or(0, |workers| workers.count());
+                self.lanes.freed(lane, workers);
+            }
+            FromWorker::Drained => {
+                self.drained += 1;
+                self.finished |= self.drained == self.workers.as_ref().map_or(0, |workers| workers.count());
+            }
+        }
+    }
+
+    fn applied(&mut self, generation: Generation) {
+        let Some((left, _)) = self.unacknowledged.get_mut(&generation) else { return };
+        *left -= 1;
+        if *left == 0
+            && let Some((_, unreachable)) = self.unacknowledged.remove(&generation)
+        {
+            let _ = self.reports.send(ProxyReport::Applied { generation, unreachable });
+        }
+    }
+
+    fn drain(&mut self, limit: Duration) -> Result<(), ServeError> {
+        if !std::mem::replace(&mut self.draining, true) {
+            self.workers()?.post_all(|| Mail::Drain);
+        }
+        self.deadline = Some(Instant::now() + limit);
+        Ok(())
+    }
+
+    /// A drain takes too long, or no supervisor has come back.
+    fn time_is_up(&mut self) {
+        if self.draining || self.drain(DRAIN_DEFAULT).is_err() {
+            if let Some(workers) = &self.workers {
+                workers.post_all(|| Mail::Abort);
+            }
+            self.finished = true;
+        }
+    }
+
+    fn end(&self) {
+        let _ = self.reports.send(ProxyReport::Drained);
+        let _ = self.reports.flush(FLUSH_TIMEOUT);
+        if let Some(workers) = &self.workers {
+            workers.post_all(|| Mail::Stop);
+        }
+    }
+
+    fn log(&self, level: u32, message: String) {
+        self.reports.offer(ProxyReport::Log { level, message });
+    }
+}
+
+/// As many as asked for; else half of the CPUs, since replicas need the other half.
+fn worker_count(asked: u32) -> usize {
+    let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let count = if asked == 0 { cpus / 2 } else { usize::try_from(asked).unwrap_or(usize::MAX) };
+    count.clamp(1, WORKERS_MAX)
+}
+
+/// Lanes of one attachment are bounded, and each worker has one.
+const WORKERS_MAX: usize = 64;

@@ -1,0 +1,320 @@
+//! One worker thread: an epoll loop around an [`Engine`].
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use decurion_ipc::channel::Requester;
+use decurion_ipc::control::{Generation, ProxySettings};
+use mio::event::Event;
+use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::clock;
+use super::gate::Gate;
+use super::mailbox::{Mail, Mailboxes};
+use super::socket::Client;
+use crate::balance::{LaneIndex, Replica};
+use crate::engine::{ConnectionId, Engine, Notice, Ready};
+use crate::time::Nanos;
+
+const LISTENER: Token = Token(0);
+pub(super) const WAKER: Token = Token(1);
+/// Then two for each lane: its bell and its replica's pidfd.
+const FIRST_LANE: usize = 2;
+/// A connection's token is its id with the top bit set.
+const CONNECTION: u64 = 1 << 63;
+
+/// Events taken at once.
+const EVENTS: usize = 1024;
+/// Connections accepted before the others have their turn.
+const ACCEPT_BATCH: usize = 32;
+/// How long nothing is accepted after descriptors ran out; a connection that ends frees one as well.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often lanes with work in flight are looked at even if nobody rings.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What a worker tells the control thread.
+#[derive(Debug)]
+pub(super) enum FromWorker {
+    Applied {
+        generation: Generation,
+    },
+    Notice(Notice),
+    LaneFreed(LaneIndex),
+    /// It drains, and has no connections any more.
+    Drained,
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) index: usize,
+    pub(super) poll: Poll,
+    pub(super) mailboxes: Arc<Mailboxes>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) settings: ProxySettings,
+}
+
+struct Worker<T> {
+    seat: Seat,
+    engine: Engine<Client, Requester>,
+    tell: Sender<T>,
+    listener: Option<TcpListener>,
+    accept_ready: bool,
+    accept_paused_until: Nanos,
+    pidfds: HashMap<LaneIndex, Arc<OwnedFd>>,
+    dated: Nanos,
+    draining: bool,
+    drained: bool,
+}
+
+/// Runs until told to stop.
+pub(super) fn run<T: From<FromWorker> + Send>(seat: Seat, tell: Sender<T>) {
+    Mailboxes::enter(seat.index);
+    let index = u16::try_from(seat.index).unwrap_or(u16::MAX);
+    let post: Arc<Mailboxes> = Arc::clone(&seat.mailboxes);
+    let engine = Engine::new(index, clock::seed(), seat.settings.clone(), post);
+    let mut worker = Worker {
+        seat,
+        engine,
+        tell,
+        listener: None,
+        accept_ready: false,
+        accept_paused_until: Nanos(0),
+        pidfds: HashMap::new(),
+        dated: Nanos(0),
+        draining: false,
+        drained: false,
+    };
+    worker.run();
+}
+
+impl<T: From<FromWorker> + Send> Worker<T> {
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut mail = Vec::new();
+        let mut busy = false;
+        let mut now = clock::now();
+        loop {
+            let timeout = self.timeout(busy, now);
+            match self.seat.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+                // The epoll itself is broken: nothing can be served. The process ends, and is started again.
+                Err(error) => panic!("epoll failed: {error}"),
+            }
+            now = clock::now();
+            self.keep_date(now);
+            for event in &events {
+                self.event(event, now);
+            }
+            self.seat.mailboxes.of(self.seat.index).take(&mut mail);
+            for mail in mail.drain(..) {
+                if !self.mail(mail, now) {
+                    return;
+                }
+            }
+            self.engine.expire(now);
+            self.accept(now);
+            busy = self.engine.turn(now) || (self.accept_ready && self.accept_paused_until <= now);
+            self.tell_what_happened();
+        }
+    }
+
+    /// How long to sleep: not at all where there is work, and for ever where nothing is to be waited for.
+    fn timeout(&mut self, busy: bool, now: Nanos) -> Option<Duration> {
+        if busy || self.seat.mailboxes.of(self.seat.index).is_pending() || !self.engine.arm() {
+            return Some(Duration::ZERO);
+        }
+        let mut until = self.engine.next_deadline().unwrap_or(Nanos::NEVER);
+        if self.engine.has_work_in_flight() {
+            until = until.min(now.after(TICK));
+        }
+        if self.accept_ready {
+            until = until.min(self.accept_paused_until);
+        }
+        (until != Nanos::NEVER).then(|| until.until(now))
+    }
+
+    fn keep_date(&mut self, now: Nanos) {
+        if now >= self.dated {
+            self.engine.set_date(clock::http_date().as_bytes());
+            self.dated = now.after(Duration::from_secs(1));
+        }
+    }
+
+    fn event(&mut self, event: &Event, now: Nanos) {
+        let token = event.token();
+        match token {
+            LISTENER => self.accept_ready = true,
+            WAKER => {}
+            Token(number) if number as u64 & CONNECTION != 0 => {
+                let ready = Ready {
+                    readable: event.is_readable(),
+                    writable: event.is_writable(),
+                    half_closed: event.is_read_closed(),
+                    broken: event.is_error() || event.is_write_closed(),
+                };
+                self.engine.ready(ConnectionId::from_bits(number as u64 & !CONNECTION), ready, now);
+            }
+            // A bell has done its work by waking us: every lane with work in flight is looked at.
+            Token(number) if number >= FIRST_LANE && (number - FIRST_LANE).is_multiple_of(2) => {}
+            Token(number) => {
+                let lane = u32::try_from((number - FIRST_LANE) / 2).map(LaneIndex);
+                if let Ok(lane) = lane {
+                    self.detach(lane, now);
+                }
+            }
+        }
+    }
+
+    /// Does what a message says: whether to go on.
+    fn mail(&mut self, mail: Mail, now: Nanos) -> bool {
+        match mail {
+            Mail::Grant(grant) => self.engine.grant(grant, now),
+            Mail::View(view) => {
+                let generation = view.generation;
+                self.engine.set_view(view, now);
+                self.tell(FromWorker::Applied { generation });
+            }
+            Mail::Attach { replica, lane, pidfd } => self.attach(replica, *lane, pidfd, now),
+            Mail::Detach(lane) => self.detach(lane, now),
+            Mail::Configure(settings) => self.engine.configure(settings),
+            Mail::Listen(listener) => self.listen(listener),
+            Mail::Drain => {
+                if let Some(mut listener) = self.listener.take() {
+                    let _ = self.seat.poll.registry().deregister(&mut listener);
+                }
+                self.accept_ready = false;
+                self.draining = true;
+                self.engine.drain(now);
+            }
+            Mail::Abort => self.engine.abort_all(),
+            Mail::Stop => return false,
+        }
+        true
+    }
+
+    fn attach(&mut self, replica: Arc<Replica>, lane: Requester, pidfd: Arc<OwnedFd>, now: Nanos) {
+        let index = replica.lane;
+        let registry = self.seat.poll.registry();
+        let bell = lane.bell().as_raw_fd();
+        let watched = registry
+            .register(&mut SourceFd(&bell), lane_token(index, 0), Interest::READABLE)
+            .and_then(|()| {
+                registry.register(&mut SourceFd(&pidfd.as_raw_fd()), lane_token(index, 1), Interest::READABLE)
+            });
+        self.engine.attach(replica, lane);
+        self.pidfds.insert(index, pidfd);
+        if let Err(error) = watched {
+            let message = format!("failed to watch a replica: {error}");
+            self.tell(FromWorker::Notice(Notice::Log { level: 1, message }));
+            self.detach(index, now);
+        }
+    }
+
+    fn detach(&mut self, lane: LaneIndex, now: Nanos) {
+        self.unwatch(lane);
+        self.engine.detach(lane, now);
+    }
+
+    fn unwatch(&mut self, lane: LaneIndex) {
+        if let Some(pidfd) = self.pidfds.remove(&lane) {
+            let _ = self.seat.poll.registry().deregister(&mut SourceFd(&pidfd.as_raw_fd()));
+        }
+    }
+
+    fn listen(&mut self, mut listener: TcpListener) {
+        match self.seat.poll.registry().register(&mut listener, LISTENER, Interest::READABLE) {
+            Ok(()) => {
+                self.listener = Some(listener);
+                self.accept_ready = true;
+            }
+            Err(error) => {
+                let message = format!("failed to watch the listening socket: {error}");
+                self.tell(FromWorker::Notice(Notice::Log { level: 1, message }));
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Nanos) {
+        if !self.accept_ready || now < self.accept_paused_until {
+            return;
+        }
+        for _ in 0..ACCEPT_BATCH {
+            let Some(listener) = &self.listener else {
+                self.accept_ready = false;
+                return;
+            };
+            match listener.accept() {
+                Ok((stream, address)) => match self.seat.gate.enter(address.ip()) {
+                    Some(pass) => self.welcome(Client::new(stream, pass), now),
+                    None => turn_away(stream),
+                },
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => {
+                        self.accept_ready = false;
+                        return;
+                    }
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ => {
+                        // No descriptors, no memory: those who wait stay in the kernel's queue meanwhile.
+                        self.accept_paused_until = now.after(ACCEPT_PAUSE);
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn welcome(&mut self, client: Client, now: Nanos) {
+        // Answers are written whole: there is nothing to wait for.
+        let _ = client.stream.set_nodelay(true);
+        let id = self.engine.accept(client, now);
+        let token = Token(usize::try_from(id.to_bits() | CONNECTION).unwrap_or(usize::MAX));
+        let registry = self.seat.poll.registry();
+        let registered = self.engine.socket(id).map(|client| {
+            registry.register(&mut client.stream, token, Interest::READABLE | Interest::WRITABLE)
+        });
+        if !matches!(registered, Some(Ok(()))) {
+            self.engine.ready(id, Ready { broken: true, ..Ready::default() }, now);
+        }
+    }
+
+    fn tell_what_happened(&mut self) {
+        for notice in self.engine.take_notices() {
+            self.tell(FromWorker::Notice(notice));
+        }
+        for (index, lane) in self.engine.take_freed() {
+            // The replica may hold the bell open, so that closing our end does not end the watch.
+            let _ = self.seat.poll.registry().deregister(&mut SourceFd(&lane.bell().as_fd().as_raw_fd()));
+            self.unwatch(index);
+            self.tell(FromWorker::LaneFreed(index));
+        }
+        if self.draining && !self.drained && self.engine.connections() == 0 {
+            self.drained = true;
+            self.tell(FromWorker::Drained);
+        }
+    }
+
+    fn tell(&self, what: FromWorker) {
+        // The control thread outlives the workers, but for the end of a test.
+        let _ = self.tell.send(what.into());
+    }
+}
+
+fn lane_token(lane: LaneIndex, which: usize) -> Token {
+    Token(FIRST_LANE + 2 * lane.at() + which)
+}
+
+/// There are too many connections already.
+fn turn_away(mut stream: TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n\
+        connection: close\r\n\r\n";
+    let _ = stream.write(ANSWER);
+}
