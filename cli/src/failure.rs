@@ -130,7 +130,9 @@ impl From<AdminError> for Failure {
         if let AdminError::Unreachable { socket, source } = &error {
             return Self::unreachable(socket, source);
         }
-        let failure = Self::new(exit, chain(&error));
+        // The supervisor says so for clients that show nothing else; here it has a line of its own.
+        let what = chain(&error);
+        let failure = Self::new(exit, what.strip_suffix("; nothing was changed").unwrap_or(&what));
         match exit {
             Exit::NotFound => failure.now("`decurion status` lists what there is"),
             Exit::RevisionMismatch => failure.now("look at `decurion status`, and try again"),

@@ -132,7 +132,8 @@ fn upload(path: &Path, what: &str, admin: &Admin) -> Result<Artifact, Failure> {
             }
         }
         AdminError::Refused(problem) => {
-            let words = format!("{what}, {}, is refused: {}", path.display(), problem.detail);
+            let detail = problem.detail.strip_suffix("; nothing was changed").unwrap_or(&problem.detail);
+            let words = format!("{what}, {}, is refused: {detail}", path.display());
             let now = format!("`decurion check {}` tells all about it", path.display());
             Failure::new(crate::failure::Exit::Failed, words).now(now).nothing_changed()
         }
