@@ -18,6 +18,7 @@ pub mod change;
 pub mod desired;
 mod options;
 pub mod reconcile;
+pub mod store;
 
 pub use options::{Options, Output};
 pub use sys::{LockError, RunError, Running, StartError, Stopper, Supervisor};

@@ -17,19 +17,19 @@ use crate::reconcile::{CallerId, Core, Exit, Fact, Now, Order, ProxyInstance, Pu
 
 /// How replicas of one version behave.
 #[derive(Clone, Debug)]
-pub(super) struct Behaviour {
+pub(crate) struct Behaviour {
     /// From spawn to ready; `None`: never.
-    pub(super) start: Option<Duration>,
+    pub(crate) start: Option<Duration>,
     /// Refuses to be constructed, with this.
-    pub(super) refuses: Option<&'static str>,
+    pub(crate) refuses: Option<&'static str>,
     /// From ready to a crash.
-    pub(super) crashes_after: Option<Duration>,
+    pub(crate) crashes_after: Option<Duration>,
     /// From drain to exit; `None`: never.
-    pub(super) drain: Option<Duration>,
+    pub(crate) drain: Option<Duration>,
     /// Refuses this `user_config`.
-    pub(super) refuses_config: Option<Value>,
+    pub(crate) refuses_config: Option<Value>,
     /// Answers health checks.
-    pub(super) health: Option<Result<(), &'static str>>,
+    pub(crate) health: Option<Result<(), &'static str>>,
 }
 
 impl Default for Behaviour {
@@ -62,16 +62,16 @@ pub(crate) fn moment() -> Instant {
 }
 
 /// The machine.
-pub(super) struct World {
-    pub(super) core: Core,
-    pub(super) now: Instant,
-    pub(super) behaviours: BTreeMap<String, Behaviour>,
+pub(crate) struct World {
+    pub(crate) core: Core,
+    pub(crate) now: Instant,
+    pub(crate) behaviours: BTreeMap<String, Behaviour>,
     /// From a view's arrival at the proxy to its acknowledgement; `None`: never.
-    pub(super) proxy_answers: Option<Duration>,
+    pub(crate) proxy_answers: Option<Duration>,
     /// The same for handles in replicas.
-    pub(super) handles_answer: Option<Duration>,
+    pub(crate) handles_answer: Option<Duration>,
     /// Every order, with its time.
-    pub(super) log: Vec<(Instant, Order)>,
+    pub(crate) log: Vec<(Instant, Order)>,
     queue: BTreeMap<(Instant, u64), Fact>,
     queued: u64,
     processes: BTreeMap<ReplicaId, Process>,
@@ -126,7 +126,7 @@ pub(crate) fn libraries() -> Libraries {
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let start = moment();
         Self {
             core: Core::new(Desired { http: HttpSpec::default(), ..Desired::default() }, 0),
@@ -148,7 +148,7 @@ impl World {
     }
 
     /// A world in which these deployments are rolled out.
-    pub(super) fn with(specs: &[DeploymentSpec]) -> Self {
+    pub(crate) fn with(specs: &[DeploymentSpec]) -> Self {
         let mut world = Self::new();
         for spec in specs {
             world.deploy(spec.clone()).unwrap();
@@ -157,24 +157,24 @@ impl World {
         world
     }
 
-    pub(super) fn behave(&mut self, version: &str, behaviour: Behaviour) {
+    pub(crate) fn behave(&mut self, version: &str, behaviour: Behaviour) {
         self.behaviours.insert(version.to_owned(), behaviour);
     }
 
-    pub(super) fn deploy(&mut self, spec: DeploymentSpec) -> Result<u64, Refusal> {
+    pub(crate) fn deploy(&mut self, spec: DeploymentSpec) -> Result<u64, Refusal> {
         let application = ApplicationName::new("test").unwrap();
         self.change(|changer| changer.deployment(application, spec, &libraries()))
     }
 
-    pub(super) fn scale(&mut self, of: &str, replicas: u32) {
+    pub(crate) fn scale(&mut self, of: &str, replicas: u32) {
         self.change(|changer| changer.configure(&name(of), |spec| spec.num_replicas = replicas)).unwrap();
     }
 
-    pub(super) fn reconfigure(&mut self, of: &str, config: Value) -> u64 {
+    pub(crate) fn reconfigure(&mut self, of: &str, config: Value) -> u64 {
         self.change(|changer| changer.configure(&name(of), |spec| spec.user_config = Some(config))).unwrap()
     }
 
-    pub(super) fn change(
+    pub(crate) fn change(
         &mut self,
         change: impl FnOnce(Changer<'_>) -> Result<Proposal, Refusal>,
     ) -> Result<u64, Refusal> {
@@ -188,46 +188,46 @@ impl World {
         Ok(revision)
     }
 
-    pub(super) fn status(&self, of: &str) -> DeploymentStatus {
+    pub(crate) fn status(&self, of: &str) -> DeploymentStatus {
         let of = name(of);
         self.core.deployment_statuses(self.now).into_iter().find(|status| status.name == of).unwrap()
     }
 
-    pub(super) fn state(&self, of: &str) -> DeploymentState {
+    pub(crate) fn state(&self, of: &str) -> DeploymentState {
         self.status(of).status
     }
 
-    pub(super) fn outcome(&self, of: &str) -> RolloutOutcome {
+    pub(crate) fn outcome(&self, of: &str) -> RolloutOutcome {
         self.status(of).rollout.outcome
     }
 
-    pub(super) fn ids(&self, of: &str) -> Vec<ReplicaId> {
+    pub(crate) fn ids(&self, of: &str) -> Vec<ReplicaId> {
         self.status(of).replicas.into_iter().map(|replica| replica.id).collect()
     }
 
-    pub(super) fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         self.now.duration_since(self.start)
     }
 
     /// Puts a fact into the world, at once.
-    pub(super) fn fact(&mut self, fact: Fact) {
+    pub(crate) fn fact(&mut self, fact: Fact) {
         self.observe(&fact);
         self.core.handle(fact, Now { at: self.now, unix_ms: 0 });
         self.turn();
     }
 
-    pub(super) fn later(&mut self, after: Duration, fact: Fact) {
+    pub(crate) fn later(&mut self, after: Duration, fact: Fact) {
         self.queued += 1;
         self.queue.insert((self.now + after, self.queued), fact);
     }
 
     /// Kills a replica from outside.
-    pub(super) fn kill(&mut self, id: &ReplicaId) {
+    pub(crate) fn kill(&mut self, id: &ReplicaId) {
         self.fact(Fact::Exited { replica: id.clone(), exit: Exit::Signal(9), last_words: Vec::new() });
     }
 
     /// Goes on until nothing is under way but what only time of its own accord brings up (health checks).
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         self.until(|world| world.statuses_settled());
     }
 
@@ -239,7 +239,7 @@ impl World {
     }
 
     /// Goes on until this holds.
-    pub(super) fn until(&mut self, holds: impl Fn(&Self) -> bool) {
+    pub(crate) fn until(&mut self, holds: impl Fn(&Self) -> bool) {
         for _ in 0..20_000 {
             if holds(self) {
                 return;
@@ -250,7 +250,7 @@ impl World {
     }
 
     /// Goes on for this long.
-    pub(super) fn pass(&mut self, time: Duration) {
+    pub(crate) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         while self.next_at().is_some_and(|at| at <= end) {
             self.step();
@@ -265,7 +265,7 @@ impl World {
     }
 
     /// The next thing that happens. False: there is none.
-    pub(super) fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         let Some(at) = self.next_at() else { return false };
         self.now = self.now.max(at);
         if let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= self.now) {
@@ -280,7 +280,7 @@ impl World {
     }
 
     /// Asks for orders and carries them out.
-    pub(super) fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         let orders = self.core.turn(self.now);
         assert!(self.core.poll_timeout() != Some(self.now), "a plan did not come to an end");
         for order in &orders {
@@ -291,15 +291,15 @@ impl World {
         self.check_after(&orders);
     }
 
-    pub(super) fn processes_of(&self, of: &str) -> usize {
+    pub(crate) fn processes_of(&self, of: &str) -> usize {
         self.processes.values().filter(|process| process.deployment.as_str() == of).count()
     }
 
-    pub(super) fn random_process(&self, pick: usize) -> Option<ReplicaId> {
+    pub(crate) fn random_process(&self, pick: usize) -> Option<ReplicaId> {
         self.processes.keys().nth(pick % self.processes.len().max(1)).cloned()
     }
 
-    pub(super) fn current_proxy(&self) -> Option<ProxyInstance> {
+    pub(crate) fn current_proxy(&self) -> Option<ProxyInstance> {
         self.core.observed().proxies.current().map(|(instance, _)| instance)
     }
 

@@ -1,0 +1,190 @@
+//! The store on a disk that forgets and refuses.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use decurion_api::limits::REVISIONS_MAX;
+
+use super::*;
+use crate::reconcile::world::{World, name, spec};
+
+/// A disk that stops after some operations, and forgets at a power cut what was not made durable.
+#[derive(Clone, Debug, Default)]
+struct Paper {
+    /// As a program sees them.
+    files: BTreeMap<String, Vec<u8>>,
+    /// Bytes that outlive a power cut, by name at the time.
+    synced: BTreeMap<String, Vec<u8>>,
+    /// Names that outlive a power cut, with the bytes behind them as far as these were durable.
+    durable: BTreeMap<String, Vec<u8>>,
+    left: Option<u32>,
+}
+
+impl Paper {
+    fn operate(&mut self) -> io::Result<()> {
+        match &mut self.left {
+            Some(0) => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn after_power_cut(&self) -> Self {
+        Self {
+            files: self.durable.clone(),
+            synced: self.durable.clone(),
+            durable: self.durable.clone(),
+            left: None,
+        }
+    }
+
+    fn after_kill(&self) -> Self {
+        Self { left: None, ..self.clone() }
+    }
+}
+
+impl Disk for Paper {
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        Ok(self.files.keys().cloned().collect())
+    }
+    fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        self.files.get(name).cloned().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+    fn write(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let stopped = self.operate();
+        // A full disk leaves a torn file behind.
+        let length = if stopped.is_ok() { bytes.len() } else { bytes.len() / 2 };
+        self.files.insert(name.to_owned(), bytes[..length].to_vec());
+        self.synced.remove(name);
+        stopped
+    }
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        self.operate()?;
+        self.synced.insert(name.to_owned(), self.files[name].clone());
+        Ok(())
+    }
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        self.operate()?;
+        let bytes = self.files.remove(from).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        self.files.insert(to.to_owned(), bytes);
+        if let Some(bytes) = self.synced.remove(from) {
+            self.synced.insert(to.to_owned(), bytes);
+        }
+        Ok(())
+    }
+    fn sync_folder(&mut self) -> io::Result<()> {
+        self.operate()?;
+        self.durable = self
+            .files
+            .keys()
+            .map(|name| (name.clone(), self.synced.get(name).cloned().unwrap_or_default()))
+            .collect();
+        Ok(())
+    }
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.operate()?;
+        self.files.remove(name);
+        self.synced.remove(name);
+        Ok(())
+    }
+    fn path_of(&self, name: &str) -> String {
+        format!("paper/{name}")
+    }
+}
+
+fn revisions() -> Vec<Desired> {
+    let mut world = World::with(&[spec("a", "1", 1)]);
+    let mut all = vec![world.core.desired().clone()];
+    for replicas in 2..5 {
+        world.scale("a", replicas);
+        all.push(world.core.desired().clone());
+    }
+    all
+}
+
+fn stored(disk: &Paper) -> Desired {
+    Revisions::new(disk.clone()).load().unwrap().desired
+}
+
+#[test]
+fn what_is_saved_is_loaded() {
+    let mut store = Revisions::new(Paper::default());
+    assert_eq!(store.load().unwrap().desired, Desired::default());
+    for desired in revisions() {
+        store.save(&desired).unwrap();
+        assert_eq!(store.load().unwrap(), Loaded { desired, damaged: vec![] });
+    }
+}
+
+#[test]
+fn stopped_after_any_operation_it_is_the_old_or_the_new_one() {
+    let all = revisions();
+    let mut store = Revisions::new(Paper::default());
+    store.save(&all[0]).unwrap();
+    let before = store.disk_for_test().clone();
+    let mut outcomes = Vec::new();
+    for operations in 0..10 {
+        let mut store = Revisions::new(Paper { left: Some(operations), ..before.clone() });
+        let saved = store.save(&all[1]);
+        let disk = store.disk_for_test();
+        for found in [stored(&disk.after_kill()), stored(&disk.after_power_cut())] {
+            assert!(found == all[0] || found == all[1], "after {operations} operations: {found:?}");
+            if saved.is_ok() {
+                assert_eq!(found, all[1], "an acknowledged revision was lost");
+            }
+            outcomes.push(found == all[1]);
+        }
+    }
+    assert!(outcomes.contains(&true) && outcomes.contains(&false));
+}
+
+#[test]
+fn a_torn_or_changed_newest_file_falls_back_to_the_one_before_and_says_so() {
+    let all = revisions();
+    let mut store = Revisions::new(Paper::default());
+    store.save(&all[0]).unwrap();
+    store.save(&all[1]).unwrap();
+    let good = store.disk_for_test().clone();
+    let file = good.files.keys().last().unwrap().clone();
+    let bytes = good.files[&file].clone();
+    for at in (0..bytes.len()).step_by(7) {
+        let mut torn = good.clone();
+        torn.files.get_mut(&file).unwrap().truncate(at);
+        let mut flipped = good.clone();
+        flipped.files.get_mut(&file).unwrap()[at] ^= 1;
+        for disk in [torn, flipped] {
+            let loaded = Revisions::new(disk).load();
+            // A flipped digit may make the format a later one, which is refused.
+            let Ok(loaded) = loaded else { continue };
+            let is_new = loaded.damaged.is_empty();
+            let expected = if is_new { &all[1] } else { &all[0] };
+            assert_eq!(loaded.desired.deployments, expected.deployments, "byte {at}");
+            assert_eq!(loaded.desired.revision, all[1].revision, "its number is not given away again");
+        }
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_as_it_is() {
+    let mut disk = Paper::default();
+    let file = b"{\"format\":2,\"what\":\"ever\"}".to_vec();
+    disk.files.insert("revision-0000000009.json".to_owned(), file);
+    let error = Revisions::new(disk).load().unwrap_err();
+    assert!(matches!(error, StoreError::NewerFormat { found: 2, .. }), "{error}");
+}
+
+#[test]
+fn the_last_revisions_are_kept_and_can_be_read() {
+    let mut desired = revisions().remove(0);
+    let mut store = Revisions::new(Paper::default());
+    for revision in 1..=REVISIONS_MAX as u64 + 5 {
+        desired.revision = revision;
+        store.save(&desired).unwrap();
+    }
+    assert_eq!(store.revisions().unwrap().len(), REVISIONS_MAX);
+    assert!(matches!(store.read(3), Err(StoreError::NoSuchRevision { revision: 3, .. })));
+    assert!(store.read(10).unwrap().deployments.contains_key(&name("a")));
+}
