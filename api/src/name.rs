@@ -186,6 +186,13 @@ impl TryFrom<String> for ReplicaId {
     }
 }
 
+impl std::str::FromStr for ReplicaId {
+    type Err = NameError;
+    fn from_str(id: &str) -> Result<Self, NameError> {
+        Self::new(id)
+    }
+}
+
 impl From<ReplicaId> for String {
     fn from(id: ReplicaId) -> String {
         id.0

@@ -12,13 +12,23 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[expect(
+    unsafe_code,
+    clippy::disallowed_methods,
+    reason = "the one place of this crate that touches the machine: syscalls, clocks, threads, environment"
+)]
 pub mod sys;
 
+pub mod admin;
 pub mod change;
 pub mod desired;
+mod lines;
+mod logbook;
 mod options;
 pub mod reconcile;
 pub mod store;
 
 pub use options::{Options, Output};
-pub use sys::{LockError, RunError, Running, StartError, Stopper, Supervisor};
+pub use sys::{
+    ArtifactError, ConfigError, LockError, RunError, Running, SocketError, StartError, Stopper, Supervisor,
+};

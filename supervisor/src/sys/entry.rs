@@ -2,11 +2,25 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use mio::Poll;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+
 use crate::Options;
+use crate::change::{Changer, Standing};
+use crate::desired::Desired;
+use crate::store::{DesiredStore, Revisions, StoreError};
+use crate::sys::api::{Api, Server};
+use crate::sys::artifacts::{ArtifactError, Artifacts, ConfigError, read_config};
+use crate::sys::folder::{Folder, make_folder};
+use crate::sys::journal::Journal;
 use crate::sys::lock::{LockError, StateLock};
+use crate::sys::machine::{MAILBOX, Machine, Parts, is_live};
+use crate::sys::mailbox::{Mailbox, Message};
+use crate::sys::process::{Executables, raise_descriptor_limit};
+use crate::sys::sockets::{Guard, SocketError, bind_control, bind_handles, bind_http};
 
 /// Starts supervisors.
 #[derive(Debug)]
@@ -23,7 +37,7 @@ pub struct Running {
 /// Asks a running supervisor to stop, from any thread.
 #[derive(Clone, Debug)]
 pub struct Stopper {
-    orders: mpsc::Sender<()>,
+    mailbox: Mailbox,
 }
 
 /// Why a supervisor did not start. Nothing is left running, and the desired state is as it was.
@@ -33,15 +47,43 @@ pub enum StartError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// A folder can't be made or used.
-    #[error("the folder {} can't be used", path.display())]
+    #[error("the folder {} can't be used: {source}", path.display())]
     Folder {
         /// Which.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
+    /// The desired state can't be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The configuration file is not taken.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// What the configuration file asks for is refused.
+    #[error("the configuration file {} is refused: {refusal}", path.display())]
+    Refused {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        refusal: crate::change::Refusal,
+    },
+    /// A socket can't be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The address for HTTP can't be listened on.
+    #[error("the address {address} can't be listened on: {source}")]
+    Listen {
+        /// Which.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The programs that replicas and the proxy run are not there.
+    #[error("the programs of replicas and proxy can't be opened: {0}")]
+    Executables(#[source] io::Error),
     /// The system refused something else.
-    #[error("{what} failed")]
+    #[error("{what} failed: {source}")]
     System {
         /// What was tried.
         what: &'static str,
@@ -53,6 +95,9 @@ pub enum StartError {
 /// Why a supervisor that ran ended other than asked.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The loop can't wait for anything any more.
+    #[error("the loop can't wait for events: {0}")]
+    Poll(#[source] io::Error),
     /// The loop's thread ended without a word.
     #[error("the supervisor's thread panicked")]
     Panicked,
@@ -64,20 +109,78 @@ impl Supervisor {
     /// # Errors
     /// [`StartError`]; then nothing runs and nothing was changed.
     pub fn start(options: Options) -> Result<Running, StartError> {
-        let folder = |source| StartError::Folder { path: options.state_dir.clone(), source };
-        std::fs::create_dir_all(&options.state_dir).map_err(folder)?;
+        let folder = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StartError::Folder { path, source }
+        };
+        make_folder(&options.state_dir, 0o755).map_err(folder(&options.state_dir))?;
         let lock = StateLock::take(&options.state_dir)?;
-        let (orders, stop) = mpsc::channel();
+        raise_descriptor_limit();
+        let executables =
+            Executables::open(options.executables.as_deref()).map_err(StartError::Executables)?;
+        let revisions = options.state_dir.join("revisions");
+        let mut store = Revisions::new(Folder::open(revisions.clone()).map_err(folder(&revisions))?);
+        let libraries = options.state_dir.join("libraries");
+        let artifacts = Artifacts::open(libraries.clone()).map_err(folder(&libraries))?;
+        let loaded = store.load()?;
+        for damage in &loaded.damaged {
+            tracing::error!("{damage}; the revision before it is used");
+        }
+        let desired = with_config(loaded.desired, &options, &artifacts)?;
+
+        let guard = Guard::new(options.group);
+        let (control, control_file) = bind_control(&options.socket, guard)?;
+        let handles_path = options.socket.with_file_name("handle.sock");
+        let handles = bind_handles(&handles_path, guard)?;
+        let address = options.listen.clone().unwrap_or_else(|| desired.http.listen.clone());
+        let listener =
+            bind_http(&address).map_err(|source| StartError::Listen { address: address.clone(), source })?;
+        if store.load()?.desired != desired {
+            store.save(&desired)?;
+        }
+
+        let system = |what| move |source| StartError::System { what, source };
+        let poll = Poll::new().map_err(system("making a poll"))?;
+        let (mailbox, inbox) = Mailbox::new(poll.registry(), MAILBOX).map_err(system("making a waker"))?;
+        let signals = options
+            .signals
+            .then(|| Signals::new([SIGTERM, SIGINT, SIGHUP]))
+            .transpose()
+            .map_err(system("taking over signals"))?;
+        let journal = Journal::new(options.output);
+        let api = Api::new(mailbox.clone(), artifacts.clone(), journal.clone(), handles_path);
+        let socket = options.socket.clone();
+        let stopper = Stopper { mailbox: mailbox.clone() };
+        let machine = Machine::new(Parts {
+            poll,
+            mailbox,
+            inbox,
+            signals,
+            desired,
+            store,
+            artifacts,
+            executables,
+            handles,
+            listener: (address, listener),
+            guard,
+            journal,
+            options,
+        })
+        .map_err(system("watching sockets"))?;
+        let server = Server::start(control, guard, api).map_err(system("starting the admin API"))?;
+        let run = move || {
+            let ended = machine.run();
+            server.stop();
+            // The sockets' files go first, then the lock: the next one finds a clean place.
+            drop(control_file);
+            drop(lock);
+            ended
+        };
         let thread = std::thread::Builder::new()
             .name("supervisor".to_owned())
-            .spawn(move || {
-                let _held = lock;
-                // An error means that every stopper is gone, which is an end as well.
-                let _ = stop.recv();
-                Ok(())
-            })
-            .map_err(|source| StartError::System { what: "starting the supervisor's thread", source })?;
-        Ok(Running { socket: options.socket, stopper: Stopper { orders }, thread })
+            .spawn(run)
+            .map_err(system("starting the supervisor's thread"))?;
+        Ok(Running { socket, stopper, thread })
     }
 }
 
@@ -106,7 +209,22 @@ impl Running {
 impl Stopper {
     /// The first time: drain and stop, as on SIGTERM. The second time: now. Does nothing once it has stopped.
     pub fn stop(&self) {
-        // Whoever would listen has stopped.
-        let _ = self.orders.send(());
+        self.mailbox.post(Message::Stop);
+    }
+}
+
+/// The desired state with what the configuration file asks for.
+fn with_config(desired: Desired, options: &Options, artifacts: &Artifacts) -> Result<Desired, StartError> {
+    let Some(path) = &options.config else { return Ok(desired) };
+    let spec = read_config(path)?;
+    let libraries = artifacts
+        .resolve_all(&spec.deployments, |spec| is_live(&desired, spec))
+        .map_err(|error: ArtifactError| ConfigError::from(error))?;
+    let standing = |_: &_| Standing { whole: true, ..Standing::default() };
+    let proposal =
+        Changer::new(&desired, None, &standing).and_then(|changer| changer.application(spec, &libraries));
+    match proposal {
+        Ok(proposal) => Ok(proposal.desired),
+        Err(refusal) => Err(StartError::Refused { path: path.clone(), refusal }),
     }
 }

@@ -1,7 +1,20 @@
 //! The machine: processes, sockets, signals, timers, the loop that turns them into facts, and the threads.
 
+pub(crate) mod api;
+mod artifacts;
+mod children;
+mod clock;
 mod entry;
+mod folder;
+mod journal;
 mod lock;
+mod machine;
+mod mailbox;
+mod notify;
+mod process;
+mod sockets;
 
+pub use artifacts::{ArtifactError, ConfigError};
 pub use entry::{RunError, Running, StartError, Stopper, Supervisor};
 pub use lock::LockError;
+pub use sockets::SocketError;

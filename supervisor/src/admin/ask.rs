@@ -1,0 +1,100 @@
+//! What the admin API's thread asks of the loop.
+
+use decurion_api::admin::Applied;
+use decurion_api::spec::file::FileError;
+use decurion_api::spec::{ApplicationSpec, DeploymentSpec};
+use decurion_api::status::SystemStatus;
+use decurion_api::{ApplicationName, DeploymentName};
+use serde_json::Value;
+
+use crate::change::{Libraries, Refusal};
+use crate::desired::Desired;
+use crate::store::StoreError;
+
+/// A question. All may be asked at any time; changes are refused while the supervisor stops.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// What is.
+    Status,
+    /// What is wanted.
+    Desired,
+    /// Change what is wanted.
+    Change {
+        /// Only at this revision.
+        if_revision: Option<u64>,
+        /// Say what would change, and change nothing.
+        dry_run: bool,
+        /// How.
+        change: Box<Change>,
+    },
+    /// Drain and stop, or stop at once.
+    Shutdown {
+        /// Without letting anything finish.
+        at_once: bool,
+    },
+}
+
+/// A change of what is wanted.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Declare an application.
+    Application(ApplicationSpec, Libraries),
+    /// Delete an application.
+    DeleteApplication(ApplicationName),
+    /// Deploy one deployment by itself.
+    Deployment(ApplicationName, DeploymentSpec, Libraries),
+    /// Change some fields of one, in the file's JSON form.
+    Patch(DeploymentName, Value),
+    /// Change the number of its replicas.
+    Scale(DeploymentName, u32),
+    /// Replace its replicas.
+    Restart(DeploymentName),
+    /// Bring back an earlier form of it.
+    Rollback(DeploymentName, Option<u64>),
+    /// Delete one.
+    Delete(DeploymentName),
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// To `Status`.
+    Status(Box<SystemStatus>),
+    /// To `Desired`.
+    Desired(Box<Desired>),
+    /// To `Change`.
+    Applied(Applied),
+    /// To `Shutdown`.
+    Stopping,
+}
+
+/// Why something asked for is not done. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It can't be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It is not well formed.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// A patch of what a patch can't change.
+    #[error("'{0}' is changed by deploying, not by a patch")]
+    NotByPatch(String),
+    /// The address can't be listened on.
+    #[error("the address {listen} can't be listened on: {why}")]
+    Listen {
+        /// As it was asked for.
+        listen: String,
+        /// The system's word.
+        why: String,
+    },
+    /// It can't be made durable.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The supervisor is stopping.
+    #[error("the supervisor is stopping")]
+    Stopping,
+    /// Too many are asking.
+    #[error("too many requests wait for the supervisor's loop; try again")]
+    Busy,
+}

@@ -1,0 +1,57 @@
+//! Errors as `application/problem+json`.
+
+use decurion_api::admin::{Problem, problem};
+
+use crate::admin::ask::AskError;
+use crate::change::Refusal;
+use crate::store::StoreError;
+
+/// Makes a problem of one of [`problem`]'s types.
+#[must_use]
+pub fn problem(kind: &str, detail: impl Into<String>) -> Problem {
+    let (status, title) = match kind {
+        problem::BAD_REQUEST => (400, "the request makes no sense"),
+        problem::FORBIDDEN => (403, "this user may not use the socket"),
+        problem::NOT_FOUND => (404, "there is no such thing"),
+        problem::CONFLICT => (409, "the state of things forbids it"),
+        problem::REVISION_MISMATCH => (412, "the desired state has changed"),
+        problem::TOO_LARGE => (413, "the body is too large"),
+        problem::REFUSED => (422, "refused"),
+        problem::CALL_FAILED => (502, "the method failed"),
+        problem::UNAVAILABLE => (503, "not available now"),
+        problem::DEADLINE => (504, "no answer in time"),
+        _ => (500, "the supervisor failed"),
+    };
+    Problem { kind: kind.to_owned(), title: title.to_owned(), status, detail: detail.into() }
+}
+
+impl From<&AskError> for Problem {
+    fn from(error: &AskError) -> Problem {
+        let kind = match error {
+            AskError::Refused(refusal) => kind_of(refusal),
+            AskError::File(_) | AskError::NotByPatch(_) => problem::REFUSED,
+            AskError::Listen { .. } => problem::CONFLICT,
+            AskError::Store(StoreError::NoSuchRevision { .. }) => problem::NOT_FOUND,
+            AskError::Store(_) => problem::INTERNAL,
+            AskError::Stopping | AskError::Busy => problem::UNAVAILABLE,
+        };
+        let source = std::error::Error::source(error).map(|why| format!(": {why}")).unwrap_or_default();
+        self::problem(kind, format!("{error}{source}; nothing was changed"))
+    }
+}
+
+fn kind_of(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::NoSuchDeployment { .. } | Refusal::NoSuchApplication(_) => problem::NOT_FOUND,
+        Refusal::OtherOwner { .. } | Refusal::NothingBefore(_) => problem::CONFLICT,
+        Refusal::RevisionMismatch { .. } => problem::REVISION_MISMATCH,
+        Refusal::RouteTaken { .. }
+        | Refusal::Twice(_)
+        | Refusal::TooManyDeployments
+        | Refusal::Replicas { .. }
+        | Refusal::NoLibrary { .. }
+        | Refusal::NoClass { .. }
+        | Refusal::WhichClass { .. }
+        | Refusal::TakesNoConfig { .. } => problem::REFUSED,
+    }
+}

@@ -1,0 +1,207 @@
+//! Questions and changes of the admin API, of the configuration file, and of the core itself.
+
+use std::collections::BTreeSet;
+
+use decurion_api::DeploymentName;
+use decurion_api::admin::Applied;
+use decurion_api::spec::file::patch_deployment;
+use decurion_api::status::SystemStatus;
+
+use crate::admin::{Answer, Ask, AskError, Change};
+use crate::change::{Changer, Refusal};
+use crate::desired::{Desired, Wanted, fields_of};
+use crate::reconcile::PutBack;
+use crate::store::DesiredStore;
+use crate::sys::artifacts::{ConfigError, read_config};
+use crate::sys::clock;
+use crate::sys::machine::Machine;
+
+/// Fields that come with code, which only a deployment brings.
+const NOT_BY_PATCH: [&str; 4] = ["library", "class", "args", "version"];
+
+impl Machine {
+    pub(super) fn answer(&mut self, ask: Ask) -> Result<Answer, AskError> {
+        match ask {
+            Ask::Status => Ok(Answer::Status(Box::new(self.status()))),
+            Ask::Desired => Ok(Answer::Desired(Box::new(self.desired.clone()))),
+            Ask::Change { if_revision, dry_run, change } => {
+                self.change(if_revision, dry_run, *change).map(Answer::Applied)
+            }
+            Ask::Shutdown { at_once } => {
+                self.stop(at_once);
+                Ok(Answer::Stopping)
+            }
+        }
+    }
+
+    fn status(&mut self) -> SystemStatus {
+        self.sample_boards();
+        let now = clock::now();
+        for fact in std::mem::take(&mut self.facts) {
+            self.core.handle(fact, now);
+        }
+        let mut deployments = self.core.deployment_statuses(now.at);
+        for replica in deployments.iter_mut().flat_map(|deployment| &mut deployment.replicas) {
+            replica.rss_bytes =
+                self.replicas.get(&replica.id).map_or(0, |child| child.process.resident_bytes());
+        }
+        let mut proxy = self.core.proxy_status();
+        // Where any free port was asked for, the one that was given is the useful answer.
+        if let Some(address) = self.listeners.get(&proxy.listen).and_then(|l| l.local_addr().ok()) {
+            proxy.listen = address.to_string();
+        }
+        SystemStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: i32::try_from(std::process::id()).unwrap_or_default(),
+            uptime_s: now.at.duration_since(self.started_at).as_secs(),
+            revision: self.desired.revision,
+            proxy,
+            deployments,
+        }
+    }
+
+    fn change(
+        &mut self,
+        if_revision: Option<u64>,
+        dry_run: bool,
+        change: Change,
+    ) -> Result<Applied, AskError> {
+        if self.core.observed().stopping.is_some() {
+            return Err(AskError::Stopping);
+        }
+        let earlier = match &change {
+            Change::Rollback(name, Some(revision)) => Some(self.earlier(name, *revision)?),
+            _ => None,
+        };
+        let standing = |name: &DeploymentName| self.core.standing(name);
+        let changer = Changer::new(&self.desired, if_revision, &standing)?;
+        let proposal = match change {
+            Change::Application(spec, libraries) => changer.application(spec, &libraries)?,
+            Change::DeleteApplication(name) => changer.delete_application(&name)?,
+            Change::Deployment(application, spec, libraries) => {
+                changer.deployment(application, spec, &libraries)?
+            }
+            Change::Patch(name, patch) => {
+                let held = self.desired.deployments.get(&name).map(|wanted| &wanted.spec);
+                let patched = held.map(|held| patch_deployment(held, &patch)).transpose()?;
+                if let (Some(held), Some(patched)) = (held, &patched) {
+                    let (held, patched) = (fields_of(held), fields_of(patched));
+                    let changed = |field: &&str| held.get(*field) != patched.get(*field);
+                    if let Some(field) = NOT_BY_PATCH.iter().find(|field| changed(field)) {
+                        return Err(AskError::NotByPatch((*field).to_owned()));
+                    }
+                }
+                changer.configure(&name, |spec| {
+                    if let Some(patched) = patched {
+                        *spec = patched;
+                    }
+                })?
+            }
+            Change::Scale(name, replicas) => changer.configure(&name, |spec| spec.num_replicas = replicas)?,
+            Change::Restart(name) => changer.restart(&name)?,
+            Change::Rollback(name, _) => changer.rollback(&name, earlier)?,
+            Change::Delete(name) => changer.delete(&name)?,
+        };
+        let mut applied = proposal.applied;
+        if dry_run {
+            applied.dry_run = true;
+        } else if proposal.desired.revision != self.desired.revision {
+            self.commit(proposal.desired)?;
+        }
+        Ok(applied)
+    }
+
+    /// A deployment's form in an earlier revision.
+    fn earlier(&mut self, name: &DeploymentName, revision: u64) -> Result<Wanted, AskError> {
+        let mut desired = self.store.read(revision)?;
+        let known = desired.deployments.keys().cloned().collect();
+        desired
+            .deployments
+            .remove(name)
+            .ok_or_else(|| Refusal::NoSuchDeployment { name: name.clone(), known }.into())
+    }
+
+    /// Makes a revision durable, and acts on it.
+    fn commit(&mut self, desired: Desired) -> Result<(), AskError> {
+        let effective = self.effective(&desired);
+        let listen = effective.http.listen.clone();
+        self.bind(&listen).map_err(|error| AskError::Listen { listen, why: error.to_string() })?;
+        self.store.save(&desired)?;
+        self.named.insert(desired.revision, libraries_of(&desired));
+        let kept: BTreeSet<u64> = self.store.revisions()?.into_iter().collect();
+        self.named.retain(|revision, _| kept.contains(revision));
+        self.artifacts.collect(&self.named.values().flatten().cloned().collect());
+        self.desired = desired;
+        self.core.accept(effective);
+        Ok(())
+    }
+
+    /// What is wanted, with what the one who started us wants otherwise.
+    pub(super) fn effective(&self, desired: &Desired) -> Desired {
+        let mut effective = desired.clone();
+        if let Some(listen) = &self.options.listen {
+            effective.http.listen.clone_from(listen);
+        }
+        effective
+    }
+
+    pub(super) fn put_back(&mut self, name: &DeploymentName, revision: u64, what: PutBack, why: String) {
+        // What was changed meanwhile by somebody is theirs.
+        if self.desired.deployments.get(name).is_none_or(|wanted| wanted.revision != revision) {
+            return;
+        }
+        let standing = |name: &DeploymentName| self.core.standing(name);
+        let proposal = Changer::new(&self.desired, None, &standing).and_then(|changer| match what {
+            PutBack::Everything => changer.put_back(name, why),
+            PutBack::UserConfig => changer.put_config_back(name, why),
+        });
+        let done = proposal.map_err(AskError::from).and_then(|proposal| self.commit(proposal.desired));
+        if let Err(error) = done {
+            tracing::error!("deployment {name} could not be put back: {error}");
+        }
+    }
+
+    /// Reads the configuration file again, on a thread of its own: libraries may be large.
+    pub(super) fn reload(&mut self) {
+        let Some(path) = self.options.config.clone() else {
+            return tracing::info!("SIGHUP: there is no configuration file to read again");
+        };
+        let (artifacts, mailbox, desired) =
+            (self.artifacts.clone(), self.mailbox.clone(), self.desired.clone());
+        let run = move || {
+            let read = || -> Result<Change, ConfigError> {
+                let spec = read_config(&path)?;
+                let libraries = artifacts.resolve_all(&spec.deployments, |spec| is_live(&desired, spec))?;
+                Ok(Change::Application(spec, libraries))
+            };
+            let change = match read() {
+                Ok(change) => Box::new(change),
+                Err(error) => return tracing::error!("SIGHUP: {error}; nothing was changed"),
+            };
+            match mailbox.ask_blocking(Ask::Change { if_revision: None, dry_run: false, change }) {
+                Ok(_) => tracing::info!("SIGHUP: {} was read again", path.display()),
+                Err(error) => tracing::error!("SIGHUP: {error}; nothing was changed"),
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("reload".to_owned()).spawn(run) {
+            tracing::error!("SIGHUP: no thread to read the configuration on: {error}");
+        }
+    }
+}
+
+/// Whether a request names the live version, whose code stays as it is.
+pub(crate) fn is_live(desired: &Desired, spec: &decurion_api::spec::DeploymentSpec) -> bool {
+    spec.version.is_some()
+        && desired.deployments.get(&spec.name).is_some_and(|wanted| wanted.spec.version == spec.version)
+}
+
+/// Libraries that a revision names, forms to go back to included.
+pub(super) fn libraries_of(desired: &Desired) -> BTreeSet<String> {
+    desired
+        .deployments
+        .values()
+        .flat_map(|wanted| [Some(wanted), wanted.before.as_deref()])
+        .flatten()
+        .map(|wanted| wanted.library.clone())
+        .collect()
+}

@@ -1,0 +1,341 @@
+//! The loop: descriptors that are ready, words of other threads and time become facts; the core's orders are carried
+//! out. One thread does all of it, and every fork comes from that thread.
+
+pub(crate) mod asks;
+mod orders;
+mod reports;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use decurion_api::ReplicaId;
+use decurion_api::status::DeploymentState;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use signal_hook_mio::v1_0::Signals;
+
+pub(crate) use asks::is_live;
+
+use crate::Options;
+use crate::desired::Desired;
+use crate::reconcile::{Core, Fact, ProxyInstance};
+use crate::store::{DesiredStore, Revisions};
+use crate::sys::artifacts::Artifacts;
+use crate::sys::children::{ClientEnd, ProxyChild, ReplicaChild};
+use crate::sys::clock;
+use crate::sys::entry::RunError;
+use crate::sys::folder::Folder;
+use crate::sys::journal::Journal;
+use crate::sys::mailbox::{Mailbox, Message};
+use crate::sys::notify::Notify;
+use crate::sys::process::Executables;
+use crate::sys::sockets::{Guard, SocketFile};
+
+/// Everything the loop owns.
+pub(crate) struct Machine {
+    poll: Poll,
+    mailbox: Mailbox,
+    inbox: Receiver<Message>,
+    signals: Option<Signals>,
+    sources: HashMap<Token, Source>,
+    last_token: usize,
+    /// Sources that had more than their share of this turn.
+    again: Vec<Token>,
+    core: Core,
+    facts: Vec<Fact>,
+    /// As it is stored; the core's differs by what [`Options`] override.
+    desired: Desired,
+    store: Revisions<Folder>,
+    /// Libraries that each revision names.
+    named: BTreeMap<u64, BTreeSet<String>>,
+    artifacts: Artifacts,
+    executables: Executables,
+    replicas: BTreeMap<ReplicaId, ReplicaChild>,
+    proxies: BTreeMap<ProxyInstance, ProxyChild>,
+    clients: BTreeMap<u64, ClientEnd>,
+    last_client: u64,
+    last_fd_token: u64,
+    listeners: BTreeMap<String, TcpListener>,
+    handles: OwnedFd,
+    _handles_file: SocketFile,
+    guard: Guard,
+    journal: Journal,
+    options: Options,
+    notify: Notify,
+    started_at: Instant,
+    sample_at: Instant,
+    stops_asked: u32,
+}
+
+/// What a machine is made of that was made before, so that each failure has its own words.
+pub(crate) struct Parts {
+    pub(crate) poll: Poll,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) inbox: Receiver<Message>,
+    pub(crate) signals: Option<Signals>,
+    pub(crate) desired: Desired,
+    pub(crate) store: Revisions<Folder>,
+    pub(crate) artifacts: Artifacts,
+    pub(crate) executables: Executables,
+    pub(crate) handles: (OwnedFd, SocketFile),
+    pub(crate) listener: (String, TcpListener),
+    pub(crate) guard: Guard,
+    pub(crate) journal: Journal,
+    pub(crate) options: Options,
+}
+
+/// What is ready.
+#[derive(Clone, Debug)]
+enum Source {
+    Signals,
+    Handles,
+    Client(u64),
+    Link(ReplicaId),
+    Pidfd(ReplicaId),
+    Stdout(ReplicaId),
+    Stderr(ReplicaId),
+    ProxyPidfd(ProxyInstance),
+    ProxyStdout(ProxyInstance),
+    ProxyStderr(ProxyInstance),
+}
+
+/// The mailbox's token.
+pub(crate) const MAILBOX: Token = Token(0);
+/// Between two looks at the replicas' boards.
+const SAMPLE_PERIOD: Duration = Duration::from_secs(1);
+/// Between two tries to send what a full channel did not take.
+const BACKLOG_PERIOD: Duration = Duration::from_millis(5);
+/// Messages taken in one turn.
+const MESSAGES_A_TURN: usize = 64;
+/// Turns of the core before sockets are looked at again.
+const TURNS_MAX: usize = 64;
+
+impl Machine {
+    pub(crate) fn new(parts: Parts) -> io::Result<Self> {
+        let now = clock::now().at;
+        let (handles, handles_file) = parts.handles;
+        let mut machine = Self {
+            core: Core::new(Desired::default(), 0),
+            facts: Vec::new(),
+            poll: parts.poll,
+            mailbox: parts.mailbox,
+            inbox: parts.inbox,
+            signals: parts.signals,
+            sources: HashMap::new(),
+            last_token: MAILBOX.0,
+            again: Vec::new(),
+            desired: parts.desired,
+            store: parts.store,
+            named: BTreeMap::new(),
+            artifacts: parts.artifacts,
+            executables: parts.executables,
+            replicas: BTreeMap::new(),
+            proxies: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            last_client: 0,
+            last_fd_token: 0,
+            listeners: BTreeMap::from([parts.listener]),
+            handles,
+            _handles_file: handles_file,
+            guard: parts.guard,
+            journal: parts.journal,
+            options: parts.options,
+            notify: Notify::new(),
+            started_at: now,
+            sample_at: now,
+            stops_asked: 0,
+        };
+        for revision in machine.store.revisions().unwrap_or_default() {
+            if let Ok(desired) = machine.store.read(revision) {
+                machine.named.insert(revision, asks::libraries_of(&desired));
+            }
+        }
+        machine.core.accept(machine.effective(&machine.desired));
+        let handles = machine.handles.as_raw_fd();
+        machine.watch(handles, Interest::READABLE, Source::Handles)?;
+        if let Some(mut signals) = machine.signals.take() {
+            let token = machine.token(Source::Signals);
+            machine.poll.registry().register(&mut signals, token, Interest::READABLE)?;
+            machine.signals = Some(signals);
+        }
+        Ok(machine)
+    }
+
+    /// Runs until everything has stopped.
+    pub(crate) fn run(mut self) -> Result<(), RunError> {
+        let mut events = Events::with_capacity(256);
+        loop {
+            self.turn();
+            if self.core.observed().finished {
+                return Ok(());
+            }
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => return Err(RunError::Poll(source)),
+            }
+            let mut ready: Vec<Token> = std::mem::take(&mut self.again);
+            ready.extend(events.iter().map(mio::event::Event::token));
+            for token in ready {
+                if token == MAILBOX {
+                    self.take_messages();
+                } else if let Some(source) = self.sources.get(&token).cloned() {
+                    self.ready(token, source);
+                }
+            }
+            self.look_around();
+        }
+    }
+
+    /// Hands facts to the core and carries out its orders, until it has none.
+    fn turn(&mut self) {
+        for _ in 0..TURNS_MAX {
+            for fact in std::mem::take(&mut self.facts) {
+                self.core.handle(fact, clock::now());
+            }
+            let orders = self.core.turn(clock::now().at);
+            let idle = orders.is_empty();
+            for order in orders {
+                self.carry_out(order);
+            }
+            for note in self.core.take_notes() {
+                self.journal.event(note);
+            }
+            if idle && self.facts.is_empty() {
+                break;
+            }
+        }
+        self.tell_system();
+    }
+
+    /// Until when to sleep.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.again.is_empty() || !self.facts.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let now = clock::now().at;
+        let backlog =
+            self.proxies.values().any(|proxy| !proxy.backlog.is_empty()).then(|| now + BACKLOG_PERIOD);
+        let sample = (!self.replicas.is_empty()).then_some(self.sample_at);
+        let times = [self.core.poll_timeout(), backlog, sample, self.notify.next_at()];
+        let next = times.into_iter().flatten().min()?;
+        // Rounded up, so that the last part of a millisecond is slept and not spun.
+        let left = next.saturating_duration_since(now);
+        Some(if left.is_zero() { left } else { left + Duration::from_micros(500) })
+    }
+
+    fn ready(&mut self, token: Token, source: Source) {
+        match source {
+            Source::Signals => self.take_signals(),
+            Source::Handles => self.take_clients(token),
+            Source::Client(client) => self.client_ready(token, client),
+            Source::Link(replica) => self.link_ready(token, &replica),
+            Source::Pidfd(replica) => self.replica_ended(&replica),
+            Source::Stdout(replica) => self.replica_wrote(token, &replica, false),
+            Source::Stderr(replica) => self.replica_wrote(token, &replica, true),
+            Source::ProxyPidfd(instance) => self.proxy_ended(instance),
+            Source::ProxyStdout(instance) => self.proxy_wrote(token, instance, false),
+            Source::ProxyStderr(instance) => self.proxy_wrote(token, instance, true),
+        }
+    }
+
+    fn take_messages(&mut self) {
+        for _ in 0..MESSAGES_A_TURN {
+            let Ok(message) = self.inbox.try_recv() else { return };
+            match message {
+                Message::Ask(ask, answer) => {
+                    // Facts come first, so that the answer is not older than what is known.
+                    self.turn();
+                    let answered = self.answer(ask);
+                    self.turn();
+                    // Whoever asked may have gone.
+                    let _ = answer.send(answered);
+                }
+                Message::Proxy(instance, received) => self.proxy_reported(instance, received),
+                Message::Stop => self.stop(false),
+            }
+        }
+        self.again.push(MAILBOX);
+    }
+
+    /// What needs no event: boards, full channels, the service manager.
+    fn look_around(&mut self) {
+        let now = clock::now().at;
+        if self.sample_at <= now {
+            self.sample_at = now + SAMPLE_PERIOD;
+            self.sample_boards();
+        }
+        for proxy in self.proxies.values_mut() {
+            proxy.flush();
+        }
+    }
+
+    fn sample_boards(&mut self) {
+        for (id, replica) in &self.replicas {
+            if let Some(board) = replica.board() {
+                self.facts.push(Fact::Board { replica: id.clone(), board });
+            }
+        }
+    }
+
+    fn tell_system(&mut self) {
+        if !self.notify.is_wanted() {
+            return;
+        }
+        let now = clock::now().at;
+        let statuses = self.core.deployment_statuses(now);
+        let healthy = statuses.iter().filter(|status| status.status == DeploymentState::Healthy).count();
+        let words = format!("{healthy}/{} healthy", statuses.len());
+        let ready = self.core.proxy_status().ready;
+        self.notify.tell(ready, self.core.observed().stopping.is_some(), words, now);
+    }
+
+    /// Asked once: drain and stop. Asked twice: now.
+    fn stop(&mut self, at_once: bool) {
+        self.stops_asked += 1;
+        let at_once = at_once || self.stops_asked > 1;
+        self.facts.push(Fact::Stop { at_once });
+    }
+
+    fn take_signals(&mut self) {
+        let Some(signals) = &mut self.signals else { return };
+        let pending: Vec<i32> = signals.pending().collect();
+        for signal in pending {
+            if signal == signal_hook::consts::SIGHUP {
+                self.reload();
+            } else {
+                self.stop(false);
+            }
+        }
+    }
+
+    fn token(&mut self, source: Source) -> Token {
+        // Never used again, so that what is still on its way from a source that is gone reaches nobody else.
+        self.last_token += 1;
+        let token = Token(self.last_token);
+        self.sources.insert(token, source);
+        token
+    }
+
+    fn watch(&mut self, fd: RawFd, interest: Interest, source: Source) -> io::Result<Token> {
+        let token = self.token(source);
+        match self.poll.registry().register(&mut SourceFd(&fd), token, interest) {
+            Ok(()) => Ok(token),
+            Err(error) => {
+                self.sources.remove(&token);
+                Err(error)
+            }
+        }
+    }
+
+    fn forget(&mut self, tokens: &[Token]) {
+        for token in tokens {
+            self.sources.remove(token);
+        }
+    }
+}

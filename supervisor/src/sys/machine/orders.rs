@@ -1,0 +1,257 @@
+//! The core's orders, carried out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use decurion_api::spec::HttpSpec;
+use decurion_api::{DeploymentName, ReplicaId};
+use decurion_ipc::control::{CallerKind, CallerOrder, FdToken, ProxyOrder, ReplicaOrder};
+use decurion_ipc::link::{Link, LinkError};
+use decurion_ipc::proxy_control::OrderSender;
+use mio::{Interest, Token};
+
+use crate::reconcile::{CallerId, Fact, Order, ProxyInstance, Spawn};
+use crate::sys::children::{Pipe, Post, ProxyChild, ReplicaChild};
+use crate::sys::machine::{Machine, Source};
+use crate::sys::mailbox::Message;
+use crate::sys::process::{Process, Program};
+
+impl Machine {
+    pub(super) fn carry_out(&mut self, order: Order) {
+        match order {
+            Order::Spawn(spawn) => self.spawn(*spawn),
+            Order::Reconfigure { replica, sequence, user_config, .. } => {
+                self.tell_replica(&replica, ReplicaOrder::Reconfigure { sequence, user_config }, Vec::new());
+            }
+            Order::Limit { replica, limit } => {
+                self.tell_replica(&replica, ReplicaOrder::Limit(limit), Vec::new());
+            }
+            Order::CheckHealth { replica, sequence } => {
+                self.tell_replica(&replica, ReplicaOrder::CheckHealth { sequence }, Vec::new());
+            }
+            Order::Drain { replica } => self.tell_replica(&replica, ReplicaOrder::Drain, Vec::new()),
+            Order::Kill { replica, .. } => {
+                if let Some(child) = self.replicas.get(&replica) {
+                    child.process.kill();
+                }
+            }
+            Order::Retire { .. } => {}
+            Order::Attach { caller, replica, deployment } => self.attach(&caller, &replica, &deployment),
+            Order::Detach { caller, replica, deployment } => self.detach(&caller, replica, deployment),
+            Order::PublishRoutes { instance, view } => {
+                self.tell_proxy(instance, ProxyOrder::View(view), Vec::new());
+            }
+            Order::PublishView { caller, deployment, generation, view, known } => {
+                let view = view.map(|view| *view);
+                let order = CallerOrder::View { generation, view, deployment, known };
+                self.tell_caller(&caller, order, Vec::new());
+            }
+            Order::SpawnProxy { instance, settings } => self.spawn_proxy(instance, settings),
+            Order::ConfigureProxy { instance, settings } => {
+                self.tell_proxy(instance, ProxyOrder::Configure(settings), Vec::new());
+            }
+            Order::DrainProxy { instance, timeout } => {
+                self.tell_proxy(instance, ProxyOrder::Drain(timeout), Vec::new());
+            }
+            Order::KillProxy { instance } => {
+                if let Some(child) = self.proxies.get(&instance) {
+                    child.process.kill();
+                }
+            }
+            Order::PutBack { deployment, revision, what, why } => {
+                self.put_back(&deployment, revision, what, why);
+            }
+            Order::Finished => {}
+        }
+    }
+
+    fn spawn(&mut self, spawn: Spawn) {
+        let replica = spawn.start.replica.clone();
+        match self.start_replica(spawn) {
+            Ok(pid) => self.facts.push(Fact::Spawned { replica, pid }),
+            Err(error) => self.facts.push(Fact::SpawnFailed { replica, why: error.to_string() }),
+        }
+    }
+
+    fn start_replica(&mut self, spawn: Spawn) -> io::Result<i32> {
+        let mut start = spawn.start;
+        start.library = self.artifacts.path_of(&start.library).display().to_string();
+        let (id, deployment) = (start.replica.clone(), start.deployment.clone());
+        let mut environment: BTreeMap<String, String> =
+            [("OMP_NUM_THREADS".to_owned(), start.threads.to_string())].into();
+        environment.extend(spawn.env_vars);
+        environment.insert("DECURION_DEPLOYMENT".to_owned(), deployment.to_string());
+        environment.insert("DECURION_REPLICA".to_owned(), id.to_string());
+        environment.insert("DECURION_VERSION".to_owned(), start.version.clone());
+        let (mut process, link) = self.executables.spawn(Program::Runner, id.as_str(), &environment)?;
+        let mut post = Post::new(link);
+        post.send(ReplicaOrder::Start(Box::new(start)), Vec::new()).map_err(io::Error::other)?;
+        let (stdout, stderr) = pipes(&mut process)?;
+        let mut tokens = vec![
+            self.watch(process.pidfd().as_raw_fd(), Interest::READABLE, Source::Pidfd(id.clone()))?,
+            self.watch(
+                post.link.as_raw_fd(),
+                Interest::READABLE | Interest::WRITABLE,
+                Source::Link(id.clone()),
+            )?,
+        ];
+        self.watch_pipe(&stdout, Source::Stdout(id.clone()), &mut tokens)?;
+        self.watch_pipe(&stderr, Source::Stderr(id.clone()), &mut tokens)?;
+        let pid = process.pid();
+        let last_words = VecDeque::new();
+        let child =
+            ReplicaChild { process, deployment, post, board: None, stdout, stderr, last_words, tokens };
+        self.replicas.insert(id, child);
+        Ok(pid)
+    }
+
+    fn spawn_proxy(&mut self, instance: ProxyInstance, settings: HttpSpec) {
+        match self.start_proxy(instance, settings) {
+            Ok(pid) => self.facts.push(Fact::ProxySpawned { instance, pid }),
+            Err(error) => self.facts.push(Fact::ProxySpawnFailed { instance, why: error.to_string() }),
+        }
+    }
+
+    fn start_proxy(&mut self, instance: ProxyInstance, settings: HttpSpec) -> io::Result<i32> {
+        self.bind(&settings.listen)?;
+        let listener: OwnedFd = self.listeners[&settings.listen].try_clone()?.into();
+        let label = instance.0.to_string();
+        let (mut process, link) = self.executables.spawn(Program::Proxy, &label, &BTreeMap::new())?;
+        let mailbox = self.mailbox.clone();
+        let orders = OrderSender::open(link, move |report| {
+            // False: the loop has ended, and so will this channel.
+            mailbox.post(Message::Proxy(instance, report));
+        })
+        .map_err(io::Error::other)?;
+        let (stdout, stderr) = pipes(&mut process)?;
+        let pidfd = process.pidfd().as_raw_fd();
+        let mut tokens = vec![self.watch(pidfd, Interest::READABLE, Source::ProxyPidfd(instance))?];
+        self.watch_pipe(&stdout, Source::ProxyStdout(instance), &mut tokens)?;
+        self.watch_pipe(&stderr, Source::ProxyStderr(instance), &mut tokens)?;
+        let pid = process.pid();
+        let child = ProxyChild { process, orders, backlog: VecDeque::new(), stdout, stderr, tokens };
+        self.proxies.insert(instance, child);
+        let token = self.fd_token();
+        self.tell_proxy(instance, ProxyOrder::Listen(token), vec![listener]);
+        self.tell_proxy(instance, ProxyOrder::Configure(settings), Vec::new());
+        Ok(pid)
+    }
+
+    /// Has a listener for this address.
+    pub(super) fn bind(&mut self, address: &str) -> io::Result<()> {
+        if !self.listeners.contains_key(address) {
+            self.listeners.insert(address.to_owned(), crate::sys::sockets::bind_http(address)?);
+        }
+        Ok(())
+    }
+
+    fn watch_pipe(&mut self, pipe: &Pipe, source: Source, tokens: &mut Vec<Token>) -> io::Result<()> {
+        if let Some(fd) = pipe.raw() {
+            tokens.push(self.watch(fd, Interest::READABLE, source)?);
+        }
+        Ok(())
+    }
+
+    /// Joins a caller and a replica: each gets one end of a new socket, and news of the other's death.
+    fn attach(&mut self, caller: &CallerId, replica: &ReplicaId, deployment: &DeploymentName) {
+        if let Err(error) = self.try_attach(caller, replica, deployment) {
+            // The caller finds that it can't reach the replica, and says so.
+            tracing::warn!("{caller} and replica {replica} could not be joined: {error}");
+        }
+    }
+
+    fn try_attach(
+        &mut self,
+        caller: &CallerId,
+        replica: &ReplicaId,
+        deployment: &DeploymentName,
+    ) -> io::Result<()> {
+        let (Some(child), Some((kind, caller_pidfd))) = (self.replicas.get(replica), self.identity(caller)?)
+        else {
+            return Ok(());
+        };
+        let replica_pidfd = child.process.pidfd().try_clone_to_owned()?;
+        let (near, far) = Link::pair()?;
+        self.tell_replica(replica, ReplicaOrder::Accept(kind), vec![far.into(), caller_pidfd]);
+        let fds = vec![near.into(), replica_pidfd];
+        if let CallerId::Proxy(instance) = caller {
+            let order = ProxyOrder::Attach { replica: replica.clone(), descriptors: self.fd_token() };
+            self.tell_proxy(*instance, order, fds);
+        } else {
+            let order = CallerOrder::Attach { deployment: deployment.clone(), replica: replica.clone() };
+            self.tell_caller(caller, order, fds);
+        }
+        Ok(())
+    }
+
+    fn identity(&self, caller: &CallerId) -> io::Result<Option<(CallerKind, OwnedFd)>> {
+        let (kind, pidfd) = match caller {
+            CallerId::Proxy(instance) => {
+                (CallerKind::Proxy, self.proxies.get(instance).map(|proxy| proxy.process.pidfd()))
+            }
+            CallerId::Replica(id) => (
+                CallerKind::Replica(id.clone()),
+                self.replicas.get(id).map(|replica| replica.process.pidfd()),
+            ),
+            CallerId::Client(id) => {
+                let client = self.clients.get(id);
+                let pid = client.map_or(0, |client| client.pid);
+                (CallerKind::Client { pid }, client.map(|client| client.pidfd.as_fd()))
+            }
+        };
+        pidfd.map(|pidfd| Ok((kind, pidfd.try_clone_to_owned()?))).transpose()
+    }
+
+    fn detach(&mut self, caller: &CallerId, replica: ReplicaId, deployment: DeploymentName) {
+        match caller {
+            CallerId::Proxy(instance) => {
+                self.tell_proxy(*instance, ProxyOrder::Detach(replica), Vec::new());
+            }
+            _ => self.tell_caller(caller, CallerOrder::Detach { deployment, replica }, Vec::new()),
+        }
+    }
+
+    fn tell_replica(&mut self, id: &ReplicaId, order: ReplicaOrder, fds: Vec<OwnedFd>) {
+        let Some(child) = self.replicas.get_mut(id) else { return };
+        match child.post.send(order, fds) {
+            // A link that is closed is told by its own event.
+            Ok(()) | Err(LinkError::Closed) => {}
+            Err(LinkError::WouldBlock) => self.facts.push(Fact::Deaf { replica: id.clone() }),
+            Err(error) => {
+                self.facts.push(Fact::LinkLost { replica: id.clone(), why: error.to_string() });
+            }
+        }
+    }
+
+    fn tell_proxy(&mut self, instance: ProxyInstance, order: ProxyOrder, fds: Vec<OwnedFd>) {
+        if let Some(child) = self.proxies.get_mut(&instance) {
+            child.send(order, fds);
+        }
+    }
+
+    fn tell_caller(&mut self, caller: &CallerId, order: CallerOrder, fds: Vec<OwnedFd>) {
+        match caller {
+            CallerId::Proxy(_) => {}
+            CallerId::Replica(id) => self.tell_replica(id, ReplicaOrder::Caller(order), fds),
+            CallerId::Client(id) => {
+                let Some(client) = self.clients.get_mut(id) else { return };
+                if let Err(error) = client.post.send(order, fds) {
+                    tracing::info!("client with pid {} is cut off: {error}", client.pid);
+                    self.drop_client(*id);
+                }
+            }
+        }
+    }
+
+    fn fd_token(&mut self) -> FdToken {
+        self.last_fd_token += 1;
+        FdToken(self.last_fd_token)
+    }
+}
+
+fn pipes(process: &mut Process) -> io::Result<(Pipe, Pipe)> {
+    let stdout = Pipe::new(process.stdout.take().map(OwnedFd::from))?;
+    let stderr = Pipe::new(process.stderr.take().map(OwnedFd::from))?;
+    Ok((stdout, stderr))
+}

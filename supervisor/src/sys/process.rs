@@ -1,0 +1,181 @@
+//! Child processes: how they are started, watched, killed and reaped.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+
+use decurion_ipc::link::Link;
+
+use crate::reconcile::Exit;
+
+/// The programs that children run, open since our own start: what is started always fits us, also while the files on
+/// disk are being replaced.
+#[derive(Debug)]
+pub(crate) struct Executables {
+    proxy: File,
+    runner: File,
+}
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    Proxy,
+    Runner,
+}
+
+/// A child that runs, or has ended and is to be reaped.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    pidfd: OwnedFd,
+    pub(crate) stdout: Option<ChildStdout>,
+    pub(crate) stderr: Option<ChildStderr>,
+}
+
+/// Variables of our own environment that children get. All else, `LD_*` and secrets first, stays here.
+const PASSED_ON: [&str; 6] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "RUST_BACKTRACE"];
+
+impl Executables {
+    /// Finds both beside our own executable, in `../libexec/decurion`, or in the folder given.
+    pub(crate) fn open(folder: Option<&Path>) -> io::Result<Self> {
+        let folders: Vec<PathBuf> = match folder {
+            Some(folder) => vec![folder.to_owned()],
+            None => {
+                let own = std::env::current_exe()?;
+                let beside = own.parent().unwrap_or(Path::new("/")).to_owned();
+                let libexec = beside.join("../libexec/decurion");
+                vec![beside, libexec]
+            }
+        };
+        let find = |name: &str| {
+            folders.iter().find_map(|folder| File::open(folder.join(name)).ok()).ok_or_else(|| {
+                let places: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+                io::Error::new(io::ErrorKind::NotFound, format!("{name} is not in {}", places.join(" or ")))
+            })
+        };
+        Ok(Self { proxy: find("decurion-proxy")?, runner: find("decurion-replica-runner")? })
+    }
+
+    /// Starts one, with the far end of a new link as its standard input.
+    pub(crate) fn spawn(
+        &self,
+        program: Program,
+        label: &str,
+        environment: &BTreeMap<String, String>,
+    ) -> io::Result<(Process, Link)> {
+        let (near, far) = Link::pair()?;
+        let (file, name) = match program {
+            Program::Proxy => (&self.proxy, "decurion-proxy"),
+            Program::Runner => (&self.runner, "decurion-replica-runner"),
+        };
+        let inherited = PASSED_ON.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
+        let mut child = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
+            .arg0(format!("{name} {label}"))
+            .env_clear()
+            .envs(inherited)
+            .envs(environment)
+            .stdin(Stdio::from(OwnedFd::from(far)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Ctrl-C in a terminal is for us, who pass on what it means.
+            .process_group(0)
+            .spawn()?;
+        let pidfd = match open_pidfd(child.id()) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                // Not reaped yet, so its id is still its own.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
+        };
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        Ok((Process { child, pidfd, stdout, stderr }, near))
+    }
+}
+
+impl Process {
+    /// Its id; its own until it is reaped.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap_or_default()
+    }
+
+    /// Readable once it has ended.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Kills it. Nothing happens to one that has ended.
+    pub(crate) fn kill(&self) {
+        let (fd, info) = (self.pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+        // SAFETY: pidfd_send_signal takes a descriptor that we own, a signal number, no siginfo and no flags; it reads
+        // no memory of ours.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, info, 0) };
+    }
+
+    /// How it ended, if it has; it is reaped then.
+    pub(crate) fn reap(&mut self) -> Option<Exit> {
+        let status = self.child.try_wait().ok()??;
+        Some(match (status.code(), status.signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            (None, None) => Exit::Code(-1),
+        })
+    }
+
+    /// Resident memory in bytes; 0 where it can't be told.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let pages = std::fs::read_to_string(format!("/proc/{}/statm", self.pid()))
+            .ok()
+            .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok())
+            .unwrap_or(0);
+        pages * PAGE
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Whoever drops a child that was not reaped has given up on order: leave no orphan, no zombie.
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            self.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Bytes of a page, on every architecture that we run on.
+const PAGE: u64 = 4096;
+
+/// A descriptor of a process by its id.
+pub(crate) fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes an id and no flags, and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).unwrap_or(-1);
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us (close-on-exec, always), and nothing else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes reads from a descriptor return at once where there is nothing.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Allows ourselves as many descriptors as the system lets us have.
+pub(crate) fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
