@@ -10,7 +10,7 @@ mod fuzz;
 mod lane;
 mod layout;
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 mod requester;
 mod responder;
 mod ring;

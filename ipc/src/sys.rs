@@ -3,6 +3,8 @@
 pub mod attach;
 pub mod bell;
 pub mod board;
+#[cfg(test)]
+mod kill;
 pub mod link;
 pub mod memory;
 #[cfg(feature = "proxy-control")]

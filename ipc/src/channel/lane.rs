@@ -16,6 +16,9 @@ use crate::sync::Ordering;
 /// waiting for room.
 const BLOCK_SMALL: u32 = 8 * 1024;
 
+/// A head up to this size may take what is kept for streams to come: it is one of them.
+const HEAD_SMALL: u32 = 4 * 1024;
+
 /// One half of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Half {
@@ -177,6 +180,7 @@ impl Lane {
     /// Frees a place. Blocks that are still held for it go back.
     pub(super) fn finish(&mut self, id: StreamId) {
         self.release_held(id);
+        self.roomier = true;
         if let Some(stream) = self.live(id) {
             stream.active = false;
             stream.ours = Half::Done;
@@ -224,6 +228,10 @@ impl Lane {
     /// Sends a head with what of the body fits behind it, in one block. `None`: no room.
     pub(super) fn put_open(&mut self, stream: StreamId, head: &[u8], body: &[u8], end: bool) -> Option<()> {
         let length = u32::try_from(head.len() + body.len()).ok()?;
+        let small = length <= HEAD_SMALL;
+        if charge(length) > self.least_spare() && charge(length) > self.spare(stream, !small) {
+            return None;
+        }
         let offset = self.arena.take_exact(length)?;
         let at = self.shared.own_layout.arena(offset);
         self.shared.own.copy_in(at, head);
@@ -241,15 +249,50 @@ impl Lane {
 
     /// Bytes that a stream may take now, up to `want`; 0: it has to wait.
     ///
-    /// A stream may hold as much as is free, so that however many are slow, room for others is left: one stream
-    /// gets half of the arena, two a third each, and so on.
-    fn grant(&self, stream: &Stream, want: u32) -> u32 {
-        let (free, lent) = (self.arena.free_bytes(), stream.ours_lent);
-        if lent == 0 {
-            return want.min(self.window).min((free / 2).max(GRANULE)).min(free);
+    /// A stream may hold as much as is left, so that however many are slow, room for others remains.
+    fn grant(&self, id: StreamId, want: u32) -> u32 {
+        let Some(stream) = self.streams.get(id.index()) else { return 0 };
+        let (lent, window) = (stream.ours_lent, self.window.saturating_sub(stream.ours_lent));
+        let granted_of = |spare: u32| want.min(window).min(spare.saturating_sub(lent) / 2);
+        let mut granted = granted_of(self.least_spare());
+        if granted < want {
+            granted = granted_of(self.spare(id, true));
         }
-        let granted = want.min(self.window.saturating_sub(lent)).min(free.saturating_sub(lent));
-        if granted >= want.min(BLOCK_SMALL) { granted } else { 0 }
+        match lent {
+            // One granule is always kept for it.
+            0 => granted.max(want.min(GRANULE)).min(self.arena.free_bytes()),
+            _ if granted >= want.min(BLOCK_SMALL) => granted,
+            _ => 0,
+        }
+    }
+
+    /// Bytes that are free beyond one granule for each other stream that may write and holds nothing and, with
+    /// `newcomers`, for streams to come.
+    ///
+    /// Without it, requests that wait untaken with their bodies could take all there is, while the one request
+    /// that runs, and that they all wait for, needs a granule to get on.
+    fn spare(&self, id: StreamId, newcomers: bool) -> u32 {
+        let (mut kept, mut vacant) = (0, 0);
+        for (index, stream) in self.streams.iter().enumerate() {
+            let poor = stream.active && stream.ours != Half::Done && stream.ours_lent == 0;
+            kept += u32::from(poor && index != id.index());
+            vacant += u32::from(!stream.active);
+        }
+        if newcomers {
+            kept += vacant.min(self.newcomers_max());
+        }
+        self.arena.free_bytes().saturating_sub(kept * GRANULE)
+    }
+
+    /// What [`Lane::spare`] is at least, without counting.
+    fn least_spare(&self) -> u32 {
+        let all = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
+        self.arena.free_bytes().saturating_sub(all.saturating_mul(GRANULE))
+    }
+
+    /// Streams to come that a granule is kept for: a quarter of the arena for them all.
+    fn newcomers_max(&self) -> u32 {
+        self.shared.own_layout.arena_bytes() / GRANULE / 4
     }
 
     /// Takes room for a stream that may write.
@@ -261,7 +304,7 @@ impl Lane {
         if dead || !writable || stream.cancelled {
             return Err(NoRoom::Gone);
         }
-        let granted = self.grant(stream, want);
+        let granted = self.grant(id, want);
         let taken = if granted == 0 { None } else { self.arena.take_up_to(granted) };
         let Some((offset, capacity)) = taken else {
             self.wait(id, want);
@@ -347,7 +390,7 @@ impl Lane {
             let id = self.waiting[*looked_at];
             let state = self.streams.get(id.index()).map(|stream| {
                 let waits = stream.active && stream.generation == id.generation() && stream.waits_for > 0;
-                (waits, waits && self.grant(stream, stream.waits_for) > 0)
+                (waits, waits && self.grant(id, stream.waits_for) > 0)
             });
             match state {
                 Some((true, false)) => *looked_at += 1,

@@ -38,7 +38,7 @@ pub struct Geometry {
     pub up_arena: u32,
     /// Bytes of one stream that may be lent and not yet given back, in either direction.
     pub window: u32,
-    /// Requests in flight.
+    /// Requests in flight: at most one for every 2 KiB of the smaller arena.
     pub streams: u16,
 }
 
@@ -84,7 +84,9 @@ impl Geometry {
         if !(BLOCK_BYTES..=ARENA_MAX).contains(&self.window) {
             return refuse("window", self.window);
         }
-        if !(1..=STREAMS_MAX).contains(&self.streams) {
+        // Half of an arena can keep a granule for every stream.
+        let granules = self.down_arena.min(self.up_arena) / GRANULE;
+        if !(1..=STREAMS_MAX).contains(&self.streams) || u32::from(self.streams) > granules / 2 {
             return refuse("number of streams", u32::from(self.streams));
         }
         Ok(())
@@ -222,6 +224,7 @@ mod tests {
             Geometry { up_arena: 100_000, ..good },
             Geometry { window: 1, ..good },
             Geometry { streams: 0, ..good },
+            Geometry { streams: 129, ..good },
             Geometry { streams: u16::MAX, ..good },
         ] {
             assert!(bad.check().is_err(), "{bad:?}");

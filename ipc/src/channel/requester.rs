@@ -182,6 +182,7 @@ impl Requester {
         live.cancelled = true;
         live.ours = Half::Done;
         let over = live.theirs == Half::Done;
+        self.lane.roomier = true;
         self.lane.put(Frame::Reset { stream, code: ResetCode::Cancelled });
         if over {
             self.vacate(stream);
@@ -405,7 +406,10 @@ impl Requester {
     fn ended(&mut self, stream: StreamId) {
         let Some(live) = self.lane.live(stream) else { return };
         live.ours = Half::Done;
-        if live.theirs == Half::Done {
+        let over = live.theirs == Half::Done;
+        // It needs no granule any more.
+        self.lane.roomier = true;
+        if over {
             self.vacate(stream);
         }
     }
@@ -415,7 +419,6 @@ impl Requester {
         if let Ok(index) = u16::try_from(stream.index()) {
             self.vacant.push(index);
         }
-        self.lane.roomier = true;
     }
 
     fn tell_of_room(&mut self, f: &mut dyn FnMut(Event<'_>)) {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::attach::{self, UpBell};
+use crate::sys::bell::tests::is_rung as rung;
 
 /// Both ends of a lane.
 struct Pair {
@@ -179,7 +180,7 @@ fn an_empty_block_with_the_end_is_just_the_end() {
 }
 
 #[test]
-fn one_stream_gets_half_of_the_arena_and_is_told_of_room() {
+fn one_stream_gets_a_good_part_of_the_arena_and_is_told_of_room() {
     let mut pair = Pair::new();
     let stream = pair.caller.open(b"head", b"", false).unwrap();
     let mut sent = 0;
@@ -187,7 +188,7 @@ fn one_stream_gets_half_of_the_arena_and_is_told_of_room() {
         sent += pair.caller.fill(&mut block, &[7; BLOCK_MAX]);
         pair.caller.send(stream, block, false);
     }
-    assert!((96 * 1024..=128 * 1024).contains(&sent), "{sent}");
+    assert!((90 * 1024..=128 * 1024).contains(&sent), "{sent}");
     assert!(pair.caller.block(stream, 1).is_err());
     let other = pair.caller.open(b"other", &[1; 30_000], true).unwrap();
     pair.callee_sees();
@@ -203,7 +204,7 @@ fn one_stream_gets_half_of_the_arena_and_is_told_of_room() {
 fn many_slow_streams_leave_room_for_one_more() {
     let mut pair = Pair::new();
     let mut slow: Vec<StreamId> = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..60 {
         let stream = pair.caller.open(b"head", b"", false).unwrap();
         while let Ok(mut block) = pair.caller.block(stream, BLOCK_MAX) {
             let room = block.room();
@@ -230,12 +231,13 @@ fn without_a_stream_or_a_block_opening_is_refused_until_there_is_a_vacancy() {
     assert_eq!(third.index(), streams[1].index());
 
     let mut pair = Pair::new();
-    for _ in 0..4 {
+    for _ in 0..3 {
         pair.caller.open(&[1; 32], &[2; BLOCK_MAX - 32], true).unwrap();
     }
-    assert_eq!(pair.caller.open(b"e", b"", true), Err(Busy::Arena));
+    assert_eq!(pair.caller.open(&[1; 32], &[2; BLOCK_MAX - 32], true), Err(Busy::Arena));
     assert_eq!(pair.caller.open(&[1; BLOCK_MAX], b"e", true), Err(Busy::TooLarge));
-    assert_eq!(pair.caller.in_flight(), 4);
+    assert_eq!(pair.caller.in_flight(), 3);
+    pair.caller.open(b"a small one", b"", true).unwrap();
 }
 
 #[test]
@@ -350,12 +352,8 @@ fn death_tells_what_was_taken() {
 
 #[test]
 fn sleepers_are_rung_once_and_returns_ring_nobody() {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let (mut connected, mut accepted) = attach::local(1, Geometry::default(), UpBell::Pipe).unwrap();
     let (mut caller, mut callee) = (connected.lanes.remove(0), accepted.lanes.remove(0));
-    let rung = |bell: std::os::fd::BorrowedFd<'_>| {
-        poll(&mut [PollFd::new(bell, PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() == 1
-    };
     use std::os::fd::AsFd;
     assert!(callee.arm());
     assert!(caller.arm());
@@ -406,4 +404,53 @@ fn room_made_by_ourselves_is_told_before_sleeping() {
     assert!(!pair.caller.arm());
     assert_eq!(pair.caller_sees(), [Seen::Room(stream)]);
     assert!(pair.caller.arm());
+}
+
+#[test]
+fn untaken_requests_leave_the_running_one_room_to_get_on() {
+    for geometry in [Geometry::small(), Geometry::default()] {
+        let mut pair = Pair::with(geometry);
+        let mut streams = Vec::new();
+        let mut sent = std::collections::HashMap::new();
+        while let Ok(stream) = pair.caller.open(b"head", &[1; 700], false) {
+            streams.push(stream);
+            sent.insert(stream, 700);
+            feed(&mut pair, &streams, &mut sent);
+        }
+        assert!(streams.len() > 10);
+        pair.callee_sees();
+        // One after the other is taken, as with `max_ongoing_requests = 1`; the others wait with their bodies.
+        for turn in 0..streams.len() {
+            let stream = streams[turn];
+            assert!(pair.callee.take(stream));
+            for round in 0.. {
+                assert!(round < 1000, "{stream:?} is stuck at {}", sent[&stream]);
+                feed(&mut pair, &streams[turn..], &mut sent);
+                if pair.callee_sees().iter().any(|seen| matches!(seen, Seen::End(id) if *id == stream)) {
+                    break;
+                }
+                if sent[&stream] == 20_000 {
+                    pair.caller.end(stream);
+                }
+                pair.flush();
+                pair.caller_sees();
+            }
+            pair.callee.head(stream, b"200", b"", true).unwrap();
+            pair.flush();
+            pair.caller_sees();
+        }
+    }
+}
+
+/// Sends of each body what there is room for, up to 20,000 bytes: the first ones are the greediest.
+fn feed(pair: &mut Pair, streams: &[StreamId], sent: &mut std::collections::HashMap<StreamId, usize>) {
+    for &stream in streams.iter().rev() {
+        let sent = sent.get_mut(&stream).unwrap();
+        while *sent < 20_000 {
+            let Ok(mut block) = pair.caller.block(stream, 20_000 - *sent) else { break };
+            let room = block.room();
+            *sent += pair.caller.fill(&mut block, &vec![2; room.min(20_000 - *sent)]);
+            pair.caller.send(stream, block, false);
+        }
+    }
 }

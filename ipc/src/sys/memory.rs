@@ -141,6 +141,7 @@ impl Writable {
     /// A word that this side writes.
     #[inline]
     pub(crate) fn word(&self, at: usize) -> &AtomicU32 {
+        before_store();
         self.0.word(at)
     }
 
@@ -148,6 +149,7 @@ impl Writable {
     #[inline]
     pub(crate) fn store_words(&self, at: usize, words: [u32; 8]) {
         for (place, word) in self.0.words(at).iter().zip(words) {
+            before_store();
             place.store(word, Ordering::Relaxed);
         }
     }
@@ -159,6 +161,7 @@ impl Writable {
 
     /// Copies bytes in.
     pub(crate) fn copy_in(&self, at: usize, from: &[u8]) {
+        before_store();
         let to = self.0.address(at, from.len());
         // SAFETY: both are `from.len()` bytes; `from` is private memory, so they do not overlap. No reference to
         // the target exists, and no other thread writes it: it is in a block that the one owner has taken.
@@ -265,6 +268,13 @@ impl ReadOnly {
         usize::try_from(written).map_err(|_| io::Error::last_os_error())
     }
 }
+
+/// Where the tests kill this process.
+#[cfg(test)]
+use super::kill::before_store;
+#[cfg(not(test))]
+#[inline]
+fn before_store() {}
 
 /// A memfd that never becomes executable, where the kernel knows of that (6.3).
 fn memfd(name: &str) -> io::Result<OwnedFd> {
