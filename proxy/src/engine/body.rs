@@ -144,11 +144,12 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     fn pump_chunks(&mut self, id: ConnectionId, now: Nanos) -> Step {
         let Some(conn) = self.connections.get_mut(id) else { return Step::Wait };
         let Connection { input, request, .. } = conn;
+        request.forget_sent();
         if let Err(refusal) = request.decode(input, self.settings.max_body) {
             self.let_go(id);
             return self.refuse(id, refusal, now);
         }
-        if request.complete || !request.body.is_empty() {
+        if request.complete || !request.at_hand(input).is_empty() {
             conn.quiet = conn.body_deadline(now, self.settings.body_timeout);
             return Step::Again;
         }

@@ -26,6 +26,8 @@ pub(super) struct LaneEntry<L> {
     owners: Vec<Owner>,
     /// Requests that have a slot at the replica and found no room here.
     pub(super) parked: VecDeque<ConnectionId>,
+    /// Requests that the replica has not taken, with what it was sent of their bodies.
+    refused: Vec<(ConnectionId, Vec<u8>)>,
     /// Blocks that connections hold.
     pub(super) held: usize,
     touched: bool,
@@ -73,6 +75,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             replica,
             owners: Vec::new(),
             parked: VecDeque::new(),
+            refused: Vec::new(),
             held: 0,
             touched: false,
             active: false,
@@ -245,11 +248,12 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                         self.mark(id);
                     }
                 }
-                Happened::Vacancy => self.unpark(lane, now),
+                Happened::Vacancy => {}
             }
         }
         news.heads = heads;
         news.heads.clear();
+        self.reopen(lane, now);
         broken
     }
 
@@ -333,7 +337,6 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         if let Some(id) = self.finish_stream(lane, stream) {
             self.end_answer(id, now);
         }
-        self.unpark(lane, now);
     }
 
     /// The replica has answered in full: its slot is free, whatever is still on its way to the client.
@@ -364,18 +367,33 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             return;
         }
         self.release(lane);
-        self.unpark(lane, now);
         let Owner::Connection(id) = owner else { return };
-        let page = match code {
-            ResetCode::NotTaken => return self.lost(id, lane, Loss::NotTaken, body, now),
-            ResetCode::Deadline => Page::timed_out(),
-            ResetCode::Failed | ResetCode::Protocol | ResetCode::Cancelled => Page::internal_error(),
-        };
         if let Some(conn) = self.connections.get_mut(id) {
             conn.phase = Phase::Head;
         }
+        let page = match code {
+            ResetCode::NotTaken => {
+                // Not while other news of this lane wait: see `reopen`.
+                if let Some(Some(entry)) = self.lanes.get_mut(lane.at()) {
+                    entry.refused.push((id, body));
+                }
+                return;
+            }
+            ResetCode::Deadline => Page::timed_out(),
+            ResetCode::Failed | ResetCode::Protocol | ResetCode::Cancelled => Page::internal_error(),
+        };
         let step = self.respond(id, page, now);
         self.carry_on(id, step);
+    }
+
+    /// Opens streams for those who wait for that, once all news of a lane have been dealt with: a stream that has
+    /// ended gives its place free before we have been told of it, and a new one there would be taken for it.
+    fn reopen(&mut self, lane: LaneIndex, now: Nanos) {
+        let Some(entry) = self.lanes.get_mut(lane.at()).and_then(Option::as_mut) else { return };
+        for (id, body) in std::mem::take(&mut entry.refused) {
+            self.lost(id, lane, Loss::NotTaken, body, now);
+        }
+        self.unpark(lane, now);
     }
 
     /// Tries again with those who found no room, in order.

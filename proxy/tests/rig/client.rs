@@ -79,7 +79,7 @@ impl Client {
         }
     }
 
-    fn take(&mut self, count: usize) -> Vec<u8> {
+    pub fn take(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count {
             assert!(self.fill(), "the connection ended {} bytes into {count}", self.buffer.len());
         }

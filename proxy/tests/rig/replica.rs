@@ -344,7 +344,7 @@ impl Loop {
             let mut bytes = Vec::new();
             ResponseHead { status: 200, content_length: None, encoding: 0 }
                 .encode([].into_iter(), &mut bytes);
-            let _ = self.accepted.lanes[at].head(stream, &bytes, b"held", true);
+            self.accepted.lanes[at].head(stream, &bytes, b"held", true).unwrap();
         }
     }
 

@@ -1,0 +1,200 @@
+//! What is bounded, shared and ended: concurrency, connections, draining, clients that leave.
+
+mod rig;
+
+use std::time::Duration;
+
+use decurion_ipc::control::{ProxyOrder, ProxyReport, ProxySettings};
+use rig::replica::{Behaviour, Command, Seen};
+use rig::{Rig, WATCHDOG, settings};
+
+#[test]
+fn max_ongoing_requests_is_exact_across_workers() {
+    const LIMIT: u32 = 3;
+    const CLIENTS: usize = 40;
+    let mut rig = Rig::new();
+    let replica = rig.replica("a", 1, Behaviour::Hold);
+    rig.deployment("a", &[&replica], |view| view.max_ongoing_requests = LIMIT);
+    rig.apply();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| rig.client()).collect();
+    for client in &mut clients {
+        client.request("GET", "/a", "", b"");
+    }
+    for _ in 0..LIMIT {
+        replica.next_open();
+    }
+    // A fourth comes only as one of the three is answered.
+    for _ in 0..CLIENTS - LIMIT as usize {
+        assert!(replica.seen.try_recv().is_err());
+        replica.command(&Command::Answer(1));
+        replica.next_open();
+    }
+    replica.command(&Command::Answer(LIMIT as usize));
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "held");
+    }
+}
+
+#[test]
+fn requests_go_to_the_least_loaded_replica() {
+    let mut rig = Rig::new();
+    let held = rig.replica("a", 1, Behaviour::Hold);
+    let free = rig.replica("a", 2, Behaviour::Name);
+    rig.deployment("a", &[&held, &free], |view| view.max_ongoing_requests = 10);
+    rig.apply();
+    let mut stuck: Vec<_> = Vec::new();
+    while stuck.is_empty() {
+        let mut client = rig.client();
+        client.request("GET", "/a", "", b"");
+        if matches!(held.seen.recv_timeout(Duration::from_millis(100)), Ok(Seen::Open(_))) {
+            stuck.push(client);
+        }
+    }
+    for _ in 0..20 {
+        assert_eq!(rig.client().get("/a").text(), free.id.as_str());
+    }
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_request_along() {
+    let (rig, replica) = Rig::serving("a", Behaviour::Hold);
+    let mut client = rig.client();
+    client.request("GET", "/a", "", b"");
+    replica.next_open();
+    drop(client);
+    replica.next_cancel();
+    let mut sending = rig.client();
+    sending.send("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nabc");
+    replica.next_open();
+    drop(sending);
+    replica.next_cancel();
+}
+
+#[test]
+fn who_leaves_the_queue_never_reaches_a_replica() {
+    let mut rig = Rig::new();
+    let replica = rig.replica("a", 1, Behaviour::Hold);
+    rig.deployment("a", &[&replica], |view| view.max_ongoing_requests = 1);
+    rig.apply();
+    let mut first = rig.client();
+    first.request("GET", "/a/first", "", b"");
+    assert_eq!(replica.next_open(), "/a/first");
+    let timed =
+        rig.client().request("GET", "/a/timed", "x-request-timeout-seconds: 0.02\r\n", b"").response();
+    assert_eq!(timed.status, 504);
+    let mut last = rig.client();
+    last.request("GET", "/a/last", "", b"");
+    replica.command(&Command::Answer(1));
+    assert_eq!(replica.next_open(), "/a/last");
+    replica.command(&Command::Answer(1));
+    assert_eq!((first.response().status, last.response().status), (200, 200));
+}
+
+#[test]
+fn more_requests_than_a_channel_has_streams_are_all_answered() {
+    let mut rig = Rig::with(ProxySettings { workers: 1, ..settings() });
+    let replica = rig.replica("a", 1, Behaviour::Hold);
+    rig.deployment("a", &[&replica], |view| {
+        view.max_ongoing_requests = 1000;
+        view.max_queued_requests = None;
+    });
+    rig.apply();
+    let mut clients: Vec<_> = (0..300).map(|_| rig.client()).collect();
+    for client in &mut clients {
+        client.request("GET", "/a", "", b"");
+    }
+    for _ in 0..clients.len() {
+        replica.next_open();
+        replica.command(&Command::Answer(1));
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "held");
+    }
+}
+
+#[test]
+fn connections_are_bounded_in_all_and_by_address() {
+    for (max_connections, max_connections_per_address) in [(3, 0), (100, 3)] {
+        let rig = Rig::with(ProxySettings { max_connections, max_connections_per_address, ..settings() });
+        let mut clients: Vec<_> = (0..3).map(|_| rig.client()).collect();
+        for client in &mut clients {
+            assert_eq!(client.get("/-/healthz").status, 200);
+        }
+        let mut refused = rig.client();
+        assert_eq!(refused.response().status, 503);
+        refused.assert_closed();
+        drop(clients);
+        // Their places are free as soon as the workers have seen them go.
+        while rig.client().request("GET", "/-/healthz", "", b"").head().is_none_or(|head| head.status != 200)
+        {
+        }
+    }
+}
+
+#[test]
+fn a_drain_finishes_what_there_is_and_ends() {
+    let (mut rig, replica) = Rig::serving("a", Behaviour::Hold);
+    let mut idle = rig.client();
+    assert_eq!(idle.get("/-/healthz").status, 200);
+    let mut busy = rig.client();
+    busy.request("GET", "/a", "", b"");
+    replica.next_open();
+    rig.order(ProxyOrder::Drain(WATCHDOG), vec![]);
+    idle.assert_closed();
+    replica.command(&Command::Answer(1));
+    let response = busy.response();
+    assert_eq!((response.text(), response.header("connection")), ("held", Some("close")));
+    busy.assert_closed();
+    assert_eq!(rig.report(), ProxyReport::Drained);
+    assert_eq!(rig.ended.recv_timeout(WATCHDOG), Ok(Ok(())));
+    rig.orders = None;
+}
+
+#[test]
+fn a_drain_ends_when_its_time_is_up() {
+    let (rig, replica) = Rig::serving("a", Behaviour::Hold);
+    let mut busy = rig.client();
+    busy.request("GET", "/a", "", b"");
+    replica.next_open();
+    rig.order(ProxyOrder::Drain(Duration::from_millis(30)), vec![]);
+    assert_eq!(rig.report(), ProxyReport::Drained);
+    assert_eq!(rig.ended.recv_timeout(WATCHDOG), Ok(Ok(())));
+    busy.assert_closed();
+}
+
+#[test]
+fn a_replica_that_never_joins_holds_up_nobody_else() {
+    let mut rig = Rig::new();
+    let absent = rig.replica("absent", 1, Behaviour::Absent);
+    let hello = rig.replica("hello", 1, Behaviour::Hello);
+    rig.deployment("hello", &[&hello], |_| {});
+    assert_eq!(rig.apply(), []);
+    assert_eq!(rig.client().get("/hello").status, 200);
+    drop(absent);
+}
+
+#[test]
+fn serving_goes_on_without_a_supervisor() {
+    let (mut rig, _replica) = Rig::serving("hello", Behaviour::Hello);
+    rig.orders = None;
+    let mut client = rig.client();
+    for _ in 0..10 {
+        assert_eq!(client.get("/hello").status, 200);
+    }
+}
+
+#[test]
+fn a_slow_reader_does_not_make_the_proxy_collect_its_answer() {
+    let (rig, replica) = Rig::serving("large", Behaviour::Large(1 << 30));
+    let mut slow = rig.client();
+    slow.request("GET", "/large", "", b"");
+    replica.next_open();
+    assert_eq!(slow.head().unwrap().status, 200);
+    // Others are not held up by it, and it can leave at any time.
+    let mut other = rig.client();
+    for _ in 0..10 {
+        assert_eq!(other.get("/-/healthz").status, 200);
+    }
+    drop(slow);
+    replica.next_cancel();
+}
