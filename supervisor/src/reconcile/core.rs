@@ -225,15 +225,11 @@ impl Core {
         }
     }
 
+    /// It has most likely died, and its end tells how. Only if it lives on is this the reason to kill it.
     fn link_lost(&mut self, id: &ReplicaId, why: String, now: Instant) {
-        let Some(replica) = self.observed.replicas.get_mut(id) else { return };
-        replica.lost = Some(why.clone());
-        // It has most likely died, and its end tells how. Only if it lives on is this the reason.
-        let how = format!("its control link failed: {why}");
-        if replica.is_active() {
-            self.lost_while_taking(id, &how);
-            self.leave(id, Why::Failed(how), now);
-        }
+        self.observed.with(id, |replica| {
+            replica.lost.get_or_insert((now, why));
+        });
     }
 
     fn condemn(&mut self, id: &ReplicaId, how: String) {
@@ -256,30 +252,7 @@ impl Core {
                     "took its user_config".to_owned(),
                 );
             }
-            Err(why) => self.refuse_config(&name, id, done.config, why),
-        }
-    }
-
-    fn refuse_config(
-        &mut self,
-        name: &DeploymentName,
-        id: &ReplicaId,
-        config: crate::desired::ConfigId,
-        why: String,
-    ) {
-        self.observed.tell((name, Some(id)), "reconfigure-refused", why.clone());
-        if let Some(deployment) = self.observed.deployments.get_mut(name) {
-            deployment.config_refused =
-                Some((config, format!("replica {id} refused the user_config: {why}")));
-        }
-    }
-
-    /// A replica that dies of its new `user_config` has refused it.
-    fn lost_while_taking(&mut self, id: &ReplicaId, how: &str) {
-        let Some(replica) = self.observed.replicas.get(id) else { return };
-        if let Some(taking) = replica.taking() {
-            let (name, config) = (replica.deployment.clone(), taking.config.clone());
-            self.refuse_config(&name, id, config, format!("it failed while taking it: {how}"));
+            Err(why) => self.observed.refuse_config(&name, id, done.config, why),
         }
     }
 
@@ -309,7 +282,6 @@ impl Core {
         if replica.phase == Phase::Starting && !last_words.is_empty() {
             how = format!("{how} before it was ready; its last words: {}", last_words.join(" | "));
         }
-        self.lost_while_taking(id, &how);
         self.end(id, &how, now);
     }
 
@@ -340,7 +312,9 @@ impl Core {
             && proxy.phase == ProxyPhase::Starting
         {
             proxy.phase = ProxyPhase::Running;
+            let message = format!("the proxy takes orders, pid {}", proxy.pid.unwrap_or_default());
             self.observed.add_caller(CallerId::Proxy(instance));
+            self.tell_of_proxy("proxy-started", message);
         }
     }
 
@@ -348,7 +322,10 @@ impl Core {
         self.observed.callers.all.remove(&CallerId::Proxy(instance));
         let failed = self.observed.proxies.ended(instance, now);
         let kind = if failed { "proxy-failed" } else { "proxy-ended" };
-        let message = format!("the proxy ended: {how}");
+        self.tell_of_proxy(kind, format!("the proxy ended: {how}"));
+    }
+
+    fn tell_of_proxy(&mut self, kind: &'static str, message: String) {
         self.observed.notes.push(Note { deployment: None, replica: None, kind, message });
     }
 
@@ -389,8 +366,6 @@ fn end_of(replica: &Replica, exit: Exit) -> String {
     const SIGKILL: i32 = 9;
     let Some(why) = replica.leaving_why() else { return exit.to_string() };
     match (&replica.phase, exit) {
-        // Its link was lost because it died; how it died is the reason.
-        (Phase::Leaving { .. }, exit) if replica.lost.is_some() && why.is_failure() => exit.to_string(),
         (Phase::Killed { .. }, Exit::Signal(SIGKILL)) => ended_as(why, replica),
         (_, Exit::Code(0)) => ended_as(why, replica),
         (_, _) if why.is_failure() => why.reason().to_owned(),

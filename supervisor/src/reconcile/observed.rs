@@ -6,7 +6,7 @@ use std::time::Instant;
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{Availability, DeploymentView, Generation, MethodView, RouteView};
 
-use crate::desired::{Desired, Wanted};
+use crate::desired::{ConfigId, Desired, Wanted};
 use crate::reconcile::backoff::GOOD_LIFE;
 use crate::reconcile::callers::{Caller, Callers, Interest};
 use crate::reconcile::deployment::{Deployment, Outcome};
@@ -77,6 +77,7 @@ impl Observed {
     pub fn is_available(&self, replica: &Replica, now: Instant) -> bool {
         replica.is_serving()
             && replica.taking().is_none()
+            && replica.lost.is_none()
             && self.callers.all_use(&replica.id, &replica.deployment, now)
     }
 
@@ -182,6 +183,10 @@ impl Observed {
         let Why::Failed(how) = why else { return };
         let lived_well = replica.good_since().is_some_and(|since| since + GOOD_LIFE <= now);
         let (name, place, template) = (replica.deployment.clone(), replica.place, replica.template.clone());
+        // One that dies of its new `user_config` has refused it.
+        if let Some(config) = replica.taking().map(|taking| taking.config.clone()) {
+            self.refuse_config(&name, id, config, format!("it failed while taking it: {how}"));
+        }
         if let Some(deployment) = self.deployments.get_mut(&name) {
             let halted = deployment.is_halted();
             deployment.fail(place, &template, lived_well, how, now);
@@ -191,6 +196,15 @@ impl Observed {
             }
         }
         self.tell((&name, Some(id)), "replica-failed", how.clone());
+    }
+
+    /// Remembers that a replica has refused a `user_config`.
+    pub fn refuse_config(&mut self, name: &DeploymentName, id: &ReplicaId, config: ConfigId, why: String) {
+        if let Some(deployment) = self.deployments.get_mut(name) {
+            deployment.config_refused =
+                Some((config, format!("replica {id} refused the user_config: {why}")));
+        }
+        self.tell((name, Some(id)), "reconfigure-refused", why);
     }
 
     fn note_spawn(&mut self, spawn: &Spawn, now: Instant) {

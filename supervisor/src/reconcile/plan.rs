@@ -14,7 +14,7 @@ use crate::reconcile::fact::{CallerId, ProxyInstance};
 use crate::reconcile::observed::{Observed, Stopping};
 use crate::reconcile::order::{Order, PutBack, Spawn, Why};
 use crate::reconcile::proxy::{PROXY_ANSWER_MAX, PROXY_START_MAX, ProxyPhase};
-use crate::reconcile::replica::{LEAVING_MAX, Phase, Replica};
+use crate::reconcile::replica::{LEAVING_MAX, LOST_MAX, Phase, Replica};
 use crate::reconcile::takedown::{Standing, TakeDown, Verdict};
 
 /// What to do now.
@@ -126,13 +126,17 @@ impl<'a> Planner<'a> {
 
     /// Replicas that a fact has doomed.
     fn condemned(&mut self) {
-        for replica in self.observed.replicas.values() {
-            let Some(condemned) = replica.condemned.as_ref().filter(|_| replica.is_active()) else {
-                continue;
+        for replica in self.observed.replicas.values().filter(|replica| replica.is_active()) {
+            let (how, at_once) = match (&replica.condemned, &replica.lost) {
+                (Some(condemned), _) => (condemned.how.clone(), condemned.at_once),
+                (None, Some((since, why))) if self.due(*since + LOST_MAX) => {
+                    (format!("its control link failed: {why}"), true)
+                }
+                (None, _) => continue,
             };
-            let (id, why) = (replica.id.clone(), Why::Failed(condemned.how.clone()));
+            let (id, why) = (replica.id.clone(), Why::Failed(how));
             self.doomed.insert(id.clone());
-            self.order(match condemned.at_once {
+            self.order(match at_once {
                 false if replica.is_serving() => Order::Retire { replica: id, why },
                 _ => Order::Kill { replica: id, why },
             });

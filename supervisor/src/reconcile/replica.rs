@@ -41,8 +41,8 @@ pub struct Replica {
     pub board: Board,
     /// Why it is to go, not yet carried out.
     pub condemned: Option<Condemned>,
-    /// Its link is gone, with the system's word for it; its end will tell more.
-    pub lost: Option<String>,
+    /// Its link is gone, since when, and with the system's word for it. Its end, which most likely follows, tells more.
+    pub lost: Option<(Instant, String)>,
 }
 
 /// Where in its life a replica is. Edges go downwards only.
@@ -113,6 +113,8 @@ pub struct Health {
 
 /// Failures in a row that make a replica unhealthy.
 pub const HEALTH_FAILURES_MAX: u32 = 3;
+/// What a replica whose link is gone has for ending, before that is the reason to kill it.
+pub const LOST_MAX: Duration = Duration::from_secs(1);
 /// What a replica that says that it exits has for doing so.
 pub const LEAVING_MAX: Duration = Duration::from_secs(5);
 

@@ -164,6 +164,21 @@ fn a_crash_is_replaced_at_once_and_named() {
 }
 
 #[test]
+fn a_lost_link_is_a_reason_only_for_one_that_lives_on() {
+    let mut world = World::with(&[spec("a", "1", 2)]);
+    let [dies, lives] = [0, 1].map(|at| world.ids("a")[at].clone());
+    for replica in [&dies, &lives] {
+        world.fact(Fact::LinkLost { replica: replica.clone(), why: "hung up".to_owned() });
+    }
+    world.fact(Fact::Exited { replica: dies.clone(), exit: Exit::Signal(11), last_words: Vec::new() });
+    world.pass(Duration::from_secs(2));
+    let reasons: Vec<(decurion_api::ReplicaId, String)> =
+        world.status("a").ended.into_iter().map(|ended| (ended.id, ended.reason)).collect();
+    let failed = "its control link failed: hung up".to_owned();
+    assert_eq!(reasons, [(lives, failed), (dies, "killed by SIGSEGV".to_owned())]);
+}
+
+#[test]
 fn all_replicas_killed_at_once_are_all_replaced_at_once() {
     let mut world = World::with(&[spec("a", "1", 4)]);
     let before = spawns(&world);

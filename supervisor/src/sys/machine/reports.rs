@@ -168,9 +168,12 @@ impl Machine {
         let report = match received {
             Received::Message(report) => report,
             Received::Malformed(why) => return tracing::warn!("the proxy sent no message: {why}"),
-            // Its process ends, or has; without orders it is of no use either.
+            // One that drains ends by itself. Any other is of no use without orders.
             Received::Closed => {
-                if let Some(child) = self.proxies.get(&instance) {
+                let known = self.core.observed().proxies.all.get(&instance);
+                if let Some(child) = self.proxies.get(&instance)
+                    && known.is_some_and(|proxy| proxy.is_active())
+                {
                     child.process.kill();
                 }
                 return;
