@@ -18,7 +18,7 @@ fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("replica-runner", &["decurion-abi", "decurion-api", "decurion-ipc", "decurion-library"]),
         (
             "supervisor",
-            &["decurion-api", "decurion-ipc", "decurion-library", "decurion-client", "decurion-proxy"],
+            &["decurion-abi", "decurion-api", "decurion-ipc", "decurion-library", "decurion-client"],
         ),
         ("cli", &["decurion-api", "decurion-client", "decurion-library", "decurion-supervisor"]),
     ])
