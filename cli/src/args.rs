@@ -110,7 +110,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         change: ChangeArgs,
     },
-    /// Show the configuration of deployments, as a file that could be deployed
+    /// Show what is wanted, in the form of the configuration file
     Config {
         /// One deployment
         name: Option<DeploymentName>,

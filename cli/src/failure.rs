@@ -46,14 +46,16 @@ pub(crate) struct Failure {
     /// Lines that say where, or show more.
     details: Vec<String>,
     /// What to do about it.
-    now: Option<String>,
+    now: Option<Box<str>>,
+    /// The same, where it takes a supervisor that still runs.
+    look: Option<Box<str>>,
     /// Whether anything was changed, in words.
     changed: Option<String>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: what.into(), details: Vec::new(), now: None, changed: None }
+        Self { exit, what: what.into(), details: Vec::new(), now: None, look: None, changed: None }
     }
 
     pub(crate) fn usage(what: impl Into<String>) -> Self {
@@ -81,8 +83,14 @@ impl Failure {
         self
     }
 
-    pub(crate) fn now(mut self, now: impl Into<String>) -> Self {
+    pub(crate) fn now(mut self, now: impl Into<Box<str>>) -> Self {
         self.now = Some(now.into());
+        self
+    }
+
+    /// What to ask the supervisor next.
+    pub(crate) fn look(mut self, look: impl Into<Box<str>>) -> Self {
+        self.look = Some(look.into());
         self
     }
 
@@ -93,6 +101,11 @@ impl Failure {
 
     pub(crate) fn nothing_changed(self) -> Self {
         self.changed("nothing was changed")
+    }
+
+    /// For what failed in a supervisor that is gone by now.
+    pub(crate) fn after_cleanup(self, changed: &str) -> Self {
+        Self { look: None, ..self }.changed(changed)
     }
 
     /// For a request that was to change something.
@@ -111,7 +124,7 @@ impl Failure {
         for line in &self.details {
             output.always(&format!("  {line}"));
         }
-        if let Some(now) = &self.now {
+        for now in self.now.iter().chain(&self.look) {
             output.always(&format!("  now: {now}"));
         }
         if let Some(changed) = &self.changed {

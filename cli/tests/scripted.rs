@@ -171,7 +171,7 @@ fn a_change_that_failed_is_1_and_json_has_it_as_well() {
     let scripted = Scripted::new(|asked, looks| changing(asked, looks, "failed"));
     let ran = scripted.run(&["reconfigure", "m", "k=1", "-o", "json"]);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
-    assert!(ran.stderr.ends_with("what served before serves on, with 2 replicas\n"), "{}", ran.stderr);
+    assert!(ran.stderr.ends_with("what served before serves on: 2 replicas\n"), "{}", ran.stderr);
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(report["deployments"][0]["rollout"]["outcome"], "failed");
     assert_eq!(report["revision"], 5);
@@ -325,6 +325,6 @@ fn a_configuration_is_shown_as_a_file() {
         )
     });
     let ran = scripted.run(&["config"]);
-    let toml = "application = \"a\"\n\n[[deployment]]\nlibrary = \"x\"\nname = \"m\"\n\n[deployment.args]\nk = [1]\n";
+    let toml = "application = \"a\"\n\n[[deployment]]\nname = \"m\"\nlibrary = \"x\"\n\n[deployment.args]\nk = [1]\n";
     assert_eq!((ran.code, ran.stdout.as_str()), (0, toml));
 }

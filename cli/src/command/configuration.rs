@@ -1,7 +1,8 @@
-//! `config`: what is wanted, as a file that could be deployed.
+//! `config`: what is wanted, in the form of the configuration file.
 
 use decurion_api::DeploymentName;
 use decurion_client::admin::Admin;
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure};
@@ -45,6 +46,46 @@ fn all(applications: &[Value], output: &Output) -> Result<(), Failure> {
 
 /// TOML has no null, which only arguments can hold; the configuration is then to be had as JSON.
 fn toml_of(value: &Value) -> Result<String, Failure> {
-    toml::to_string(value)
+    toml::to_string(&InOrder(value))
         .map_err(|error| Failure::of("the configuration has no form in TOML", &error).now("-o json shows it"))
+}
+
+/// Fields in the order in which people write them; others follow by name.
+const ORDER: [&str; 12] = [
+    "application",
+    "http",
+    "deployment",
+    "listen",
+    "name",
+    "library",
+    "class",
+    "route_prefix",
+    "num_replicas",
+    "args",
+    "user_config",
+    "version",
+];
+
+/// JSON that is written in that order.
+struct InOrder<'a>(&'a Value);
+
+impl Serialize for InOrder<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Object(fields) => {
+                let mut fields: Vec<_> = fields.iter().collect();
+                // Stable, so that the rest stays sorted by name.
+                fields.sort_by_key(|(name, _)| {
+                    ORDER.iter().position(|known| known == name).unwrap_or(ORDER.len())
+                });
+                let mut map = serializer.serialize_map(Some(fields.len()))?;
+                for (name, value) in fields {
+                    map.serialize_entry(name, &InOrder(value))?;
+                }
+                map.end()
+            }
+            Value::Array(items) => serializer.collect_seq(items.iter().map(InOrder)),
+            other => other.serialize(serializer),
+        }
+    }
 }

@@ -37,6 +37,8 @@ pub(super) fn run(args: RunArgs, output: &Output) -> Result<Exit, Failure> {
     if deployed.is_err() && !interrupted {
         running.stopper().stop();
     }
+    let deployed = deployed
+        .map_err(|failure| failure.after_cleanup("the supervisor has stopped; nothing is left of it"));
     let ended = running.wait().map_err(|error| Failure::of("the supervisor ended", &error));
     drop(folder);
     if !interrupted {

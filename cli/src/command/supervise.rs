@@ -35,6 +35,7 @@ pub(super) fn start_failure(error: &StartError) -> Failure {
         StartError::Folder { .. } => {
             failure.now("make it writable for this user, or give another --state-dir")
         }
+        StartError::Listen { .. } => failure.now("free it, or give another by --listen"),
         _ => failure,
     }
 }

@@ -15,7 +15,7 @@ use crate::output::{Output, Tone, printable};
 use crate::sys;
 
 use super::look;
-use watch::{End, News, Watch};
+use watch::{End, News, Watch, replicas};
 
 const PAUSE: Duration = Duration::from_millis(50);
 /// A supervisor that is being restarted may be away for as many looks.
@@ -133,7 +133,7 @@ fn tell(news: &News, output: &Output) {
 fn timed_out(watch: &Watch, timeout: Duration) -> Failure {
     let words = format!("not done after {} s: {}", timeout.as_secs_f64(), watch.pending_words());
     Failure::new(Exit::TimedOut, words)
-        .now("`decurion status` shows how it goes; --timeout waits longer")
+        .look("`decurion status` shows how it goes; --timeout waits longer")
         .changed("the rollout goes on")
 }
 
@@ -185,24 +185,32 @@ fn rollout_failure(status: &DeploymentStatus, end: &End, admin: &Admin) -> Failu
     let message = if rollout.message.is_empty() { &status.message } else { &rollout.message };
     let mut lines = message.lines();
     let first = lines.next().unwrap_or("it gave no reason");
-    let what = format!("version {} of '{name}' failed: {}", printable(&rollout.version), printable(first));
+    // A configuration that was refused leaves the version as it is.
+    let same_version = rollout.version == status.version && matches!(end, End::RolledBack(_));
+    let (version, wanted) = (printable(&rollout.version), printable(&status.version));
+    let subject = if same_version {
+        format!("the change of '{name}'")
+    } else {
+        format!("version {version} of '{name}'")
+    };
+    let what = format!("{subject} failed: {}", printable(first));
     let serving = status.replicas.iter().filter(|replica| replica.state.can_serve()).count();
     let (exit, changed) = match end {
+        End::RolledBack(_) if same_version => {
+            (Exit::Undone, format!("it was undone: revision {} is as it was before", status.revision))
+        }
         End::RolledBack(_) => (
             Exit::Undone,
-            format!(
-                "it was undone: version {} is wanted again, as revision {}",
-                status.version, status.revision
-            ),
+            format!("it was undone: version {wanted} is wanted again, as revision {}", status.revision),
         ),
-        _ if serving > 0 => (Exit::Failed, format!("what served before serves on, with {serving} replicas")),
+        _ if serving > 0 => (Exit::Failed, format!("what served before serves on: {}", replicas(serving))),
         _ => (Exit::Failed, "nothing of it serves; requests are refused with 503".to_owned()),
     };
     let rest: Vec<String> = lines.map(printable).collect();
     Failure::new(exit, what)
         .details(rest)
         .details(last_words(status, message, admin))
-        .now(format!("`decurion logs {name}` shows all of it"))
+        .look(format!("`decurion logs {name}` shows all of it"))
         .changed(changed)
 }
 

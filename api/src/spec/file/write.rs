@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::fields::DIGEST_PREFIX;
-use crate::spec::{ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, Share};
+use crate::spec::{ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, RuntimeEnvSpec, Share};
 
 /// The whole file in its JSON form, every default written out.
 #[must_use]
@@ -48,9 +48,13 @@ pub fn deployment_to_json(spec: &DeploymentSpec) -> Value {
             "max_surge": share(spec.rollout.max_surge),
             "auto_rollback": spec.rollout.auto_rollback,
         },
-        "runtime_env": { "env_vars": spec.runtime_env.env_vars },
+        "runtime_env": env_to_json(&spec.runtime_env),
     });
     without_nulls(value)
+}
+
+fn env_to_json(env: &RuntimeEnvSpec) -> Value {
+    if env.env_vars.is_empty() { Value::Null } else { json!({ "env_vars": env.env_vars }) }
 }
 
 fn http_to_json(http: &HttpSpec) -> Value {

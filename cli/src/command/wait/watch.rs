@@ -115,7 +115,7 @@ impl Item {
                 self.end = Some(End::Done);
             }
             (Some(status), Aim::Absence) => {
-                self.pending = format!("{}: {} replicas are stopping", self.name, status.replicas.len());
+                self.pending = format!("{}: {} to stop", self.name, replicas(status.replicas.len()));
             }
             // Not there yet, or not there any more.
             (None, Aim::Rollout(_)) if self.told.is_empty() && self.ended.is_empty() => {}
@@ -153,7 +153,7 @@ impl Item {
         for ended in status.ended.iter().rev().filter(|ended| ended.failed) {
             if self.ended.insert(ended.id.clone()) {
                 let words =
-                    format!("{}: replica {} (pid {}) {}", self.name, ended.id, ended.pid, ended.reason);
+                    format!("{}: replica {} (pid {}): {}", self.name, ended.id, ended.pid, ended.reason);
                 news.push(News::Failed(words));
             }
         }
@@ -172,6 +172,11 @@ impl Item {
             }
         }
     }
+}
+
+/// A number of replicas in words.
+pub(super) fn replicas(count: usize) -> String {
+    if count == 1 { "1 replica".to_owned() } else { format!("{count} replicas") }
 }
 
 #[cfg(test)]
@@ -228,7 +233,7 @@ mod tests {
     fn failures_are_told_in_the_order_in_which_they_happened() {
         let mut watch = Watch::new(&applied(ChangeAction::Create), &[]);
         let now = status("rolled_back", 7, &[], &["m-2", "m-1"]);
-        let failed = |id: &str| News::Failed(format!("m: replica {id} (pid 1) exited with code 1"));
+        let failed = |id: &str| News::Failed(format!("m: replica {id} (pid 1): exited with code 1"));
         assert_eq!(watch.look(std::slice::from_ref(&now)), [failed("m-1"), failed("m-2")]);
         assert_eq!(end_of(&watch), &End::RolledBack(Box::new(now)));
     }
@@ -267,7 +272,7 @@ mod tests {
         let before = [status("done", 3, &[("m-1", "RUNNING")], &[])];
         let mut deletion = Watch::new(&applied(ChangeAction::Delete), &before);
         deletion.look(&before);
-        assert_eq!(deletion.pending_words(), "m: 1 replicas are stopping");
+        assert_eq!(deletion.pending_words(), "m: 1 replica to stop");
         assert_eq!(deletion.look(&[]), [News::Gone("m is gone".to_owned())]);
         assert_eq!(end_of(&deletion), &End::Done);
         let mut update = Watch::new(&applied(ChangeAction::Roll), &before);
