@@ -249,16 +249,27 @@ impl World {
     /// # Panics
     /// Where it does not end.
     pub fn end_supervisor(&mut self, signal: Signal) -> i32 {
+        if self.supervisor.is_none() {
+            return 0;
+        }
+        kill(self.supervisor_pid(), signal).expect("a child that was not waited for can be signalled");
+        self.wait_for_end()
+    }
+
+    /// Waits for the end of a supervisor that was told to stop; its exit code, -1 for a signal.
+    ///
+    /// # Panics
+    /// Where it does not end.
+    pub fn wait_for_end(&mut self) -> i32 {
         let Some(mut child) = self.supervisor.take() else { return 0 };
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
-        kill(pid, signal).expect("a child that was not waited for can be signalled");
         let (sender, ended) = channel();
         let waiter = std::thread::spawn(move || sender.send(child.wait()));
         let status = ended.recv_timeout(WATCHDOG);
         if status.is_err() {
             let _ = kill(pid, Signal::SIGKILL);
             let _ = waiter.join();
-            panic!("the supervisor does not end on {signal}:\n{}", self.log());
+            panic!("the supervisor does not end:\n{}", self.log());
         }
         status.ok().and_then(Result::ok).and_then(|status| status.code()).unwrap_or(-1)
     }

@@ -1,0 +1,117 @@
+//! The examples as their READMEs show them.
+
+use decurion_tests::{World, library};
+
+/// An example's own configuration, with the library that was built for the tests.
+fn deploy_example(world: &World, name: &str) {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name);
+    let text = std::fs::read_to_string(root.join("decurion.toml")).expect("an example has a configuration");
+    let folder = library("fixtures").parent().expect("a folder").to_string_lossy().into_owned();
+    let text = text.replace("../../target/release", &folder);
+    let _ = world.deploy(&text).ok();
+}
+
+#[test]
+fn hello_answers_at_its_prefix() {
+    let world = World::start();
+    deploy_example(&world, "hello");
+    assert_eq!(world.get("/api").text(), "Hello world!");
+    assert_eq!(world.get("/api/more?x=1").text(), "Hello world!");
+    assert_eq!(world.get("/apiary").status, 404);
+    let routes = world.run(&["-o", "json", "routes"]).ok();
+    assert!(routes.stdout.contains("\"/api\""), "{}", routes.stdout);
+}
+
+#[test]
+fn threshold_takes_a_new_configuration_in_the_same_processes() {
+    let world = World::start();
+    deploy_example(&world, "threshold");
+    let name = world.status().deployments[0].name.to_string();
+    let prefix = world.status().deployments[0].route_prefix.clone().expect("a route").to_string();
+    let pids = world.pids(&name);
+    let _ = world.run(&["reconfigure", &name, "threshold=0.01"]).ok();
+    let low = world.get(&format!("{prefix}?value=0.5"));
+    let _ = world.run(&["reconfigure", &name, "threshold=0.99"]).ok();
+    let high = world.get(&format!("{prefix}?value=0.5"));
+    assert_eq!((low.status, high.status), (200, 200), "{} {}", low.text(), high.text());
+    assert_ne!(low.json()["above"], high.json()["above"], "{} {}", low.text(), high.text());
+    assert_eq!(world.pids(&name), pids);
+}
+
+#[test]
+fn predictor_is_deployed_twice_and_called_through_handles() {
+    let world = World::start();
+    deploy_example(&world, "predictor");
+    let (one, two) = (world.pids("rep_1"), world.pids("rep_2"));
+    assert_eq!((one.len(), two.len()), (2, 2));
+    let caller = world.status().deployments.into_iter().find(|it| !it.name.as_str().starts_with("rep_"));
+    let prefix = caller.and_then(|it| it.route_prefix).expect("a deployment that calls").to_string();
+    let mut seen = std::collections::BTreeSet::new();
+    let everyone: std::collections::BTreeSet<i32> = one.iter().chain(&two).copied().collect();
+    for _ in 0..200 {
+        let answer = world.get(&prefix);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let text = answer.text();
+        let digits = text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse::<i32>().ok());
+        seen.extend(digits.filter(|pid| everyone.contains(pid)));
+        if seen == everyone {
+            return;
+        }
+    }
+    panic!("answers showed {seen:?} of {everyone:?}");
+}
+
+#[test]
+fn graph_by_handles_makes_four_of_one() {
+    let world = World::start();
+    deploy_example(&world, "graph");
+    let driver =
+        world.status().deployments.into_iter().find(|it| it.route_prefix.is_some()).expect("a driver");
+    let answer = world.post(driver.route_prefix.expect("a route").as_str(), b"1");
+    assert_eq!((answer.status, answer.text().trim()), (200, "4"));
+}
+
+#[test]
+fn digits_are_as_accurate_as_offline() {
+    let world = World::start();
+    deploy_example(&world, "digits");
+    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits/data");
+    let model: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(data.join("model.json")).expect("a model"))
+            .expect("JSON");
+    let table = std::fs::read_to_string(data.join("held_out.csv")).expect("held-out digits");
+    let mut connection = world.connect();
+    let (mut count, mut correct) = (0u64, 0u64);
+    for line in table.lines().skip(1) {
+        let mut cells = line.splitn(3, ',');
+        let (digit, _offline, pixels) = (cells.next(), cells.next(), cells.next());
+        let body = format!("{{\"pixels\": [{}]}}", pixels.expect("pixels"));
+        let answer = connection.post("/digits", body.as_bytes()).expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        count += 1;
+        correct += u64::from(digit == Some(answer.json()["digit"].to_string().as_str()));
+    }
+    assert_eq!(serde_json::json!({ "count": count, "correct": correct }), model["held_out"]);
+}
+
+#[test]
+fn c_says_hello() {
+    let world = World::start();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let library = world.path().join("libhello_c.so");
+    let built = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-I"])
+        .arg(root.join("sdk/abi/include"))
+        .arg(root.join("examples/c/hello.c"))
+        .arg("-o")
+        .arg(&library)
+        .status()
+        .expect("cc runs");
+    assert!(built.success());
+    let checked = world.run(&["check", &library.to_string_lossy()]).ok();
+    assert!(checked.stdout.to_lowercase().contains("hello"), "{}", checked.stdout);
+    let _ = world.run(&["deploy", &library.to_string_lossy(), "--name", "c", "--route-prefix", "/c"]).ok();
+    let answer = world.get("/c");
+    assert_eq!(answer.status, 200);
+    assert!(answer.text().starts_with("Hello"), "{}", answer.text());
+}

@@ -1,0 +1,188 @@
+//! Faults: what replicas do to themselves, and what is done to processes.
+
+use decurion_tests::{Load, World, library};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+fn deployment(name: &str, class: &str, more: &str) -> String {
+    format!(
+        "application = \"faults\"\n[[deployment]]\nname = \"{name}\"\nlibrary = \"{}\"\nclass = \"{class}\"\n{more}\n",
+        library("fixtures").display()
+    )
+}
+
+fn hit(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).expect("a replica of ours that runs");
+}
+
+#[test]
+fn a_killed_replica_is_replaced_and_status_says_why() {
+    let world = World::start();
+    let _ = world.deploy(&deployment("who", "Who", "num_replicas = 4")).ok();
+    let pids = world.pids("who");
+    let load = Load::start(world.address(), "/who", 8);
+    load.answer_more(200);
+    hit(pids[0], Signal::SIGKILL);
+    let status = world.until("replaced", |status| {
+        let replicas = &status.deployments[0].replicas;
+        replicas.iter().filter(|it| it.state.can_serve()).count() == 4
+            && replicas.iter().all(|it| it.pid != pids[0])
+    });
+    load.answer_more(200);
+    // GET is idempotent: what the victim had taken was asked again elsewhere.
+    assert_eq!(load.stop().failures(), Vec::<String>::new());
+    let ended = &status.deployments[0].ended;
+    assert!(
+        ended.iter().any(|it| it.pid == pids[0] && it.failed && it.reason.contains("SIGKILL")),
+        "{ended:#?}"
+    );
+    let shown = world.run(&["status", "who"]).ok();
+    assert!(shown.stdout.contains("who"), "{}", shown.stdout);
+}
+
+#[test]
+fn every_kind_of_end_is_told_apart() {
+    let world = World::start();
+    let _ = world.deploy(&deployment("fail", "Fail", "num_replicas = 2")).ok();
+    for (path, reason) in [("/fail/abort", "SIGABRT"), ("/fail/exit", "exited with code 3")] {
+        // A POST is not asked again: the client hears that its replica died.
+        assert_eq!(world.post(path, b"{}").status, 502);
+        world.until(reason, |status| {
+            let deployment = &status.deployments[0];
+            deployment.ended.iter().any(|it| it.reason.contains(reason))
+                && deployment.replicas.iter().filter(|it| it.state.can_serve()).count() == 2
+        });
+    }
+}
+
+#[test]
+fn what_a_handler_gets_wrong_stays_with_it() {
+    let world = World::start();
+    let _ = world.deploy(&deployment("fail", "Fail", "")).ok();
+    let pids = world.pids("fail");
+    let mut connection = world.connect();
+    for path in ["/fail/panic", "/fail/error"] {
+        let answer = connection.get(path).expect("an answer");
+        assert_eq!((answer.status, answer.text()), (500, "Internal Server Error".to_owned()), "{path}");
+    }
+    let answer = connection.get("/fail/status").expect("an answer");
+    assert_eq!((answer.status, answer.text()), (422, "not that".to_owned()));
+    assert_eq!(world.pids("fail"), pids);
+    let logs = world.run(&["logs", "fail"]).ok();
+    assert!(logs.stdout.contains("a secret detail"), "{}", logs.stdout);
+}
+
+#[test]
+fn a_header_that_smuggles_another_is_a_500() {
+    let world = World::start();
+    let _ = world.deploy(&deployment("bad", "BadHeader", "")).ok();
+    let answer = world.get("/bad");
+    assert_eq!(answer.status, 500);
+    assert_eq!(answer.header("set-cookie"), None);
+}
+
+#[test]
+fn a_killed_proxy_is_back_and_no_replica_noticed() {
+    let world = World::start();
+    let _ = world.deploy(&deployment("who", "Who", "num_replicas = 2")).ok();
+    let pids = world.pids("who");
+    let proxy = world.status().proxy.pid.expect("a proxy");
+    hit(proxy, Signal::SIGKILL);
+    // The listening socket is the supervisor's: nobody is refused, they wait for the next proxy.
+    assert_eq!(world.get("/who").status, 200);
+    let status = world.until("a new proxy", |status| status.proxy.ready && status.proxy.pid != Some(proxy));
+    assert_eq!(status.proxy.restarts, 1);
+    assert_eq!(world.pids("who"), pids);
+}
+
+#[test]
+fn a_constructor_that_recovers_is_served() {
+    let world = World::start();
+    let mark = world.path().join("model-is-there");
+    let more = format!("args = {{ how = \"error\", unless = {:?} }}", mark);
+    std::fs::write(&mark, "").expect("write");
+    let _ = world.deploy(&deployment("late", "Stillborn", &more)).ok();
+    assert_eq!(world.get("/late").text(), "alive after all");
+}
+
+#[test]
+fn the_limit_of_requests_in_flight_is_exact() {
+    let world = World::start();
+    let more = format!(
+        "args = [{:?}]\nnum_replicas = 1\nthreads = 6\nmax_ongoing_requests = 3\nmax_queued_requests = 4",
+        world.path()
+    );
+    let _ = world.deploy(&deployment("gate", "Gate", &more)).ok();
+    // Three are let in, four wait, and the eighth is refused.
+    let mut clients: Vec<_> = (0..7).map(|_| world.connect()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let id = format!("request-{number}");
+        client.request("GET", "/gate", &[("x-request-id", &id)], b"").expect("sent");
+    }
+    let entered = || {
+        let names = std::fs::read_dir(world.path()).expect("a folder").flatten();
+        names.filter(|entry| entry.file_name().to_string_lossy().starts_with("entered-")).count()
+    };
+    world.until("three inside", |_| entered() == 3);
+    let refused = loop {
+        // Until all seven have arrived, one of these takes a place in the queue: then it is cancelled by closing.
+        let mut probe = world.connect();
+        probe
+            .request("GET", "/gate?until=never", &[("x-request-timeout-seconds", "0.05")], b"")
+            .expect("sent");
+        let answer = probe.read().expect("an answer");
+        assert!(answer.status == 503 || answer.status == 504, "{} {}", answer.status, answer.text());
+        if answer.status == 503 {
+            break answer;
+        }
+    };
+    assert!(refused.header("retry-after").is_some());
+    std::fs::write(world.path().join("open"), "").expect("open the gate");
+    for client in &mut clients {
+        assert_eq!(client.read().expect("an answer").status, 200);
+    }
+    let most = world.run(&["call", "gate.most"]).ok();
+    assert_eq!(most.stdout.trim(), "3");
+}
+
+#[test]
+fn a_deadline_is_told_to_client_and_handler() {
+    let world = World::start();
+    let more = format!("args = [{:?}]\nmax_ongoing_requests = 1", world.path());
+    let _ = world.deploy(&deployment("gate", "Gate", &more)).ok();
+    let mut client = world.connect();
+    let headers = [("x-request-timeout-seconds", "0.2"), ("x-request-id", "late")];
+    client.request("GET", "/gate?until=never", &headers, b"").expect("sent");
+    assert_eq!(client.read().expect("an answer").status, 504);
+    world.until("the handler knows", |_| world.path().join("cancelled-late").exists());
+}
+
+#[test]
+fn a_client_that_leaves_cancels_its_request() {
+    let world = World::start();
+    let more = format!("args = [{:?}]", world.path());
+    let _ = world.deploy(&deployment("gate", "Gate", &more)).ok();
+    let mut client = world.connect();
+    client.request("GET", "/gate?until=never", &[("x-request-id", "gone")], b"").expect("sent");
+    world.until("entered", |_| world.path().join("entered-gone").exists());
+    drop(client);
+    world.until("the handler knows", |_| world.path().join("cancelled-gone").exists());
+}
+
+#[test]
+fn what_replicas_write_is_labelled_and_bounded() {
+    let world = World::start();
+    let _ = world.deploy(&deployment("chatter", "Chatter", "")).ok();
+    assert_eq!(world.get("/chatter?one").status, 200);
+    world.until("logged", |_| world.run(&["logs", "chatter"]).stdout.contains("err one"));
+    let logs = world.run(&["-o", "jsonl", "logs", "chatter"]).ok();
+    let lines: Vec<serde_json::Value> =
+        logs.stdout.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+    let id = world.deployment("chatter").replicas[0].id.to_string();
+    assert!(
+        lines
+            .iter()
+            .any(|it| it["text"] == "out one" && it["stream"] == "stdout" && it["replica"] == id.as_str())
+    );
+    assert!(lines.iter().any(|it| it["text"] == "err one" && it["stream"] == "stderr"));
+}

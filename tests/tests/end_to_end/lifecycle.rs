@@ -1,0 +1,156 @@
+//! Starting, stopping, coming back, and leaving nothing behind.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use decurion_tests::{Connection, World, decurion, library};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+fn who(replicas: u32) -> String {
+    format!(
+        "application = \"demo\"\n[[deployment]]\nname = \"who\"\nlibrary = \"{}\"\nclass = \"Who\"\nnum_replicas = {replicas}\nargs = [\"x\"]\n",
+        library("fixtures").display()
+    )
+}
+
+#[test]
+fn what_was_deployed_comes_back_after_a_restart() {
+    let mut world = World::start();
+    let _ = world.deploy(&who(2)).ok();
+    let _ = world.run(&["scale", "who", "3"]).ok();
+    let before = world.deployment("who");
+    assert_eq!(world.end_supervisor(Signal::SIGTERM), 0);
+    world.start_supervisor();
+    world.until("back", |status| {
+        status.deployments.iter().any(|it| it.replicas.iter().filter(|it| it.state.can_serve()).count() == 3)
+    });
+    let after = world.deployment("who");
+    assert_eq!((after.version, after.library), (before.version, before.library));
+    assert!(world.get("/who").text().ends_with(" x"));
+}
+
+#[test]
+fn a_stop_leaves_nothing_behind() {
+    let mut world = World::start();
+    let marks = world.path().join("marks");
+    std::fs::create_dir(&marks).expect("a folder");
+    let config = format!(
+        "application = \"demo\"\n[[deployment]]\nname = \"m\"\nlibrary = \"{}\"\nclass = \"Mortal\"\nnum_replicas = 3\nargs = [{:?}]\n",
+        library("fixtures").display(),
+        marks
+    );
+    let _ = world.deploy(&config).ok();
+    let mut pids = world.pids("m");
+    pids.extend(world.status().proxy.pid);
+    assert!(pids.iter().all(|pid| world.processes().contains(pid)), "{pids:?}");
+    assert_eq!(world.end_supervisor(Signal::SIGTERM), 0);
+    assert_eq!(std::fs::read_dir(&marks).expect("a folder").count(), 3, "each destructor runs once");
+    for pid in pids {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} is still there");
+    }
+    assert!(!world.socket().exists());
+    assert!(!world.socket().with_file_name("handle.sock").exists());
+    assert!(Connection::open(world.address()).is_err());
+}
+
+#[test]
+fn requests_in_flight_are_finished_at_a_stop() {
+    let mut world = World::start();
+    let config = format!(
+        "application = \"demo\"\n[[deployment]]\nname = \"gate\"\nlibrary = \"{}\"\nclass = \"Gate\"\nargs = [{:?}]\n",
+        library("fixtures").display(),
+        world.path()
+    );
+    let _ = world.deploy(&config).ok();
+    let mut client = world.connect();
+    client.request("GET", "/gate", &[("x-request-id", "last")], b"").expect("sent");
+    world.until("entered", |_| world.path().join("entered-last").exists());
+    let pid = world.supervisor_pid();
+    kill(pid, Signal::SIGTERM).expect("a running supervisor");
+    std::fs::write(world.path().join("open"), "").expect("open the gate");
+    assert_eq!(client.read().expect("an answer").status, 200);
+    assert!(client.is_at_end().expect("closed"));
+    // The first signal has been sent already; a second one must not be needed.
+    drop(client);
+    world.wait_for_end();
+}
+
+#[test]
+fn shutdown_by_command() {
+    let mut world = World::start();
+    let _ = world.deploy(&who(1)).ok();
+    let _ = world.run(&["shutdown"]).ok();
+    world.wait_for_end();
+    let _ = world.run(&["status"]).code(7);
+}
+
+#[test]
+fn a_second_supervisor_names_the_first() {
+    let world = World::start();
+    let second = Command::new(decurion())
+        .arg("--socket")
+        .arg(world.path().join("other.sock"))
+        .args(["supervise", "--state-dir"])
+        .arg(world.path().join("state"))
+        .output()
+        .expect("the command runs");
+    assert!(!second.status.success());
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains(&world.supervisor_pid().to_string()), "{said}");
+    assert_eq!(world.get("/-/healthz").status, 200);
+}
+
+#[test]
+fn run_serves_in_one_terminal_and_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let listen = "127.77.7.7:8000";
+    let mut child = Command::new(decurion())
+        .current_dir(folder.path())
+        .env_remove("DECURION_SOCKET")
+        .args(["run", "--listen", listen])
+        .arg(format!("{}:Who", library("fixtures").display()))
+        .arg("word=here")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let mut said = String::new();
+    let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+    while !said.contains("http://") {
+        assert!(stderr.read_line(&mut said).expect("readable") > 0, "it ended:\n{said}");
+    }
+    let address = listen.parse().expect("an address");
+    let answer = Connection::open(address).and_then(|mut it| it.get("/Who")).expect("an answer");
+    assert!(answer.text().ends_with(" here"), "{} {}", answer.status, answer.text());
+    let replica: i32 = answer.text().split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    kill(pid, Signal::SIGINT).expect("a running command");
+    // Its pipe must not fill up while it stops.
+    let drain = std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+    assert!(child.wait().expect("our child").success());
+    let _ = drain.join();
+    assert!(!std::path::Path::new(&format!("/proc/{replica}")).exists());
+    assert!(Connection::open(address).is_err());
+}
+
+#[test]
+fn a_new_project_is_served_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("none.sock");
+    let _ = decurion_tests::command::run_in(folder.path(), &socket, &["new", "scorer"]).ok();
+    let source = std::fs::read_to_string(folder.path().join("scorer/src/lib.rs")).expect("a source");
+    let expected = "use decurion::prelude::*;\n\n#[deployment]\nfn hello(_req: Request) -> &'static str {\n    \"Hello world!\"\n}\n";
+    assert_eq!(source, expected);
+    let built = Command::new("cargo")
+        .current_dir(folder.path().join("scorer"))
+        // One target folder for all: its dependencies are built already.
+        .env("CARGO_TARGET_DIR", decurion_tests::target_dir().parent().expect("a folder"))
+        .args(["build", "--offline"])
+        .output()
+        .expect("cargo runs");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let world = World::start();
+    let _ = world.run(&["deploy", &library("scorer").to_string_lossy(), "--route-prefix", "/scorer"]).ok();
+    assert_eq!(world.get("/scorer").text(), "Hello world!");
+}

@@ -1,0 +1,9 @@
+//! The main job, end to end: the real command, supervisor, proxy, replicas and libraries.
+
+mod examples;
+mod faults;
+mod files;
+mod handles;
+mod http;
+mod lifecycle;
+mod updates;
