@@ -9,6 +9,8 @@
 
 mod call;
 mod callee;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

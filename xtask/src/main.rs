@@ -131,7 +131,8 @@ fn bench(arguments: &[&str]) -> Outcome {
     match arguments.first() {
         Some(&"end_to_end") => {
             cargo(&["build", "--release", "--workspace"])?;
-            run("bash", [&["benches/end_to_end/run.sh"], &arguments[1..]].concat())
+            let bench = target().join("release/end_to_end");
+            run(&bench.to_string_lossy(), &arguments[1..])
         }
         Some(name) => cargo(&["bench", "-p", "decurion-benches", "--bench", name]),
         None => cargo(&["bench", "-p", "decurion-benches"]),

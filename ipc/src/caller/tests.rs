@@ -1,0 +1,314 @@
+//! The caller core with callees in the same process: real lanes, no other process, no clock.
+
+use std::collections::VecDeque;
+
+use decurion_api::{DeploymentName, ReplicaId};
+
+use super::*;
+use crate::attach::{self, UpBell};
+use crate::channel::{Geometry, Request, Responder};
+use crate::control::{DeploymentView, Generation};
+use crate::record::{Kind, RequestHead, ResponseHead};
+
+fn name(text: &str) -> DeploymentName {
+    DeploymentName::new(text).expect("a name")
+}
+
+fn replica(number: u32) -> ReplicaId {
+    ReplicaId::numbered(&name("model"), number)
+}
+
+fn view(replicas: &[u32], ongoing: u32, queued: Option<u32>) -> DeploymentView {
+    DeploymentView {
+        name: name("model"),
+        route_prefix: None,
+        availability: Availability::Expected,
+        replicas: replicas.iter().map(|number| replica(*number)).collect(),
+        max_ongoing_requests: ongoing,
+        max_queued_requests: queued,
+        request_timeout: None,
+        http: true,
+        methods: Vec::new(),
+        encodings: 2,
+    }
+}
+
+fn call(text: &str) -> NewCall {
+    NewCall {
+        deployment: name("model"),
+        kind: Kind::Call,
+        method: "predict".to_owned(),
+        target: String::new(),
+        headers: Vec::new(),
+        encoding: 1,
+        body: text.as_bytes().to_vec(),
+        id: "id".to_owned(),
+        traceparent: String::new(),
+        deadline_ns: 0,
+    }
+}
+
+/// A caller and the callees it is attached to.
+struct Scene {
+    caller: Caller,
+    callees: Vec<(ReplicaId, Responder, VecDeque<(StreamId, Vec<u8>)>)>,
+    generation: u64,
+}
+
+impl Scene {
+    fn new(view: DeploymentView) -> Self {
+        let mut scene = Self { caller: Caller::new(), callees: Vec::new(), generation: 0 };
+        scene.caller.resolve(&name("model"));
+        assert_eq!(scene.caller.take_reports(), [CallerReport::Resolve(name("model"))]);
+        scene.announce(view);
+        scene
+    }
+
+    fn announce(&mut self, view: DeploymentView) {
+        for id in view.replicas.clone() {
+            if self.callees.iter().any(|(known, ..)| *known == id) {
+                continue;
+            }
+            let order = CallerOrder::Attach { deployment: name("model"), replica: id.clone() };
+            assert_eq!(self.caller.handle(order), Some(id.clone()));
+            let (near, mut far) = attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel");
+            self.callees.push((id.clone(), far.lanes.remove(0), VecDeque::new()));
+            self.caller.attached(id, Some(near));
+        }
+        self.generation += 1;
+        let generation = Generation(self.generation);
+        let order =
+            CallerOrder::View { generation, view: Some(view), deployment: name("model"), known: Vec::new() };
+        assert_eq!(self.caller.handle(order), None);
+        let applied = CallerReport::Applied { deployment: name("model"), generation };
+        assert_eq!(self.caller.take_reports(), [applied]);
+    }
+
+    fn start(&mut self, text: &str) -> CallKey {
+        self.caller.start(call(text), 0).expect("it may be sent or wait")
+    }
+
+    /// What each callee has been sent so far and has not answered.
+    fn arrived(&mut self) -> Vec<Vec<String>> {
+        self.caller.flush();
+        let mut all = Vec::new();
+        for (_, lane, queue) in &mut self.callees {
+            let mut opened = Vec::new();
+            lane.poll(64, &mut |request| {
+                if let Request::Open { stream, head, body, .. } = request {
+                    RequestHead::parse(head).expect("a head");
+                    opened.push((stream, body));
+                }
+            })
+            .expect("no fault");
+            for (stream, body) in opened {
+                let mut bytes = vec![0; body.as_ref().map_or(0, |block| block.len())];
+                if let Some(block) = body {
+                    lane.copy_to(&block, 0, &mut bytes);
+                    lane.give_back(block);
+                }
+                queue.push_back((stream, bytes));
+            }
+            let texts = queue.iter().map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned());
+            all.push(texts.collect());
+        }
+        all
+    }
+
+    /// The callee takes and answers its oldest request.
+    fn answer(&mut self, callee: usize, text: &str) {
+        self.arrived();
+        let (_, lane, queue) = &mut self.callees[callee];
+        let (stream, _) = queue.pop_front().expect("something to answer");
+        assert!(lane.take(stream));
+        let head = ResponseHead { status: 200, content_length: None, encoding: 1 };
+        let mut record = Vec::new();
+        head.encode(std::iter::empty(), &mut record);
+        lane.head(stream, &record, text.as_bytes(), true).expect("room");
+        lane.flush();
+        self.caller.poll(0);
+    }
+
+    fn body(&mut self, key: CallKey) -> String {
+        let reply = self.caller.take_reply(key).expect("a reply");
+        String::from_utf8(reply.body).expect("text")
+    }
+}
+
+#[test]
+fn calls_go_to_the_least_loaded_replica() {
+    let mut scene = Scene::new(view(&[1, 2, 3], 5, None));
+    for number in 0..6 {
+        scene.start(&number.to_string());
+    }
+    assert_eq!(scene.arrived().iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 2]);
+    scene.answer(1, "done");
+    scene.answer(1, "done");
+    scene.start("next");
+    assert_eq!(scene.arrived()[1], ["next"]);
+}
+
+#[test]
+fn a_reply_comes_back_to_its_call() {
+    let mut scene = Scene::new(view(&[1], 5, None));
+    let (one, two) = (scene.start("one"), scene.start("two"));
+    scene.answer(0, "first");
+    assert_eq!(scene.caller.outcome(one), Outcome::Ready);
+    assert_eq!(scene.caller.outcome(two), Outcome::Pending);
+    scene.answer(0, "second");
+    assert_eq!((scene.body(two), scene.body(one)), ("second".to_owned(), "first".to_owned()));
+}
+
+#[test]
+fn what_finds_no_room_waits_in_order_and_is_sent_when_a_place_frees() {
+    let mut scene = Scene::new(view(&[1], 1, Some(2)));
+    scene.start("a");
+    scene.start("b");
+    scene.start("c");
+    assert_eq!(scene.caller.start(call("d"), 0), Err(CallError::Busy { waiting: 2 }));
+    assert_eq!(scene.arrived(), [["a"]]);
+    scene.answer(0, "done");
+    assert_eq!(scene.arrived(), [["b"]]);
+}
+
+#[test]
+fn what_a_dead_replica_had_not_taken_goes_elsewhere() {
+    let mut scene = Scene::new(view(&[1, 2], 5, None));
+    let (one, two) = (scene.start("one"), scene.start("two"));
+    let arrived = scene.arrived();
+    let victim = arrived.iter().position(|texts| texts.contains(&"one".to_owned())).expect("sent somewhere");
+    scene.caller.died(&replica(u32::try_from(victim).expect("small") + 1));
+    scene.callees.remove(victim);
+    let mut left = scene.arrived().remove(0);
+    left.sort();
+    assert_eq!(left, ["one", "two"]);
+    scene.answer(0, "x");
+    scene.answer(0, "y");
+    assert_eq!((scene.caller.outcome(one), scene.caller.outcome(two)), (Outcome::Ready, Outcome::Ready));
+}
+
+#[test]
+fn what_a_dead_replica_had_taken_is_broken_and_what_it_had_answered_arrives() {
+    let mut scene = Scene::new(view(&[1], 5, None));
+    let (answered, taken) = (scene.start("answered"), scene.start("taken"));
+    scene.arrived();
+    let (_, lane, queue) = &mut scene.callees[0];
+    let (first, second) = (queue[0].0, queue[1].0);
+    assert!(lane.take(first) && lane.take(second));
+    let mut record = Vec::new();
+    ResponseHead { status: 200, content_length: None, encoding: 1 }.encode(std::iter::empty(), &mut record);
+    lane.head(first, &record, b"in time", true).expect("room");
+    lane.flush();
+    // Nobody has looked at the lane since.
+    scene.caller.died(&replica(1));
+    assert_eq!(scene.body(answered), "in time");
+    assert_eq!(scene.caller.outcome(taken), Outcome::Failed(CallError::Broken));
+}
+
+#[test]
+fn a_deadline_ends_a_call_wherever_it_is() {
+    let mut scene = Scene::new(view(&[1], 1, None));
+    let sent = scene.caller.start(NewCall { deadline_ns: 100, ..call("sent") }, 0).expect("room");
+    let waiting = scene.caller.start(NewCall { deadline_ns: 50, ..call("waiting") }, 0).expect("room");
+    assert_eq!(scene.caller.next_timer(), Some(50));
+    scene.caller.poll(50);
+    assert_eq!(scene.caller.outcome(waiting), Outcome::Failed(CallError::Deadline));
+    assert_eq!(scene.caller.outcome(sent), Outcome::Pending);
+    scene.caller.poll(100);
+    assert_eq!(scene.caller.outcome(sent), Outcome::Failed(CallError::Deadline));
+    assert_eq!(scene.caller.next_timer(), None);
+}
+
+#[test]
+fn a_replica_that_no_view_names_gets_nothing_new_and_finishes_what_it_has() {
+    let mut scene = Scene::new(view(&[1], 5, None));
+    let old = scene.start("old");
+    scene.announce(view(&[2], 5, None));
+    scene.start("new");
+    assert_eq!(scene.arrived(), [["old"], ["new"]]);
+    scene.answer(0, "finished");
+    assert_eq!(scene.body(old), "finished");
+}
+
+#[test]
+fn calls_before_the_first_view_wait_for_it() {
+    let mut caller = Caller::new();
+    let key = caller.start(call("early"), 0).expect("it waits");
+    assert_eq!(caller.outcome(key), Outcome::Pending);
+    let known = vec![name("other")];
+    let order = CallerOrder::View { generation: Generation(1), view: None, deployment: name("model"), known };
+    caller.handle(order);
+    match caller.outcome(key) {
+        Outcome::Failed(error @ CallError::NotFound { .. }) => {
+            assert_eq!(error.to_string(), "there is no deployment 'model'; there are: other");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_failed_deployment_is_refused_with_its_reason() {
+    let mut scene = Scene::new(view(&[], 5, None));
+    let waiting = scene.start("waits for a replica");
+    let failed = DeploymentView {
+        availability: Availability::Failed("it never started".to_owned()),
+        ..view(&[], 5, None)
+    };
+    scene.announce(failed);
+    let reason = CallError::Unavailable("it never started".to_owned());
+    assert_eq!(scene.caller.outcome(waiting), Outcome::Failed(reason.clone()));
+    assert_eq!(scene.caller.start(call("later"), 0), Err(reason));
+}
+
+#[test]
+fn arguments_and_replies_larger_than_the_channel_stream_through() {
+    let mut scene = Scene::new(view(&[1], 5, None));
+    let arguments: Vec<u8> = (0..1_000_000u32).map(|number| number.to_le_bytes()[1]).collect();
+    let key = scene.caller.start(NewCall { body: arguments.clone(), ..call("") }, 0).expect("room");
+    let (_, lane, _) = &mut scene.callees[0];
+    let (mut echoed, mut sent, mut stream, mut ended, mut taken) = (Vec::new(), 0, None, false, false);
+    while scene.caller.outcome(key) == Outcome::Pending {
+        scene.caller.flush();
+        let mut blocks = Vec::new();
+        lane.poll(64, &mut |request| match request {
+            Request::Open { stream: opened, body, end, .. } => {
+                stream = Some(opened);
+                blocks.extend(body);
+                ended |= end;
+            }
+            Request::Data { block, end, .. } => {
+                blocks.push(block);
+                ended |= end;
+            }
+            Request::End(_) => ended = true,
+            Request::Cancel(_) | Request::Room(_) => {}
+        })
+        .expect("no fault");
+        // What is not taken keeps its blocks, so that it can move: a long body needs its stream taken first.
+        if let (Some(stream), false) = (stream, taken) {
+            taken = lane.take(stream);
+        }
+        for block in blocks {
+            let at = echoed.len();
+            echoed.resize(at + block.len(), 0);
+            lane.copy_to(&block, 0, &mut echoed[at..]);
+            lane.give_back(block);
+        }
+        if let (Some(stream), true) = (stream, ended) {
+            if sent == 0 {
+                let mut record = Vec::new();
+                let head = ResponseHead { status: 200, content_length: None, encoding: 1 };
+                head.encode(std::iter::empty(), &mut record);
+                lane.head(stream, &record, &[], false).expect("room");
+            }
+            while sent < echoed.len() {
+                let Ok(mut block) = lane.block(stream, echoed.len() - sent) else { break };
+                sent += lane.fill(&mut block, &echoed[sent..]);
+                lane.send(stream, block, sent == echoed.len());
+            }
+        }
+        lane.flush();
+        scene.caller.poll(0);
+    }
+    assert!(scene.caller.take_reply(key).expect("a reply").body == arguments);
+}
