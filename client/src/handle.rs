@@ -32,10 +32,16 @@ use crate::sys::machine;
 
 /// `decurion_abi::encoding::RAW`.
 const RAW: u32 = 0;
-/// `decurion_abi::encoding::JSON`.
+/// `encoding::JSON` of the plugin ABI, which this crate does not otherwise need.
 const JSON: u32 = 1;
-/// `decurion_abi::encoding::BINCODE`.
+/// `encoding::BINCODE` of the plugin ABI.
 const BINCODE: u32 = 2;
+/// `TYPES_HEADER` of the plugin ABI: Rust's names of the types in a bincode call.
+const TYPES_HEADER: &str = "decurion-types";
+/// `TYPES_HEADER_MAX` of the plugin ABI.
+const TYPES_HEADER_MAX: usize = 1024;
+/// The callee would misread these types in bincode; nothing was run.
+const UNSUPPORTED: u16 = 415;
 /// How long the supervisor may take to say what a deployment is.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -162,6 +168,9 @@ impl Handle {
 
     /// Calls a method and waits: `arguments` is a tuple by position, `(0.7,)`.
     ///
+    /// Between Rust ends the values travel as bincode. A callee whose types are written otherwise says so before
+    /// anything runs, and the call is made again in JSON, which describes itself.
+    ///
     /// # Errors
     /// The callee's own error, or why there is no answer; see [`CallFailed`].
     pub fn call<R: DeserializeOwned>(
@@ -169,7 +178,15 @@ impl Handle {
         method: &str,
         arguments: impl Serialize,
     ) -> Result<R, CallFailed> {
-        self.start(method, arguments)?.wait()
+        if !self.takes(BINCODE) {
+            return self.start_as(JSON, method, &arguments, None)?.wait();
+        }
+        match self.start_as(BINCODE, method, &arguments, Some(std::any::type_name::<R>()))?.wait() {
+            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if self.takes(JSON) => {
+                self.start_as(JSON, method, &arguments, None)?.wait()
+            }
+            done => done,
+        }
     }
 
     /// Starts a call, so that several can be under way.
@@ -177,12 +194,28 @@ impl Handle {
     /// # Errors
     /// Nothing was sent: arguments that can't be encoded, no such deployment, no room.
     pub fn start(&self, method: &str, arguments: impl Serialize) -> Result<Call, CallFailed> {
-        let (encoding, body) = if self.encodings & (1 << BINCODE) != 0 {
-            (BINCODE, codec::encode_value(&arguments)?)
-        } else {
-            (JSON, serde_json::to_vec(&arguments).map_err(CallFailed::Arguments)?)
-        };
-        self.send(method, encoding, body)
+        let encoding = if self.takes(BINCODE) { BINCODE } else { JSON };
+        self.start_as(encoding, method, &arguments, None)
+    }
+
+    fn takes(&self, encoding: u32) -> bool {
+        self.encodings & (1 << encoding) != 0
+    }
+
+    fn start_as<A: Serialize>(
+        &self,
+        encoding: u32,
+        method: &str,
+        arguments: &A,
+        result: Option<&str>,
+    ) -> Result<Call, CallFailed> {
+        if encoding != BINCODE {
+            let body = serde_json::to_vec(arguments).map_err(CallFailed::Arguments)?;
+            return self.send(method, encoding, body, None);
+        }
+        let types = format!("{} => {}", std::any::type_name::<A>(), result.unwrap_or("_"));
+        let types = (types.len() <= TYPES_HEADER_MAX && types.is_ascii()).then_some(types);
+        self.send(method, encoding, codec::encode_value(arguments)?, types)
     }
 
     /// Calls a method with JSON arguments: an array by position, an object by name; gives the result as JSON.
@@ -195,7 +228,7 @@ impl Handle {
         arguments: &serde_json::Value,
     ) -> Result<serde_json::Value, CallFailed> {
         let body = serde_json::to_vec(arguments).map_err(CallFailed::Arguments)?;
-        let reply = self.send(method, JSON, body)?.reply()?;
+        let reply = self.send(method, JSON, body, None)?.reply()?;
         serde_json::from_slice(&reply.body).map_err(CallFailed::Result)
     }
 
@@ -216,8 +249,15 @@ impl Handle {
         Ok(Answer { status, headers, body })
     }
 
-    fn send(&self, method: &str, encoding: u32, body: Vec<u8>) -> Result<Call, CallFailed> {
-        self.start_call(self.new_call(method, encoding, body))
+    fn send(
+        &self,
+        method: &str,
+        encoding: u32,
+        body: Vec<u8>,
+        types: Option<String>,
+    ) -> Result<Call, CallFailed> {
+        let headers = types.map(|types| (TYPES_HEADER.into(), types.into_bytes())).into_iter().collect();
+        self.start_call(NewCall { headers, ..self.new_call(method, encoding, body) })
     }
 
     fn new_call(&self, method: &str, encoding: u32, body: Vec<u8>) -> NewCall {

@@ -43,6 +43,16 @@ fn another_process_calls_typed_methods() {
 }
 
 #[test]
+fn types_that_would_be_misread_travel_as_json() {
+    let world = world();
+    let handle = client(&world).deployment("echo").expect("it exists").handle();
+    // The callee takes a `Vec<u8>`; eight bytes an element would be read as garbage in bincode.
+    assert_eq!(handle.call::<Vec<u64>>("echo", (vec![1u64, 2, 300 % 256],)).expect("a result"), [1, 2, 44]);
+    let wrong = handle.call::<Vec<u8>>("echo", ("text",));
+    assert!(matches!(wrong, Err(CallFailed::Callee { .. })), "{wrong:?}");
+}
+
+#[test]
 fn arguments_and_results_larger_than_the_channel_stream_through() {
     let world = world();
     let handle = client(&world).deployment("echo").expect("it exists").handle();
