@@ -31,9 +31,9 @@ fn threshold_takes_a_new_configuration_in_the_same_processes() {
     let prefix = world.status().deployments[0].route_prefix.clone().expect("a route").to_string();
     let pids = world.pids(&name);
     let _ = world.run(&["reconfigure", &name, "threshold=0.01"]).ok();
-    let low = world.get(&format!("{prefix}"));
+    let low = world.get(&prefix);
     let _ = world.run(&["reconfigure", &name, "threshold=0.99"]).ok();
-    let high = world.get(&format!("{prefix}"));
+    let high = world.get(&prefix);
     assert_eq!((low.status, high.status), (200, 200), "{} {}", low.text(), high.text());
     assert_ne!(low.json()["above"], high.json()["above"], "{} {}", low.text(), high.text());
     assert_eq!(world.pids(&name), pids);
