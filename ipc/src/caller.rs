@@ -45,7 +45,6 @@ pub struct Caller {
     deadlines: BTreeSet<(u64, CallKey)>,
     reports: Vec<CallerReport>,
     touched: Vec<CallKey>,
-    turn: usize,
 }
 
 /// What a lane told of one stream, copied out of its callback.
@@ -299,6 +298,8 @@ impl Caller {
     fn dispatch(&mut self, deployment: &DeploymentName) {
         while let Some(callee) = self.callees.get_mut(deployment) {
             let Some(key) = callee.waiting.front().copied() else { return };
+            callee.turn = callee.turn.wrapping_add(1);
+            let turn = callee.turn;
             let view = match callee.check(deployment) {
                 Ok(Some(view)) => view,
                 Ok(None) => return,
@@ -320,8 +321,7 @@ impl Caller {
                 callee.waiting.pop_front();
                 continue;
             };
-            self.turn = self.turn.wrapping_add(1);
-            let order = callee::by_load(view, &self.peers, self.turn);
+            let order = callee::by_load(view, &self.peers, turn);
             let sent = order.into_iter().find_map(|replica| {
                 let peer = self.peers.get_mut(&replica)?;
                 match call.open(&mut peer.lane) {

@@ -14,6 +14,8 @@ use crate::control::{DeploymentView, Generation};
 pub(super) struct Callee {
     current: Known,
     announced: Option<(Generation, Known)>,
+    /// Counts what was sent, so that equally loaded replicas have their turns.
+    pub(super) turn: usize,
     /// Calls without a replica, first come first.
     pub(super) waiting: VecDeque<CallKey>,
 }

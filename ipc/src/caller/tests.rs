@@ -149,6 +149,19 @@ fn calls_go_to_the_least_loaded_replica() {
 }
 
 #[test]
+fn equally_loaded_replicas_have_their_turns() {
+    let mut scene = Scene::new(view(&[1, 2], 5, None));
+    let mut served = [0, 0];
+    for _ in 0..10 {
+        scene.start("one at a time");
+        let callee = scene.arrived().iter().position(|texts| !texts.is_empty()).expect("sent somewhere");
+        served[callee] += 1;
+        scene.answer(callee, "done");
+    }
+    assert_eq!(served, [5, 5]);
+}
+
+#[test]
 fn a_reply_comes_back_to_its_call() {
     let mut scene = Scene::new(view(&[1], 5, None));
     let (one, two) = (scene.start("one"), scene.start("two"));

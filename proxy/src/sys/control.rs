@@ -164,6 +164,8 @@ struct Control {
     gate: Arc<Gate>,
     settings: ProxySettings,
     listener: Option<OwnedFd>,
+    /// The workers have been sent a view.
+    routed: bool,
     replicas: HashMap<ReplicaId, Known>,
     deployments: HashMap<DeploymentName, Arc<Deployment>>,
     /// The newest view, while replicas that it names are still joining.
@@ -214,6 +216,7 @@ impl Control {
             gate: Arc::default(),
             settings: ProxySettings::default(),
             listener: None,
+            routed: false,
             replicas: HashMap::new(),
             deployments: HashMap::new(),
             pending: None,
@@ -305,8 +308,12 @@ impl Control {
         Ok(mailboxes)
     }
 
-    /// Hands the listening socket to the workers, once both are there.
+    /// Hands the listening socket to the workers, once both are there, and routes: until then connections wait in the
+    /// socket's backlog, so that no client of a proxy that was started again is told that its route is not there.
     fn listen(&mut self) -> Result<(), ServeError> {
+        if !self.routed {
+            return Ok(());
+        }
         let (Some(workers), Some(listener)) = (&self.workers, &self.listener) else { return Ok(()) };
         let listener = std::net::TcpListener::from(listener.try_clone()?);
         listener.set_nonblocking(true)?;
@@ -379,7 +386,8 @@ impl Control {
         let view = Arc::new(View { generation, routes: RouteTable::new(routes.into_iter()) });
         self.unacknowledged.insert(generation, (workers.count(), unreachable));
         workers.post_all(|| Mail::View(Arc::clone(&view)));
-        Ok(())
+        self.routed = true;
+        self.listen()
     }
 
     /// The replicas of a deployment that can be used; those that are new are handed to the workers.

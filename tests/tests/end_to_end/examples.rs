@@ -45,7 +45,7 @@ fn predictor_is_deployed_twice_and_called_through_handles() {
     deploy_example(&world, "predictor");
     let (one, two) = (world.pids("rep_1"), world.pids("rep_2"));
     assert_eq!((one.len(), two.len()), (2, 2));
-    let prefix = "/ensemble".to_owned();
+    let prefix = "/ensemble?data=0.5".to_owned();
     let mut seen = std::collections::BTreeSet::new();
     let everyone: std::collections::BTreeSet<i32> = one.iter().chain(&two).copied().collect();
     for _ in 0..200 {

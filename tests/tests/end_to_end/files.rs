@@ -24,7 +24,7 @@ fn bad_libraries_are_refused_and_the_live_version_serves_on() {
         ("cut.so", good[..good.len() / 2].to_vec(), "cut"),
         ("other.so", other_machine, "aarch64"),
         ("random.so", vec![0x5a; 4096], "not"),
-        ("executable.so", fs::read("/proc/self/exe").expect("this test"), "class"),
+        ("executable.so", fs::read("/proc/self/exe").expect("this test"), "executable"),
     ];
     for (name, bytes, word) in cases {
         fs::write(world.path().join(name), bytes).expect("write");
@@ -50,24 +50,24 @@ fn mistakes_in_the_file_are_shown_where_they_are() {
     let cases = [
         (
             format!("[[deployment]]\nlibrary = \"{library}\"\nclass = \"Who\"\nnum_replica = 2\n"),
-            &["num_replicas", ":4"][..],
+            &["num_replicas", ":5"][..],
         ),
         (
             format!("[[deployment]]\nlibrary = \"{library}\"\nclass = \"Who\"\nroute_prefix = \"api\"\n"),
-            &["route_prefix", ":4"][..],
+            &["route_prefix", ":5"][..],
         ),
         (format!("[[deployment]]\nlibrary = \"{library}\"\nclass = \"Whom\"\n"), &["Whom", "Who"][..]),
         (
             format!(
                 "[http]\naccess_log = \"json\"\n[[deployment]]\nlibrary = \"{library}\"\nclass = \"Who\"\n"
             ),
-            &["not supported yet", ":2"][..],
+            &["not supported yet", ":3"][..],
         ),
         ("[[deployment]]\nlibrary = \"missing.so\"\n".to_owned(), &["missing.so"][..]),
-        ("[[deployment]\n".to_owned(), &["decurion.toml:1"][..]),
+        ("[[deployment]\n".to_owned(), &["decurion.toml:2"][..]),
     ];
     for (config, words) in cases {
-        let refused = world.deploy(&config).code(1);
+        let refused = world.deploy(&format!("application = \"demo\"\n{config}")).code(1);
         for word in words {
             assert!(refused.stderr.contains(word), "{word} in: {}", refused.stderr);
         }

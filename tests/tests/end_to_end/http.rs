@@ -109,7 +109,7 @@ fn chunked_bodies_arrive() {
 #[test]
 fn what_two_parsers_could_read_differently_is_refused() {
     let world = echo();
-    let cases: [(&[u8], u16); 9] = [
+    let cases: [(&[u8], u16); 10] = [
         (b"POST /api HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"POST /api HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab", 400),
         (b"POST /api HTTP/1.1\r\nhost: x\r\ncontent-length: +1\r\n\r\na", 400),
@@ -118,7 +118,9 @@ fn what_two_parsers_could_read_differently_is_refused() {
         (b"GET /api HTTP/1.1\r\nhost : x\r\n\r\n", 400),
         (b"GET /api HTTP/1.1\r\nhost: x\r\na: b\r\n c\r\n\r\n", 400),
         (b"GET /api HTTP/2.0\r\nhost: x\r\n\r\n", 505),
-        (b"POST /api HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n", 501),
+        // RFC 9112, section 6.3: a request whose last coding is not chunked has no end; section 6.1: unknown codings.
+        (b"POST /api HTTP/1.1\r\nhost: x\r\ntransfer-encoding: what, chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST /api HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n", 400),
     ];
     for (bytes, status) in cases {
         let mut connection = world.connect();
