@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use decurion_api::{DeploymentName, ReplicaId};
 
-use super::*;
+use super::{
+    Availability, CallError, CallKey, Caller, CallerOrder, CallerReport, NewCall, Outcome, StreamId,
+};
 use crate::attach::{self, UpBell};
 use crate::channel::{Geometry, Request, Responder};
 use crate::control::{DeploymentView, Generation};
@@ -48,10 +50,13 @@ fn call(text: &str) -> NewCall {
     }
 }
 
+/// Its id, its end of the lane, and what it was sent and has not answered.
+type Callee = (ReplicaId, Responder, VecDeque<(StreamId, Vec<u8>)>);
+
 /// A caller and the callees it is attached to.
 struct Scene {
     caller: Caller,
-    callees: Vec<(ReplicaId, Responder, VecDeque<(StreamId, Vec<u8>)>)>,
+    callees: Vec<Callee>,
     generation: u64,
 }
 
