@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod bell;
 pub mod board;
+pub mod child;
 #[cfg(test)]
 mod kill;
 pub mod link;

@@ -5,5 +5,6 @@ pub mod control;
 mod gate;
 mod lane;
 mod mailbox;
+pub mod process;
 mod socket;
 mod worker;

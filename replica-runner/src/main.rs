@@ -24,6 +24,5 @@ mod sys;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let outcome = sys::stdio::take_link().and_then(sys::control::run);
-    sys::stdio::exit_code(outcome)
+    sys::control::main()
 }

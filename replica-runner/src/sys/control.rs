@@ -23,6 +23,7 @@ use decurion_ipc::control::{
     CallerKind, CallerOrder, ReplicaOrder, ReplicaReport, ReplicaStart, StartFailure,
 };
 use decurion_ipc::link::{Link, LinkError};
+use decurion_ipc::sys::child;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -111,8 +112,16 @@ enum End {
     Now(ExitCode),
 }
 
+/// The whole process. What goes wrong before there is a supervisor to tell goes to standard error, where it reads.
+pub(crate) fn main() -> ExitCode {
+    child::take_link().and_then(run).unwrap_or_else(|error| {
+        eprintln!("decurion-replica-runner: {error}");
+        ExitCode::FAILURE
+    })
+}
+
 /// Runs a replica from its first order to its end.
-pub(crate) fn run(link: Link) -> io::Result<ExitCode> {
+fn run(link: Link) -> io::Result<ExitCode> {
     let link = Arc::new(link);
     let start = match link.recv_timeout::<ReplicaOrder>(None) {
         Ok(Some((ReplicaOrder::Start(start), _))) => start,

@@ -8,4 +8,3 @@ pub(crate) mod library;
 pub(crate) mod outbox;
 pub(crate) mod runner;
 pub(crate) mod sleeper;
-pub(crate) mod stdio;
