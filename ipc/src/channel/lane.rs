@@ -19,6 +19,10 @@ const BLOCK_SMALL: u32 = 8 * 1024;
 /// A head up to this size may take what is kept for streams to come: it is one of them.
 const HEAD_SMALL: u32 = 4 * 1024;
 
+/// Blocks to give back are not kept for a slot to ride on once they count so much, or are so many.
+const RETURNS_MANY: u32 = 32 * 1024;
+const RETURNS_LONG: usize = 8;
+
 /// One half of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Half {
@@ -82,8 +86,9 @@ pub(super) struct Lane {
     window: u32,
     /// Bytes of theirs that are lent, of all streams and of those that are over.
     theirs_lent: u32,
-    /// Blocks to give back with the next slots.
-    returns: VecDeque<Freed>,
+    /// Blocks to give back with the next slots, and what they count in all.
+    returns: VecDeque<Held>,
+    returned: u32,
     returns_max: usize,
     /// Streams whose writers wait for room, in the order in which they asked.
     waiting: VecDeque<StreamId>,
@@ -114,6 +119,7 @@ impl Lane {
             window: geometry.window / GRANULE * GRANULE,
             theirs_lent: 0,
             returns: VecDeque::new(),
+            returned: 0,
             waiting: VecDeque::new(),
             roomier: false,
             starved: false,
@@ -199,13 +205,19 @@ impl Lane {
     pub(super) fn drop_stale(&mut self, block: Option<Block>) {
         self.stale += 1;
         if let Some(block) = block {
-            self.give_back_now(block.freed());
+            self.give_back_now(Held { freed: block.freed(), charged: charge(block.length) });
         }
     }
 
     /// Whether streams that wait for room, or others, depend on blocks that come back.
     fn wants_room(&self) -> bool {
         self.starved || !self.waiting.is_empty()
+    }
+
+    /// Lets the other side see at once that blocks are wanted: it may hold some back. It learns that they are not
+    /// any more when we go to sleep.
+    pub(super) fn wish(&self) {
+        self.shared.own.word(self.shared.own_layout.want_room()).store(1, Ordering::Relaxed);
     }
 
     // Writing.
@@ -215,7 +227,7 @@ impl Lane {
         if self.is_dead() {
             return;
         }
-        let slot = Slot { frame, freed: self.returns.pop_front() };
+        let slot = Slot { frame, freed: self.next_return() };
         self.put_slot(slot);
     }
 
@@ -321,6 +333,7 @@ impl Lane {
         let Some(stream) = self.live(id) else { return };
         if stream.waits_for == 0 {
             self.waiting.push_back(id);
+            self.wish();
         }
         if let Some(stream) = self.live(id) {
             stream.waits_for = want.max(1);
@@ -429,7 +442,7 @@ impl Lane {
         self.incoming.take(&self.shared)
     }
 
-    pub(super) fn publish_head(&self) {
+    pub(super) fn publish_head(&mut self) {
         self.incoming.publish(&self.shared);
     }
 
@@ -503,7 +516,7 @@ impl Lane {
             None => {}
         }
         self.theirs_lent = self.theirs_lent.saturating_sub(charged);
-        self.give_back_now(freed);
+        self.give_back_now(Held { freed, charged });
     }
 
     /// Gives back what was held for a stream.
@@ -513,35 +526,52 @@ impl Lane {
         let charged: u32 = held.iter().map(|held| held.charged).sum();
         stream.theirs_lent = stream.theirs_lent.saturating_sub(charged);
         self.theirs_lent = self.theirs_lent.saturating_sub(charged);
-        for Held { freed, .. } in held.drain(..) {
-            self.give_back_now(freed);
+        for held in held.drain(..) {
+            self.give_back_now(held);
         }
         // The vector goes back for its memory's sake.
         self.streams[id.index()].held = held;
     }
 
-    pub(super) fn give_back_now(&mut self, freed: Freed) {
+    fn give_back_now(&mut self, held: Held) {
         if self.returns.len() >= self.returns_max {
             // More blocks than the arena has granules: some were lent twice.
             self.fail(Fault::Window);
         } else {
-            self.returns.push_back(freed);
+            self.returned += held.charged;
+            self.returns.push_back(held);
         }
+    }
+
+    fn next_return(&mut self) -> Option<Freed> {
+        let Held { freed, charged } = self.returns.pop_front()?;
+        self.returned -= charged;
+        Some(freed)
     }
 
     // Waking and sleeping.
 
+    /// Rings where that is due. Blocks to give back wait for a slot to ride on, unless they are many, or wanted.
     pub(super) fn flush(&mut self) {
-        while !self.is_dead()
-            && let Some(freed) = self.returns.pop_front()
-        {
-            self.put_slot(Slot { frame: Frame::Free, freed: Some(freed) });
+        let many = self.returned >= RETURNS_MANY || self.returns.len() >= RETURNS_LONG;
+        if many || (!self.returns.is_empty() && Outgoing::is_wanted(&self.shared)) {
+            self.put_returns();
         }
         self.outgoing.flush(&self.shared);
     }
 
+    fn put_returns(&mut self) {
+        while !self.is_dead()
+            && let Some(freed) = self.next_return()
+        {
+            self.put_slot(Slot { frame: Frame::Free, freed: Some(freed) });
+        }
+    }
+
     pub(super) fn arm(&mut self) -> bool {
-        self.flush();
+        // Nobody may sleep on what the other side could wait for.
+        self.put_returns();
+        self.outgoing.flush(&self.shared);
         // A dead lane has its fault to tell, and who waits for room that has come is to be told of it.
         let to_tell = self.is_dead() || (self.roomier && self.wants_room());
         !to_tell && self.incoming.arm(&self.shared, self.wants_room())

@@ -4,8 +4,9 @@
 //!   segment   lane 0 | lane 1 | ...                       each lane a multiple of a page
 //!   lane      0    magic, version, lane, slots            constants, read once when attaching
 //!             128  tail                                   of the ring below
-//!             256  head, wake_at, want_room               for the other side's ring
-//!             384  one word per stream: generation taken  (the callee's segment)
+//!             256  head                                   of the other side's ring: read when it seems full
+//!             384  wake_at, want_room                     for the other side's bell: read at every flush
+//!             512  one word per stream: generation taken  (the callee's segment)
 //!             ..   ring: slots of 32 bytes
 //!             ..   arena: granules of 1 KiB, on a page
 //! ```
@@ -138,7 +139,7 @@ impl Layout {
     }
 
     fn ring_start(&self) -> usize {
-        (3 * LINE + 4 * self.streams).next_multiple_of(LINE)
+        (4 * LINE + 4 * self.streams).next_multiple_of(LINE)
     }
 
     fn arena_start(&self) -> usize {
@@ -158,16 +159,16 @@ impl Layout {
     }
 
     pub(crate) fn wake_at(&self) -> usize {
-        self.base + 2 * LINE + 4
+        self.base + 3 * LINE
     }
 
     pub(crate) fn want_room(&self) -> usize {
-        self.base + 2 * LINE + 8
+        self.base + 3 * LINE + 4
     }
 
     pub(crate) fn taken(&self, stream: usize) -> usize {
         debug_assert!(stream < self.streams, "a stream within the table");
-        self.base + 3 * LINE + 4 * stream
+        self.base + 4 * LINE + 4 * stream
     }
 
     /// Of the slot that an index falls on.

@@ -115,6 +115,7 @@ impl Requester {
         if self.lane.put_open(id, head, body, end).is_none() {
             self.lane.abandon(id, last);
             self.lane.starved = true;
+            self.lane.wish();
             return Err(Busy::Arena);
         }
         self.vacant.pop();
@@ -235,7 +236,8 @@ impl Requester {
         self.lane.give_back(block, false);
     }
 
-    /// Lets the callee see what was given back, and rings if it may sleep over news. Once per batch.
+    /// Rings if the callee may sleep over news; once per batch. Blocks that were given back go along when they are
+    /// many or wanted, and otherwise with the next frame.
     pub fn flush(&mut self) {
         self.lane.flush();
     }

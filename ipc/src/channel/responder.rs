@@ -216,7 +216,8 @@ impl Responder {
         self.lane.give_back(block, true);
     }
 
-    /// Lets the caller see what was given back, and rings if it may sleep over news. Once per batch.
+    /// Rings if the caller may sleep over news; once per batch. Blocks that were given back go along when they are
+    /// many or wanted, and otherwise with the next frame.
     pub fn flush(&mut self) {
         self.lane.flush();
     }

@@ -56,6 +56,12 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Whether the other side waits for blocks that we hold.
+    #[inline]
+    pub(crate) fn is_wanted(shared: &Shared) -> bool {
+        shared.peer.word(shared.peer_layout.want_room()).load(Ordering::Relaxed) != 0
+    }
+
     /// Rings, at most once, if the other side may sleep over what was published.
     #[inline]
     pub(crate) fn flush(&mut self, shared: &Shared) {
@@ -71,6 +77,7 @@ impl Outgoing {
 #[derive(Debug, Default)]
 pub(crate) struct Incoming {
     head: u32,
+    published: u32,
     seen_tail: u32,
 }
 
@@ -98,7 +105,11 @@ impl Incoming {
 
     /// Lets the other side use the slots again that were taken.
     #[inline]
-    pub(crate) fn publish(&self, shared: &Shared) {
+    pub(crate) fn publish(&mut self, shared: &Shared) {
+        if self.published == self.head {
+            return;
+        }
+        self.published = self.head;
         // SYNC POINT: reused slots. Pairs with the writer's acquiring load of `head`.
         shared.own.word(shared.own_layout.head()).store(self.head, Ordering::Release);
     }

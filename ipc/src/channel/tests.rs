@@ -72,9 +72,10 @@ impl Pair {
         stream
     }
 
-    fn flush(&mut self) {
-        self.caller.flush();
-        self.callee.flush();
+    /// Both sides let go of everything, as before sleeping.
+    fn arm(&mut self) {
+        self.caller.arm();
+        self.callee.arm();
     }
 }
 
@@ -194,7 +195,7 @@ fn one_stream_gets_a_good_part_of_the_arena_and_is_told_of_room() {
     pair.callee_sees();
     assert!(pair.callee.take(stream));
     assert!(pair.callee.take(other));
-    pair.flush();
+    pair.arm();
     assert!(pair.caller_sees().contains(&Seen::Room(stream)));
     let block = pair.caller.block(stream, 1).unwrap();
     pair.caller.discard(block);
@@ -213,7 +214,7 @@ fn many_slow_streams_leave_room_for_one_more() {
         }
         slow.push(stream);
         pair.callee_sees();
-        pair.flush();
+        pair.arm();
         pair.caller_sees();
     }
     assert!(pair.caller.open(b"one more", b"body", true).is_ok());
@@ -276,7 +277,7 @@ fn an_answer_that_crosses_a_cancellation_is_dropped() {
     pair.caller.cancel(stream);
     assert_eq!(pair.caller_sees(), [Seen::Reset(stream, ResetCode::Cancelled, vec![])]);
     assert_eq!(pair.callee_sees(), []);
-    pair.flush();
+    pair.arm();
     pair.callee_sees();
     assert_eq!(pair.callee.lane.arena.free_bytes(), 256 * 1024);
 }
@@ -295,7 +296,7 @@ fn an_answer_before_the_end_of_the_request_leaves_it_to_the_caller() {
     pair.caller.cancel(stream);
     assert_eq!(pair.caller.in_flight(), 0);
     assert_eq!(pair.callee_sees(), []);
-    pair.flush();
+    pair.arm();
     assert_eq!(pair.caller_sees(), []);
     assert_eq!(pair.caller.lane.arena.free_bytes(), 256 * 1024);
 }
@@ -309,9 +310,9 @@ fn a_refused_request_comes_back_with_its_body() {
     pair.caller.send(stream, block, false);
     // The callee has read and given back everything, but not taken it.
     assert_eq!(pair.callee_sees().len(), 2);
-    pair.flush();
+    pair.arm();
     pair.callee.refuse(stream);
-    pair.flush();
+    pair.arm();
     assert_eq!(pair.caller_sees(), [Seen::Reset(stream, ResetCode::NotTaken, b"one two".into())]);
     assert_eq!(pair.caller.lane.arena.free_bytes(), 256 * 1024);
 }
@@ -432,11 +433,11 @@ fn untaken_requests_leave_the_running_one_room_to_get_on() {
                 if sent[&stream] == 20_000 {
                     pair.caller.end(stream);
                 }
-                pair.flush();
+                pair.arm();
                 pair.caller_sees();
             }
             pair.callee.head(stream, b"200", b"", true).unwrap();
-            pair.flush();
+            pair.arm();
             pair.caller_sees();
         }
     }
@@ -453,4 +454,40 @@ fn feed(pair: &mut Pair, streams: &[StreamId], sent: &mut std::collections::Hash
             pair.caller.send(stream, block, false);
         }
     }
+}
+
+#[test]
+fn blocks_to_give_back_ride_along_unless_they_are_many_or_wanted() {
+    let mut pair = Pair::new();
+    let news = |pair: &mut Pair, stream, size: usize| {
+        pair.caller_sees();
+        let mut block = pair.caller.block(stream, size).unwrap();
+        pair.caller.fill(&mut block, &vec![0; size]);
+        pair.caller.send(stream, block, false);
+        pair.callee_sees();
+        pair.callee.flush();
+        pair.caller.has_news()
+    };
+    let stream = pair.caller.open(b"head", b"", false).unwrap();
+    pair.callee_sees();
+    assert!(pair.callee.take(stream));
+    pair.callee.arm();
+    assert!(!news(&mut pair, stream, 5_000), "a few wait for a slot to ride on");
+    assert!(news(&mut pair, stream, 40_000), "many do not");
+    while let Ok(mut block) = pair.caller.block(stream, BLOCK_MAX) {
+        let room = block.room();
+        pair.caller.fill(&mut block, &vec![0; room]);
+        pair.caller.send(stream, block, false);
+    }
+    let mut first = None;
+    pair.callee
+        .poll(1, &mut |request| {
+            if let Request::Data { block, .. } = request {
+                first = Some(block);
+            }
+        })
+        .unwrap();
+    pair.callee.give_back(first.unwrap());
+    pair.callee.flush();
+    assert!(pair.caller.has_news(), "what the other side waits for does not");
 }
