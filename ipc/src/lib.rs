@@ -12,6 +12,7 @@ pub mod codec;
 pub mod control;
 mod event_index;
 pub mod record;
+pub mod spin;
 mod sync;
 #[cfg(not(loom))]
 #[expect(

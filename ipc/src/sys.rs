@@ -10,3 +10,4 @@ pub mod link;
 pub mod memory;
 #[cfg(feature = "proxy-control")]
 pub mod proxy_control;
+pub mod spin;
