@@ -1,0 +1,279 @@
+//! An echo over one lane of shared memory, in the ways that two sides can wait for each other.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use decurion_ipc::attach::{self, UpBell};
+use decurion_ipc::board::BoardReader;
+use decurion_ipc::channel::{
+    BLOCK_MAX, Event, Geometry, InBlock, NoRoom, OutBlock, Request, Requester, Responder, StreamId,
+};
+use decurion_ipc::spin::{SPIN_MAX, Spin};
+use decurion_ipc::sys::bell::BellReader;
+use decurion_ipc::sys::spin::spin;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Slots in one poll, as the product has it.
+const BUDGET: u32 = 256;
+/// A head of the usual size.
+const HEAD: [u8; 300] = [b'h'; 300];
+const STOP: &[u8] = b"stop";
+/// What goes into one block together with the head.
+const INLINE: usize = BLOCK_MAX - HEAD.len();
+
+/// How a side waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Looks all the time.
+    Poll,
+    /// Sleeps at once.
+    Sleep,
+    /// Spins while that succeeds, then sleeps.
+    Adaptive,
+}
+
+/// The caller's end of the echo.
+#[derive(Debug)]
+pub struct Client {
+    lane: Requester,
+    waiter: Waiter,
+    _board: BoardReader,
+}
+
+/// The callee's end of the echo.
+#[derive(Debug)]
+pub struct Server {
+    lane: Responder,
+    bell: BellReader,
+    waiter: Waiter,
+    body: Vec<u8>,
+    received: usize,
+    streams: usize,
+}
+
+/// Both ends. Wherever they run, nobody forbids them to spin.
+#[must_use]
+pub fn echo(wait: Wait) -> (Client, Server) {
+    let (mut connected, mut accepted) =
+        attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel within one process");
+    let waiter = || Waiter { wait, habit: Spin::new(SPIN_MAX, 2, 2) };
+    let client = Client { lane: connected.lanes.remove(0), waiter: waiter(), _board: connected.board };
+    let server = Server {
+        lane: accepted.lanes.remove(0),
+        bell: accepted.bell,
+        waiter: waiter(),
+        body: Vec::new(),
+        received: 0,
+        streams: 0,
+    };
+    (client, server)
+}
+
+#[derive(Debug)]
+struct Waiter {
+    wait: Wait,
+    habit: Spin,
+}
+
+impl Client {
+    /// Sends `body` and reads the answer of the same length into `answer`.
+    pub fn ask(&mut self, body: &[u8], answer: &mut [u8]) {
+        self.send(body);
+        let mut received = 0;
+        while !self.turn(answer, &mut received) {
+            self.wait();
+        }
+    }
+
+    /// The same with the server's turns in between, on one thread.
+    pub fn ask_here(&mut self, server: &mut Server, body: &[u8], answer: &mut [u8]) {
+        self.send(body);
+        let mut received = 0;
+        loop {
+            server.turn();
+            if self.turn(answer, &mut received) {
+                return;
+            }
+        }
+    }
+
+    /// Ends the server.
+    pub fn stop(&mut self) {
+        self.lane.open(STOP, &[], true).expect("an idle lane has room");
+        self.lane.flush();
+    }
+
+    /// Opens with the whole body if it fits one block, else streams it.
+    fn send(&mut self, body: &[u8]) {
+        if body.len() <= INLINE {
+            self.lane.open(&HEAD, body, true).expect("an idle lane has room");
+            self.lane.flush();
+            return;
+        }
+        let stream = self.lane.open(&HEAD, &[], false).expect("an idle lane has room");
+        let mut sent = 0;
+        while sent < body.len() {
+            match self.lane.block(stream, body.len() - sent) {
+                Ok(mut block) => {
+                    sent += self.lane.fill(&mut block, &body[sent..]);
+                    self.lane.send(stream, block, sent == body.len());
+                    self.lane.flush();
+                }
+                Err(NoRoom::Later) => {
+                    self.wait();
+                    self.lane.poll(BUDGET, &mut |_| {}).expect("the server keeps the rules");
+                }
+                Err(no_room) => panic!("{no_room}"),
+            }
+        }
+    }
+
+    /// Takes in what came: whether that was the end.
+    fn turn(&mut self, answer: &mut [u8], received: &mut usize) -> bool {
+        let (mut blocks, mut ended): ([Option<InBlock>; 8], _) = ([const { None }; 8], false);
+        let mut count = 0;
+        let mut keep = |block: Option<InBlock>| {
+            if let Some(block) = block {
+                blocks[count] = Some(block);
+                count += 1;
+            }
+        };
+        // Few slots at a time: so many blocks are kept at once.
+        self.lane
+            .poll(8, &mut |event| match event {
+                Event::Head { body, end, .. } => {
+                    keep(body);
+                    ended |= end;
+                }
+                Event::Data { block, end, .. } => {
+                    keep(Some(block));
+                    ended |= end;
+                }
+                Event::End(_) => ended = true,
+                _ => {}
+            })
+            .expect("the server keeps the rules");
+        for block in blocks.into_iter().flatten() {
+            *received += self.lane.copy_to(&block, 0, &mut answer[*received..]);
+            self.lane.give_back(block);
+        }
+        self.lane.flush();
+        ended
+    }
+
+    fn wait(&mut self) {
+        if self.waiter.spins(|| self.lane.has_news()) || !self.lane.arm() {
+            return;
+        }
+        sleep(self.lane.bell());
+        self.lane.disarm();
+    }
+}
+
+impl Server {
+    /// Answers until it is stopped.
+    pub fn run(&mut self) {
+        while self.turn() {
+            if self.waiter.spins(|| self.lane.has_news()) || !self.lane.arm() {
+                continue;
+            }
+            sleep(self.bell.as_fd());
+            self.bell.drain();
+        }
+    }
+
+    /// Takes in what came and answers what is whole. False: it was told to stop.
+    pub fn turn(&mut self) -> bool {
+        let (mut blocks, mut whole, mut opened): ([Option<InBlock>; 8], _, _) =
+            ([const { None }; 8], None, None);
+        let (mut count, mut stop) = (0, false);
+        let mut keep = |block: Option<InBlock>| {
+            if let Some(block) = block {
+                blocks[count] = Some(block);
+                count += 1;
+            }
+        };
+        self.lane
+            .poll(8, &mut |request| match request {
+                Request::Open { stream, head, body, end } => {
+                    stop |= head == STOP;
+                    opened = Some(stream);
+                    keep(body);
+                    whole = end.then_some(stream);
+                }
+                Request::Data { stream, block, end } => {
+                    keep(Some(block));
+                    whole = end.then_some(stream);
+                }
+                Request::End(stream) => whole = Some(stream),
+                _ => {}
+            })
+            .expect("the client keeps the rules");
+        if let Some(stream) = opened {
+            self.streams += usize::from(self.lane.take(stream));
+        }
+        for block in blocks.into_iter().flatten() {
+            let end = self.received + block.len();
+            if self.body.len() < end {
+                self.body.resize(end, 0);
+            }
+            self.lane.copy_to(&block, 0, &mut self.body[self.received..end]);
+            self.received = end;
+            self.lane.give_back(block);
+        }
+        if let Some(stream) = whole {
+            self.answer(stream);
+        }
+        self.lane.flush();
+        !stop
+    }
+
+    fn answer(&mut self, stream: StreamId) {
+        let buffer = std::mem::take(&mut self.body);
+        let body = &buffer[..std::mem::take(&mut self.received)];
+        let first = if body.len() <= INLINE { body.len() } else { 0 };
+        self.lane.head(stream, &HEAD, &body[..first], first == body.len()).expect("an idle lane has room");
+        let mut sent = first;
+        while sent < body.len() {
+            match self.lane.block(stream, body.len() - sent) {
+                Ok(block) => sent += self.send(stream, block, &body[sent..]),
+                Err(NoRoom::Later) => {
+                    if !self.waiter.spins(|| self.lane.has_news()) && self.lane.arm() {
+                        sleep(self.bell.as_fd());
+                        self.bell.drain();
+                    }
+                    self.lane.poll(BUDGET, &mut |_| {}).expect("the client keeps the rules");
+                }
+                Err(no_room) => panic!("{no_room}"),
+            }
+        }
+        self.body = buffer;
+    }
+
+    fn send(&mut self, stream: StreamId, mut block: OutBlock, rest: &[u8]) -> usize {
+        let count = self.lane.fill(&mut block, rest);
+        self.lane.send(stream, block, count == rest.len());
+        self.lane.flush();
+        count
+    }
+}
+
+impl Waiter {
+    /// Looks as long as this way of waiting does; true: there is something.
+    fn spins(&mut self, mut has_news: impl FnMut() -> bool) -> bool {
+        match self.wait {
+            Wait::Poll => {
+                while !has_news() {
+                    std::hint::spin_loop();
+                }
+                true
+            }
+            Wait::Sleep => has_news(),
+            Wait::Adaptive => spin(&mut self.habit, has_news),
+        }
+    }
+}
+
+/// Sleeps until the bell rings.
+pub fn sleep(bell: BorrowedFd<'_>) {
+    let _ = poll(&mut [PollFd::new(bell, PollFlags::POLLIN)], PollTimeout::NONE);
+}
