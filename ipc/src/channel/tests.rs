@@ -491,3 +491,91 @@ fn blocks_to_give_back_ride_along_unless_they_are_many_or_wanted() {
     pair.callee.flush();
     assert!(pair.caller.has_news(), "what the other side waits for does not");
 }
+
+#[test]
+fn sides_that_keep_the_rules_never_fill_a_ring() {
+    let mut pair = Pair::new();
+    // The callee's arena is full of small blocks, and the caller has read them all.
+    let up: Vec<StreamId> = (0..3).map(|_| pair.taken()).collect();
+    for &stream in &up {
+        pair.callee.head(stream, b"200", b"", false).unwrap();
+        while let Ok(mut block) = pair.callee.block(stream, 1) {
+            pair.callee.fill(&mut block, b"x");
+            pair.callee.send(stream, block, false);
+        }
+    }
+    pair.caller_sees();
+    // Nobody reads the caller's ring from now on. It opens what it can, ends and gives up all, and takes the places
+    // of those that the callee had ended, again with all that a stream can say.
+    for &stream in &up {
+        pair.callee.end(stream);
+    }
+    let fill = |pair: &mut Pair| {
+        let mut opened = Vec::new();
+        while let Ok(stream) = pair.caller.open(b"h", b"", false) {
+            opened.push(stream);
+        }
+        for &stream in &opened {
+            while let Ok(mut block) = pair.caller.block(stream, 1) {
+                pair.caller.fill(&mut block, b"x");
+                pair.caller.send(stream, block, false);
+            }
+            pair.caller.end(stream);
+            pair.caller.cancel(stream);
+        }
+        pair.caller.arm();
+        opened.len()
+    };
+    assert!(fill(&mut pair) > 60);
+    pair.caller_sees();
+    assert!(fill(&mut pair) > 0);
+    pair.callee_sees();
+    pair.callee.arm();
+    pair.caller_sees();
+    assert_eq!(pair.caller.in_flight(), 0);
+}
+
+#[test]
+fn bodies_larger_than_the_channel_stream_both_ways_at_once() {
+    const TOTAL: usize = 3 << 20;
+    let mut pair = Pair::with(Geometry::small());
+    let stream = pair.caller.open(b"head", b"", false).unwrap();
+    pair.callee_sees();
+    assert!(pair.callee.take(stream));
+    pair.callee.head(stream, b"200", b"", false).unwrap();
+    let (mut down, mut up, mut got_down, mut got_up) = (0, 0, 0, 0);
+    let byte = |at: usize| (at % 251).to_le_bytes()[0];
+    let part = |from: usize, count: usize| (from..from + count).map(byte).collect::<Vec<u8>>();
+    let check = |seen: Vec<Seen>, got: &mut usize| {
+        for seen in seen {
+            if let Seen::Data(_, bytes, _) = seen {
+                assert_eq!(bytes, part(*got, bytes.len()));
+                *got += bytes.len();
+            }
+        }
+    };
+    for turn in 0.. {
+        assert!(turn < 10_000, "stuck at {got_down} and {got_up}");
+        while down < TOTAL
+            && let Ok(mut block) = pair.caller.block(stream, TOTAL - down)
+        {
+            down += pair.caller.fill(&mut block, &part(down, (TOTAL - down).min(BLOCK_MAX)));
+            pair.caller.send(stream, block, down == TOTAL);
+        }
+        while up < TOTAL
+            && let Ok(mut block) = pair.callee.block(stream, TOTAL - up)
+        {
+            up += pair.callee.fill(&mut block, &part(up, (TOTAL - up).min(BLOCK_MAX)));
+            pair.callee.send(stream, block, false);
+        }
+        check(pair.callee_sees(), &mut got_down);
+        check(pair.caller_sees(), &mut got_up);
+        if (got_down, got_up) == (TOTAL, TOTAL) {
+            break;
+        }
+        pair.arm();
+    }
+    pair.callee.end(stream);
+    assert_eq!(pair.caller_sees(), [Seen::End(stream)]);
+    assert_eq!((pair.caller.in_flight(), pair.callee.in_flight()), (0, 0));
+}
