@@ -115,7 +115,8 @@ fn more_requests_than_a_channel_has_streams_are_all_answered() {
 #[test]
 fn connections_are_bounded_in_all_and_by_address() {
     for (max_connections, max_connections_per_address) in [(3, 0), (100, 3)] {
-        let rig = Rig::with(ProxySettings { max_connections, max_connections_per_address, ..settings() });
+        let mut rig = Rig::with(ProxySettings { max_connections, max_connections_per_address, ..settings() });
+        rig.apply();
         let mut clients: Vec<_> = (0..3).map(|_| rig.client()).collect();
         for client in &mut clients {
             assert_eq!(client.get("/-/healthz").status, 200);

@@ -447,7 +447,13 @@ impl Lane {
     }
 
     pub(super) fn has_news(&self) -> bool {
-        self.incoming.has_news(&self.shared)
+        self.has_to_tell() || self.incoming.has_news(&self.shared)
+    }
+
+    /// Whether a poll would tell something that did not come over the ring: a dead lane has its fault, and who waits
+    /// for room that has come is to be told of it.
+    fn has_to_tell(&self) -> bool {
+        self.is_dead() || (self.roomier && self.wants_room())
     }
 
     /// Counts a block that has come in against the window.
@@ -572,9 +578,7 @@ impl Lane {
         // Nobody may sleep on what the other side could wait for.
         self.put_returns();
         self.outgoing.flush(&self.shared);
-        // A dead lane has its fault to tell, and who waits for room that has come is to be told of it.
-        let to_tell = self.is_dead() || (self.roomier && self.wants_room());
-        !to_tell && self.incoming.arm(&self.shared, self.wants_room())
+        !self.has_to_tell() && self.incoming.arm(&self.shared, self.wants_room())
     }
 
     // The words that say what was taken.

@@ -277,6 +277,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             if let Some(block) = body {
                 self.return_lent(lane, block);
             }
+            if end {
+                self.finish_stream(lane, stream);
+            }
             return Ok(());
         };
         let known = end.then(|| body.as_ref().map_or(0, L::len));
@@ -316,7 +319,14 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     }
 
     fn on_data(&mut self, lane: LaneIndex, stream: L::Stream, block: L::In, end: bool, now: Nanos) {
-        let Some(id) = self.connection_of(lane, stream) else { return self.return_lent(lane, block) };
+        let Some(id) = self.connection_of(lane, stream) else {
+            self.return_lent(lane, block);
+            if end {
+                // It was given up while this was read already: no reset will come.
+                self.finish_stream(lane, stream);
+            }
+            return;
+        };
         if !self.continue_answer(id, lane, block) {
             self.warn(id, "a response is longer than it announced");
             if end {

@@ -25,7 +25,6 @@ use super::gate::Gate;
 use super::mailbox::{Mail, Mailbox, Mailboxes};
 use super::worker::{self, FromWorker, Seat, WAKER};
 use crate::balance::{Backends, Deployment, LaneIndex, Replica};
-use crate::engine::Notice;
 use crate::route::RouteTable;
 use crate::view::{Route, View};
 
@@ -294,6 +293,7 @@ impl Control {
                 mailboxes: Arc::clone(&mailboxes),
                 gate: Arc::clone(&self.gate),
                 settings: self.settings.clone(),
+                reports: self.reports.clone(),
             };
             let tell = self.sender.clone();
             let run = move || {
@@ -461,8 +461,7 @@ impl Control {
     fn worker_told(&mut self, from: FromWorker) {
         match from {
             FromWorker::Applied { generation } => self.applied(generation),
-            FromWorker::Notice(Notice::Log { level, message }) => self.log(level, message),
-            FromWorker::Notice(Notice::Fault { replica, fault }) => {
+            FromWorker::Fault { replica, fault } => {
                 self.detach(&replica);
                 let _ = self.reports.send(ProxyReport::Fault { replica, fault });
             }

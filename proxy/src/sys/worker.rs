@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use decurion_api::ReplicaId;
 use decurion_ipc::channel::Requester;
-use decurion_ipc::control::{Generation, ProxySettings};
+use decurion_ipc::control::{Generation, ProxyReport, ProxySettings};
+use decurion_ipc::proxy_control::ReportSender;
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
@@ -38,13 +40,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often lanes with work in flight are looked at even if nobody rings.
 const TICK: Duration = Duration::from_millis(50);
 
+/// `decurion_abi::level`, which is plain numbers on the wire.
+const LEVEL_ERROR: u32 = 1;
+
 /// What a worker tells the control thread.
 #[derive(Debug)]
 pub(super) enum FromWorker {
     Applied {
         generation: Generation,
     },
-    Notice(Notice),
+    Fault {
+        replica: ReplicaId,
+        fault: String,
+    },
     LaneFreed(LaneIndex),
     /// It drains, and has no connections any more.
     Drained,
@@ -58,6 +66,7 @@ pub(super) struct Seat {
     pub(super) mailboxes: Arc<Mailboxes>,
     pub(super) gate: Arc<Gate>,
     pub(super) settings: ProxySettings,
+    pub(super) reports: ReportSender,
 }
 
 struct Worker<T> {
@@ -212,8 +221,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
         self.engine.attach(replica, lane);
         self.pidfds.insert(index, pidfd);
         if let Err(error) = watched {
-            let message = format!("failed to watch a replica: {error}");
-            self.tell(FromWorker::Notice(Notice::Log { level: 1, message }));
+            self.log(LEVEL_ERROR, format!("failed to watch a replica: {error}"));
             self.detach(index, now);
         }
     }
@@ -236,8 +244,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
                 self.accept_ready = true;
             }
             Err(error) => {
-                let message = format!("failed to watch the listening socket: {error}");
-                self.tell(FromWorker::Notice(Notice::Log { level: 1, message }));
+                self.log(LEVEL_ERROR, format!("failed to watch the listening socket: {error}"));
             }
         }
     }
@@ -288,7 +295,10 @@ impl<T: From<FromWorker> + Send> Worker<T> {
 
     fn tell_what_happened(&mut self) {
         for notice in self.engine.take_notices() {
-            self.tell(FromWorker::Notice(notice));
+            match notice {
+                Notice::Log { level, message } => self.log(level, message),
+                Notice::Fault { replica, fault } => self.tell(FromWorker::Fault { replica, fault }),
+            }
         }
         for (index, lane) in self.engine.take_freed() {
             // The replica may hold the bell open, so that closing our end does not end the watch.
@@ -300,6 +310,11 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             self.drained = true;
             self.tell(FromWorker::Drained);
         }
+    }
+
+    /// Leaves a line out rather than wait, or collect, for a supervisor that does not read.
+    fn log(&self, level: u32, message: String) {
+        self.seat.reports.offer(ProxyReport::Log { level, message });
     }
 
     fn tell(&self, what: FromWorker) {
