@@ -82,7 +82,8 @@ pub type ProxySettings = decurion_api::spec::HttpSpec;
 /// Supervisor to proxy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ProxyOrder {
-    /// Serve this listening socket (1 descriptor). Sent once, first.
+    /// Serve this listening socket (1 descriptor). Sent once, after the first view was applied: a proxy that
+    /// knows no routes yet lets the socket's backlog hold the connections.
     Listen(FdToken),
     /// Take these settings, from the next connection on.
     Configure(ProxySettings),

@@ -163,6 +163,7 @@ impl Observed {
                 self.note_sent(caller, Some(deployment.clone()), *generation, replicas, now);
             }
             Order::SpawnProxy { instance, settings } => self.proxies.note_spawn(*instance, settings, now),
+            Order::ListenProxy { instance } => self.proxies.note_listen(*instance),
             Order::ConfigureProxy { instance, settings } => self.proxies.note_settings(*instance, settings),
             Order::DrainProxy { instance, timeout } => self.proxies.note_drain(*instance, now + *timeout),
             Order::KillProxy { instance } => self.proxies.note_kill(*instance),

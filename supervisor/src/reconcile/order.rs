@@ -104,6 +104,11 @@ pub enum Order {
         /// With these settings.
         settings: HttpSpec,
     },
+    /// Let a proxy take connections: it knows its routes.
+    ListenProxy {
+        /// Which.
+        instance: ProxyInstance,
+    },
     /// Give a proxy new settings.
     ConfigureProxy {
         /// Which.

@@ -450,6 +450,7 @@ impl<'a> Planner<'a> {
         }
         let Some((current, proxy)) = proxies.current() else { return };
         let ready = proxy.phase == ProxyPhase::Running
+            && proxy.listening
             && self.interest_of(&CallerId::Proxy(current)).is_some_and(|interest| interest.is_settled());
         let grace = self.longest_grace();
         for (instance, proxy) in &proxies.all {
@@ -463,8 +464,15 @@ impl<'a> Planner<'a> {
                 ProxyPhase::Draining(until) => self.due(until + LEAVING_MAX),
                 ProxyPhase::Killed => false,
             };
+            let knows = |interest: &crate::reconcile::callers::Interest| interest.has_applied();
             if hung {
                 self.order(Order::KillProxy { instance });
+            } else if proxy.phase == ProxyPhase::Running
+                && !proxy.listening
+                && self.interest_of(&CallerId::Proxy(instance)).is_some_and(knows)
+            {
+                // Not before: what it does not know yet, it would answer with 404.
+                self.order(Order::ListenProxy { instance });
             } else if instance != current && ready && proxy.phase == ProxyPhase::Running {
                 self.order(Order::DrainProxy { instance, timeout: grace });
             } else if instance != current && proxy.phase == ProxyPhase::Starting {

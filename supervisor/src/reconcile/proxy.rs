@@ -34,6 +34,8 @@ pub struct Proxy {
     pub settings: HttpSpec,
     /// Where in its life it is.
     pub phase: ProxyPhase,
+    /// It was told to take connections.
+    pub listening: bool,
 }
 
 /// Where in its life a proxy is.
@@ -78,8 +80,16 @@ impl Proxies {
     pub(super) fn note_spawn(&mut self, instance: ProxyInstance, settings: &HttpSpec, now: Instant) {
         self.newest = instance.0;
         let settings = settings.clone();
-        self.all
-            .insert(instance, Proxy { pid: None, spawned_at: now, settings, phase: ProxyPhase::Starting });
+        self.all.insert(
+            instance,
+            Proxy { pid: None, spawned_at: now, settings, phase: ProxyPhase::Starting, listening: false },
+        );
+    }
+
+    pub(super) fn note_listen(&mut self, instance: ProxyInstance) {
+        if let Some(proxy) = self.all.get_mut(&instance) {
+            proxy.listening = true;
+        }
     }
 
     pub(super) fn note_settings(&mut self, instance: ProxyInstance, settings: &HttpSpec) {

@@ -35,6 +35,7 @@ impl Core {
             ),
             ready: current.is_some_and(|(instance, proxy)| {
                 proxy.phase == ProxyPhase::Running
+                    && proxy.listening
                     && observed.callers.all.get(&CallerId::Proxy(instance)).is_some_and(told)
             }),
             restarts: observed.proxies.restarts,

@@ -394,11 +394,12 @@ fn a_new_address_gets_a_new_proxy_before_the_old_one_goes() {
         .filter_map(|(_, order)| match order {
             Order::SpawnProxy { .. } => Some("spawn"),
             Order::PublishRoutes { .. } => Some("publish"),
+            Order::ListenProxy { .. } => Some("listen"),
             Order::DrainProxy { .. } => Some("drain"),
             _ => None,
         })
         .collect();
-    assert_eq!(acts, ["spawn", "publish", "drain"]);
+    assert_eq!(acts, ["spawn", "publish", "listen", "drain"]);
 }
 
 #[test]

@@ -419,6 +419,7 @@ impl World {
             Order::Limit { .. }
             | Order::Retire { .. }
             | Order::Detach { .. }
+            | Order::ListenProxy { .. }
             | Order::ConfigureProxy { .. }
             | Order::Finished => {}
         }

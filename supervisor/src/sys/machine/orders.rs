@@ -48,6 +48,7 @@ impl Machine {
                 self.tell_caller(&caller, order, Vec::new());
             }
             Order::SpawnProxy { instance, settings } => self.spawn_proxy(instance, settings),
+            Order::ListenProxy { instance } => self.let_listen(instance),
             Order::ConfigureProxy { instance, settings } => {
                 self.tell_proxy(instance, ProxyOrder::Configure(settings), Vec::new());
             }
@@ -115,7 +116,6 @@ impl Machine {
 
     fn start_proxy(&mut self, instance: ProxyInstance, settings: HttpSpec) -> io::Result<i32> {
         self.bind(&settings.listen)?;
-        let listener: OwnedFd = self.listeners[&settings.listen].try_clone()?.into();
         let label = instance.0.to_string();
         let (mut process, link) = self.executables.spawn(Program::Proxy, &label, &BTreeMap::new())?;
         let mailbox = self.mailbox.clone();
@@ -132,10 +132,21 @@ impl Machine {
         let pid = process.pid();
         let child = ProxyChild { process, orders, backlog: VecDeque::new(), stdout, stderr, tokens };
         self.proxies.insert(instance, child);
-        let token = self.fd_token();
-        self.tell_proxy(instance, ProxyOrder::Listen(token), vec![listener]);
         self.tell_proxy(instance, ProxyOrder::Configure(settings), Vec::new());
         Ok(pid)
+    }
+
+    fn let_listen(&mut self, instance: ProxyInstance) {
+        let Some(proxy) = self.core.observed().proxies.all.get(&instance) else { return };
+        let listener = self.listeners.get(&proxy.settings.listen).map(std::net::TcpListener::try_clone);
+        match listener {
+            Some(Ok(listener)) => {
+                let token = self.fd_token();
+                self.tell_proxy(instance, ProxyOrder::Listen(token), vec![listener.into()]);
+            }
+            // Without it the proxy is of no use: the next one may have more luck.
+            Some(Err(_)) | None => self.carry_out(Order::KillProxy { instance }),
+        }
     }
 
     /// Has a listener for this address.
