@@ -7,8 +7,10 @@ use decurion_api::admin::{Applied, Change, ChangeAction};
 use decurion_api::limits::{DEPLOYMENTS_MAX, REPLICAS_MAX};
 use decurion_api::spec::{ApplicationSpec, DeploymentSpec, LibraryRef};
 use decurion_api::{ApplicationName, ClassName, DeploymentName, RoutePrefix};
+use decurion_ipc::codec::MESSAGE_MAX;
 
 use crate::desired::{ClassInfo, Desired, RESTART_FIELDS, RolledBack, Wanted, fields_of};
+use crate::reconcile::REASON_IN_VIEW_MAX;
 
 /// A revision that could be stored next, and what it would change.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,6 +137,14 @@ pub enum Refusal {
         name: DeploymentName,
         /// Its class.
         class: ClassName,
+    },
+    /// All of it would not fit into one view.
+    #[error(
+        "the deployments together need {needed} bytes of a view, which has {VIEW_MAX}; use fewer or shorter names"
+    )]
+    ViewTooLarge {
+        /// Bytes, at most.
+        needed: usize,
     },
     /// Nothing to go back to.
     #[error("deployment '{0}' has no earlier form to go back to")]
@@ -468,9 +478,29 @@ fn resolve(spec: &DeploymentSpec, libraries: &Libraries) -> Result<(String, Clas
     Ok((library.digest.clone(), class.clone()))
 }
 
+/// Bytes of a view, with room for what stands around the deployments.
+const VIEW_MAX: usize = MESSAGE_MAX - 1024;
+
+/// Bytes of a deployment in a view, at most: every word of it, and what bincode and a change of version add.
+fn view_bytes(wanted: &Wanted) -> usize {
+    const FIXED: usize = 128;
+    const LENGTH: usize = 8;
+    let spec = &wanted.spec;
+    let name = spec.name.as_str().len();
+    let replicas = spec.num_replicas as usize + spec.rollout.max_surge.ceil_of(spec.num_replicas) as usize;
+    let methods: usize = wanted.class.methods.iter().map(|method| LENGTH + method.len()).sum();
+    let prefix = spec.route_prefix.as_ref().map_or(0, |prefix| prefix.as_str().len());
+    // A replica's id is the name, a dash and up to eight digits.
+    FIXED + 2 * name + prefix + REASON_IN_VIEW_MAX + methods + replicas * (LENGTH + name + 9)
+}
+
 fn check(desired: &Desired) -> Result<(), Refusal> {
     if desired.deployments.len() > DEPLOYMENTS_MAX {
         return Err(Refusal::TooManyDeployments);
+    }
+    let needed = desired.deployments.values().map(view_bytes).sum();
+    if needed > VIEW_MAX {
+        return Err(Refusal::ViewTooLarge { needed });
     }
     let mut mounted: BTreeMap<&str, &DeploymentName> = BTreeMap::new();
     for (name, wanted) in &desired.deployments {

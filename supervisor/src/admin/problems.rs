@@ -48,6 +48,7 @@ fn kind_of(refusal: &Refusal) -> &'static str {
         Refusal::RouteTaken { .. }
         | Refusal::Twice(_)
         | Refusal::TooManyDeployments
+        | Refusal::ViewTooLarge { .. }
         | Refusal::Replicas { .. }
         | Refusal::NoLibrary { .. }
         | Refusal::NoClass { .. }

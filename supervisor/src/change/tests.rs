@@ -216,3 +216,17 @@ fn http_settings_alone_are_a_revision() {
         Changer::new(&first.desired, None, &whole).unwrap().application(spec, &two_libraries()).unwrap();
     assert_eq!(second.desired.revision, first.desired.revision + 1);
 }
+
+#[test]
+fn what_would_not_fit_into_a_view_is_refused() {
+    let many = |count: usize| {
+        let named = |n| spec(&format!("{n:0>60}"), "1", 1);
+        declare(&Desired::default(), (0..count).map(named).collect())
+    };
+    assert!(matches!(many(900), Err(Refusal::ViewTooLarge { .. })));
+    let proposal = many(100).unwrap();
+    let mut core = crate::reconcile::Core::new(proposal.desired, 0);
+    let _ = core.turn(crate::reconcile::world::moment());
+    let routes = core.observed().routes.clone().unwrap();
+    assert!(decurion_ipc::codec::encode(&routes).unwrap().len() < VIEW_MAX);
+}

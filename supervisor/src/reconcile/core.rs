@@ -142,11 +142,11 @@ impl Core {
         match fact {
             Fact::Spawned { replica, pid } => self.observed.with(&replica, |replica| replica.pid = Some(pid)),
             Fact::SpawnFailed { replica, why } => {
-                self.end(&replica, &format!("its process could not be started: {why}"), now);
+                self.end(&replica, &format!("could not be started: {why}"), now);
             }
             Fact::Ready { replica } => self.ready(&replica, at),
             Fact::StartFailed { replica, failure } => {
-                self.leave(&replica, Why::Failed(format!("it failed to start: {failure}")), at);
+                self.leave(&replica, Why::Failed(format!("failed to start: {failure}")), at);
             }
             Fact::Reconfigured { replica, sequence, result } => {
                 self.reconfigured(&replica, sequence, result);
@@ -156,9 +156,9 @@ impl Core {
             Fact::Exited { replica, exit, last_words } => self.exited(&replica, exit, &last_words, now),
             Fact::LinkLost { replica, why } => self.link_lost(&replica, why, at),
             Fact::Fault { replica, fault } => {
-                self.condemn(&replica, format!("it broke the rules of the data plane: {fault}"));
+                self.condemn(&replica, format!("broke the rules of the data plane: {fault}"));
             }
-            Fact::Deaf { replica } => self.condemn(&replica, "it does not read its orders".to_owned()),
+            Fact::Deaf { replica } => self.condemn(&replica, "did not read its orders".to_owned()),
             Fact::Board { replica, board } => self.observed.with(&replica, |replica| replica.board = board),
             Fact::ProxySpawned { instance, pid } => {
                 if let Some(proxy) = self.observed.proxies.all.get_mut(&instance) {
@@ -219,7 +219,7 @@ impl Core {
         match self.observed.replicas.get(id).map(|replica| replica.phase.clone()) {
             Some(Phase::Draining { why, .. }) => self.leave(id, why, now),
             Some(Phase::Starting | Phase::Serving { .. }) => {
-                self.leave(id, Why::Failed("it stopped without being asked".to_owned()), now);
+                self.leave(id, Why::Failed("stopped without being asked".to_owned()), now);
             }
             _ => {}
         }
@@ -269,7 +269,7 @@ impl Core {
             Err(why) => {
                 replica.health.failures += 1;
                 if replica.health.failures >= HEALTH_FAILURES_MAX {
-                    let how = format!("its health check failed {HEALTH_FAILURES_MAX} times in a row: {why}");
+                    let how = format!("failed its health check {HEALTH_FAILURES_MAX} times in a row: {why}");
                     replica.condemned.get_or_insert(Condemned { how, at_once: false });
                 }
             }

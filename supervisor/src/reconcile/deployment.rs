@@ -208,7 +208,8 @@ impl Deployment {
             && rollout.outcome == Outcome::Progressing
         {
             let times = rollout.failures;
-            rollout.outcome = Outcome::Failed(format!("it failed to start {times} times in a row: {why}"));
+            rollout.outcome =
+                Outcome::Failed(format!("{times} starts in a row have failed; the last replica {why}"));
         }
     }
 

@@ -31,6 +31,6 @@ pub(crate) mod world;
 
 pub use self::core::{Core, Note, Now};
 pub use fact::{Board, CallerId, Exit, Fact, ProxyInstance};
-pub use observed::Observed;
+pub use observed::{Observed, REASON_IN_VIEW_MAX};
 pub use order::{Order, PutBack, Spawn, Why};
 pub use plan::{Held, Plan, Report, plan};

@@ -186,13 +186,13 @@ impl Observed {
         let (name, place, template) = (replica.deployment.clone(), replica.place, replica.template.clone());
         // One that dies of its new `user_config` has refused it.
         if let Some(config) = replica.taking().map(|taking| taking.config.clone()) {
-            self.refuse_config(&name, id, config, format!("it failed while taking it: {how}"));
+            self.refuse_config(&name, id, config, format!("it {how} while taking it"));
         }
         if let Some(deployment) = self.deployments.get_mut(&name) {
             let halted = deployment.is_halted();
             deployment.fail(place, &template, lived_well, how, now);
             if deployment.is_halted() && !halted {
-                let message = format!("the update was stopped: {how}");
+                let message = format!("the update was stopped: a replica {how}");
                 self.tell((&name, None), "rollout-failed", message);
             }
         }
@@ -281,7 +281,7 @@ impl Observed {
                 replica.health.failures += 1;
             }
             if replica.health.failures >= HEALTH_FAILURES_MAX {
-                let how = format!("no answer to {HEALTH_FAILURES_MAX} health checks in a row");
+                let how = format!("gave no answer to {HEALTH_FAILURES_MAX} health checks in a row");
                 replica.condemned = Some(Condemned { how, at_once: true });
             }
         }
@@ -383,6 +383,7 @@ impl Observed {
         let class = &self.class_in_service(deployment).class;
         let availability = match &deployment.rollout.outcome {
             Outcome::Failed(why) if serving.is_empty() && deployment.fallback().is_none() => {
+                let why: String = why.chars().take(REASON_IN_VIEW_MAX / 4).collect();
                 Availability::Failed(format!("deployment '{}' failed to deploy: {why}", wanted.spec.name))
             }
             _ => Availability::Expected,
@@ -423,5 +424,7 @@ pub struct Condemned {
     pub at_once: bool,
 }
 
+/// Bytes of the reason why a deployment failed, as callers are told it; `status` has all of it.
+pub const REASON_IN_VIEW_MAX: usize = 480;
 /// Between two tries to put the desired state back, where the store refuses.
 const PUT_BACK_RETRY: std::time::Duration = std::time::Duration::from_secs(5);

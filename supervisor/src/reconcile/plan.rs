@@ -130,7 +130,7 @@ impl<'a> Planner<'a> {
             let (how, at_once) = match (&replica.condemned, &replica.lost) {
                 (Some(condemned), _) => (condemned.how.clone(), condemned.at_once),
                 (None, Some((since, why))) if self.due(*since + LOST_MAX) => {
-                    (format!("its control link failed: {why}"), true)
+                    (format!("lost its control link: {why}"), true)
                 }
                 (None, _) => continue,
             };
@@ -172,8 +172,10 @@ impl<'a> Planner<'a> {
         let timeout = wanted.spec.startup_timeout;
         for replica in self.active(&wanted.spec.name) {
             let (since, what) = match &replica.phase {
-                Phase::Starting => (replica.spawned_at, "not ready"),
-                Phase::Serving { taking: Some(taking), .. } => (taking.since, "reconfigure did not return"),
+                Phase::Starting => (replica.spawned_at, "was not ready"),
+                Phase::Serving { taking: Some(taking), .. } => {
+                    (taking.since, "did not return from reconfigure")
+                }
                 _ => continue,
             };
             if self.due(since + timeout) {
@@ -248,8 +250,12 @@ impl<'a> Planner<'a> {
             if let Some(at) = deployment.start_at(place, &form.template)
                 && !self.due(at)
             {
-                let how = deployment.rollout.last_failure.as_deref().unwrap_or("its last replica failed");
-                self.hold(name, None, format!("place {place} waits before its next start: {how}"));
+                let how = deployment.rollout.last_failure.as_deref().unwrap_or("failed");
+                self.hold(
+                    name,
+                    None,
+                    format!("place {place} waits before its next start; the last replica {how}"),
+                );
                 // A replica that waits for its place is on its way: it takes the room that it will need.
                 started += 1;
                 continue;

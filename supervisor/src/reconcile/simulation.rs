@@ -1,5 +1,5 @@
 //! The reconciler in a world of bad luck: seeded random workloads and faults, with the world's checks after each turn.
-//! `DECURION_SIM_SEED` replays one seed.
+//! `DECURION_SIM_SEED` replays one seed, `DECURION_SIM_SEEDS` says how many are run.
 
 use std::time::Duration;
 
@@ -137,11 +137,12 @@ fn run(seed: u64, acts: usize) -> usize {
 #[expect(clippy::disallowed_methods, reason = "a seed to replay comes from the environment")]
 fn whatever_happens_the_invariants_hold() {
     if let Ok(seed) = std::env::var("DECURION_SIM_SEED") {
-        run(seed.parse().unwrap(), 300);
+        run(seed.parse().unwrap(), 120);
         return;
     }
+    let seeds = std::env::var("DECURION_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
     let mut orders = 0;
-    for seed in 0..25 {
+    for seed in 0..seeds {
         orders += std::panic::catch_unwind(|| run(seed, 120))
             .unwrap_or_else(|_| panic!("broken with DECURION_SIM_SEED={seed}"));
     }

@@ -132,8 +132,8 @@ impl Core {
         if let Some(failure) = &deployment.rollout.last_failure {
             let times = deployment.rollout.failures;
             return match times {
-                0 | 1 => format!("a replica failed: {failure}"),
-                _ => format!("{times} starts have failed, the last one: {failure}"),
+                0 | 1 => format!("a replica {failure}"),
+                _ => format!("{times} starts have failed; the last replica {failure}"),
             };
         }
         let name = &deployment.wanted.spec.name;

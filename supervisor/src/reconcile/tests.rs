@@ -174,7 +174,7 @@ fn a_lost_link_is_a_reason_only_for_one_that_lives_on() {
     world.pass(Duration::from_secs(2));
     let reasons: Vec<(decurion_api::ReplicaId, String)> =
         world.status("a").ended.into_iter().map(|ended| (ended.id, ended.reason)).collect();
-    let failed = "its control link failed: hung up".to_owned();
+    let failed = "lost its control link: hung up".to_owned();
     assert_eq!(reasons, [(lives, failed), (dies, "killed by SIGSEGV".to_owned())]);
 }
 

@@ -68,7 +68,7 @@ pub(crate) struct Pipe {
 /// Lines of stderr that are kept for the reason of an end.
 pub(crate) const LAST_WORDS_MAX: usize = 5;
 /// Orders that wait for somebody who does not read, at most.
-const WAITING_MAX: usize = 256;
+const WAITING_MAX: usize = 1024;
 /// Reads from one pipe before others have their turn.
 const READS_MAX: usize = 16;
 

@@ -10,7 +10,7 @@ use decurion_api::status::SystemStatus;
 use crate::admin::{Answer, Ask, AskError, Change};
 use crate::change::{Changer, Refusal};
 use crate::desired::{Desired, Wanted, fields_of};
-use crate::reconcile::PutBack;
+use crate::reconcile::{Note, PutBack};
 use crate::store::DesiredStore;
 use crate::sys::artifacts::{ConfigError, read_config};
 use crate::sys::clock;
@@ -127,6 +127,7 @@ impl Machine {
         let listen = effective.http.listen.clone();
         self.bind(&listen).map_err(|error| AskError::Listen { listen, why: error.to_string() })?;
         self.store.save(&desired)?;
+        self.tell_of_revision(&desired);
         self.named.insert(desired.revision, libraries_of(&desired));
         let kept: BTreeSet<u64> = self.store.revisions()?.into_iter().collect();
         self.named.retain(|revision, _| kept.contains(revision));
@@ -134,6 +135,21 @@ impl Machine {
         self.desired = desired;
         self.core.accept(effective);
         Ok(())
+    }
+
+    fn tell_of_revision(&self, desired: &Desired) {
+        let about = |name: &DeploymentName, message: String| {
+            let deployment = Some(name.clone());
+            self.journal.event(Note { deployment, replica: None, kind: "revision", message });
+        };
+        let revision = desired.revision;
+        for (name, wanted) in desired.deployments.iter().filter(|(_, wanted)| wanted.revision == revision) {
+            let (version, count) = (&wanted.version, wanted.spec.num_replicas);
+            about(name, format!("revision {revision} wants {count} replicas of version {version}"));
+        }
+        for name in self.desired.deployments.keys().filter(|name| !desired.deployments.contains_key(*name)) {
+            about(name, format!("revision {revision} wants it gone"));
+        }
     }
 
     /// What is wanted, with what the one who started us wants otherwise.

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use decurion_api::ReplicaId;
 use decurion_ipc::board::BoardReader;
-use decurion_ipc::control::{CallerReport, ProxyReport, ReplicaReport};
+use decurion_ipc::control::{CallerReport, ProxyReport, ReplicaReport, StartFailure};
 use decurion_ipc::link::{Link, LinkError};
 use decurion_ipc::proxy_control::Received;
 use mio::{Interest, Token};
@@ -61,7 +61,14 @@ impl Machine {
                 }
                 self.facts.push(Fact::Ready { replica });
             }
-            ReplicaReport::StartFailed(failure) => self.facts.push(Fact::StartFailed { replica, failure }),
+            ReplicaReport::StartFailed(failure) => {
+                let failure = match failure {
+                    StartFailure::Library(why) => StartFailure::Library(shorten(why)),
+                    StartFailure::Class(why) => StartFailure::Class(shorten(why)),
+                    StartFailure::Constructor(why) => StartFailure::Constructor(shorten(why)),
+                };
+                self.facts.push(Fact::StartFailed { replica, failure });
+            }
             ReplicaReport::Reconfigured { sequence, result } => {
                 let result = result.map_err(shorten);
                 self.facts.push(Fact::Reconfigured { replica, sequence, result });
