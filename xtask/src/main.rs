@@ -90,8 +90,12 @@ fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
+/// What serving takes: the command and the programs that it starts.
+const PROGRAMS: [&str; 6] =
+    ["-p", "decurion-cli", "-p", "decurion-proxy", "-p", "decurion-replica-runner"];
+
 fn hello() -> Outcome {
-    cargo(&["build", "--release", "--workspace"])?;
+    cargo(&[&["build", "--release", "-p", "hello"], &PROGRAMS[..]].concat())?;
     let decurion = target().join("release/decurion");
     run(&decurion.to_string_lossy(), ["run", "examples/hello/decurion.toml"])
 }
@@ -130,7 +134,7 @@ fn fuzz(arguments: &[&str]) -> Outcome {
 fn bench(arguments: &[&str]) -> Outcome {
     match arguments.first() {
         Some(&"end_to_end") => {
-            cargo(&["build", "--release", "--workspace"])?;
+            cargo(&[&["build", "--release", "-p", "hello", "-p", "decurion-benches"], &PROGRAMS[..]].concat())?;
             let bench = target().join("release/end_to_end");
             run(&bench.to_string_lossy(), &arguments[1..])
         }
