@@ -91,8 +91,7 @@ fn target() -> PathBuf {
 }
 
 /// What serving takes: the command and the programs that it starts.
-const PROGRAMS: [&str; 6] =
-    ["-p", "decurion-cli", "-p", "decurion-proxy", "-p", "decurion-replica-runner"];
+const PROGRAMS: [&str; 6] = ["-p", "decurion-cli", "-p", "decurion-proxy", "-p", "decurion-replica-runner"];
 
 fn hello() -> Outcome {
     cargo(&[&["build", "--release", "-p", "hello"], &PROGRAMS[..]].concat())?;
@@ -134,7 +133,9 @@ fn fuzz(arguments: &[&str]) -> Outcome {
 fn bench(arguments: &[&str]) -> Outcome {
     match arguments.first() {
         Some(&"end_to_end") => {
-            cargo(&[&["build", "--release", "-p", "hello", "-p", "decurion-benches"], &PROGRAMS[..]].concat())?;
+            cargo(
+                &[&["build", "--release", "-p", "hello", "-p", "decurion-benches"], &PROGRAMS[..]].concat(),
+            )?;
             let bench = target().join("release/end_to_end");
             run(&bench.to_string_lossy(), &arguments[1..])
         }
