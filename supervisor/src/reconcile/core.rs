@@ -154,7 +154,7 @@ impl Core {
             Fact::Health { replica, sequence, result } => self.health(&replica, sequence, result, at),
             Fact::Drained { replica } => self.drained(&replica, at),
             Fact::Exited { replica, exit, last_words } => self.exited(&replica, exit, &last_words, now),
-            Fact::LinkLost { replica, why } => self.link_lost(&replica, why, at),
+            Fact::Lost { replica, how } => self.lost(&replica, how, at),
             Fact::Fault { replica, fault } => {
                 self.condemn(&replica, format!("broke the rules of the data plane: {fault}"));
             }
@@ -226,9 +226,9 @@ impl Core {
     }
 
     /// It has most likely died, and its end tells how. Only if it lives on is this the reason to kill it.
-    fn link_lost(&mut self, id: &ReplicaId, why: String, now: Instant) {
+    fn lost(&mut self, id: &ReplicaId, how: String, now: Instant) {
         self.observed.with(id, |replica| {
-            replica.lost.get_or_insert((now, why));
+            replica.lost.get_or_insert((now, how));
         });
     }
 

@@ -1,12 +1,12 @@
 //! One deployment as it is observed: its places, how its newest change goes, and who ended.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use decurion_api::status::EndedReplica;
 
 use crate::desired::{ConfigId, TemplateId, Wanted, fields_of};
-use crate::reconcile::backoff::{self, DELAY_MAX, DELAY_UNPROVEN_MAX};
+use crate::reconcile::backoff::{self, DELAY_MAX, DELAY_UNPROVEN_MAX, GOOD_LIFE};
 
 /// One deployment.
 #[derive(Clone, Debug)]
@@ -183,13 +183,13 @@ impl Deployment {
     }
 
     /// Notes that a replica has failed, and stops an update that has failed too often.
-    pub fn fail(&mut self, place: u32, template: &TemplateId, lived_well: bool, why: &str, now: Instant) {
+    pub fn fail(&mut self, place: u32, template: &TemplateId, life: Duration, why: &str, now: Instant) {
         let proven = self.has_run(template);
         let held = self.places.entry(place).or_insert_with(|| Place::new(template, now));
         if held.template != *template {
             *held = Place::new(template, now);
         }
-        held.failures = if lived_well { 1 } else { held.failures.saturating_add(1) };
+        held.failures = backoff::failures_after(held.failures, life);
         held.restarts += 1;
         if proven {
             held.next_start = now + backoff::delay(held.failures, DELAY_MAX);
@@ -198,7 +198,7 @@ impl Deployment {
             return;
         }
         self.rollout.last_failure = Some(why.to_owned());
-        if proven || lived_well {
+        if proven || life >= GOOD_LIFE {
             return;
         }
         let rollout = &mut self.rollout;

@@ -101,12 +101,12 @@ pub enum Fact {
         /// The last lines that it wrote to stderr; a few.
         last_words: Vec<String>,
     },
-    /// A replica can't be spoken with any more, or speaks what is no word of ours.
-    LinkLost {
+    /// A replica can't be spoken with or reached any more, or speaks what is no word of ours.
+    Lost {
         /// Which.
         replica: ReplicaId,
-        /// What happened.
-        why: String,
+        /// What it did; follows "the replica".
+        how: String,
     },
     /// A replica broke the data plane's rules, a trusted caller says.
     Fault {

@@ -1,7 +1,7 @@
 //! Everything that is observed, and how orders that are under way and time that passes change it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{Availability, DeploymentView, Generation, MethodView, RouteView};
@@ -182,7 +182,7 @@ impl Observed {
             return;
         };
         let Why::Failed(how) = why else { return };
-        let lived_well = replica.good_since().is_some_and(|since| since + GOOD_LIFE <= now);
+        let life = replica.good_since().map_or(Duration::ZERO, |since| now.duration_since(since));
         let (name, place, template) = (replica.deployment.clone(), replica.place, replica.template.clone());
         // One that dies of its new `user_config` has refused it.
         if let Some(config) = replica.taking().map(|taking| taking.config.clone()) {
@@ -190,7 +190,7 @@ impl Observed {
         }
         if let Some(deployment) = self.deployments.get_mut(&name) {
             let halted = deployment.is_halted();
-            deployment.fail(place, &template, lived_well, how, now);
+            deployment.fail(place, &template, life, how, now);
             if deployment.is_halted() && !halted {
                 let message = format!("the update was stopped: a replica {how}");
                 self.tell((&name, None), "rollout-failed", message);
@@ -427,4 +427,4 @@ pub struct Condemned {
 /// Bytes of the reason why a deployment failed, as callers are told it; `status` has all of it.
 pub const REASON_IN_VIEW_MAX: usize = 480;
 /// Between two tries to put the desired state back, where the store refuses.
-const PUT_BACK_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+const PUT_BACK_RETRY: Duration = Duration::from_secs(5);

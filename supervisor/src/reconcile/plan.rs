@@ -129,9 +129,7 @@ impl<'a> Planner<'a> {
         for replica in self.observed.replicas.values().filter(|replica| replica.is_active()) {
             let (how, at_once) = match (&replica.condemned, &replica.lost) {
                 (Some(condemned), _) => (condemned.how.clone(), condemned.at_once),
-                (None, Some((since, why))) if self.due(*since + LOST_MAX) => {
-                    (format!("lost its control link: {why}"), true)
-                }
+                (None, Some((since, how))) if self.due(*since + LOST_MAX) => (how.clone(), true),
                 (None, _) => continue,
             };
             let (id, why) = (replica.id.clone(), Why::Failed(how));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use decurion_api::spec::HttpSpec;
 
-use crate::reconcile::backoff::{self, DELAY_MAX, GOOD_LIFE};
+use crate::reconcile::backoff::{self, DELAY_MAX};
 use crate::reconcile::fact::ProxyInstance;
 
 /// Every proxy that has a process, or is to get one.
@@ -119,10 +119,10 @@ impl Proxies {
         match proxy.phase {
             ProxyPhase::Draining(_) => return false,
             ProxyPhase::Killed => {}
-            ProxyPhase::Starting | ProxyPhase::Running if proxy.spawned_at + GOOD_LIFE <= now => {
-                self.failures = 1
+            ProxyPhase::Starting | ProxyPhase::Running => {
+                let life = now.duration_since(proxy.spawned_at);
+                self.failures = backoff::failures_after(self.failures, life);
             }
-            ProxyPhase::Starting | ProxyPhase::Running => self.failures = self.failures.saturating_add(1),
         }
         self.restarts += 1;
         self.next_start = Some(now + backoff::delay(self.failures, DELAY_MAX));

@@ -41,7 +41,8 @@ pub struct Replica {
     pub board: Board,
     /// Why it is to go, not yet carried out.
     pub condemned: Option<Condemned>,
-    /// Its link is gone, since when, and with the system's word for it. Its end, which most likely follows, tells more.
+    /// It can't be spoken with or reached: since when, and how that showed. Its end, which most likely follows, tells
+    /// more.
     pub lost: Option<(Instant, String)>,
 }
 

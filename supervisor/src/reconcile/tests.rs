@@ -168,13 +168,13 @@ fn a_lost_link_is_a_reason_only_for_one_that_lives_on() {
     let mut world = World::with(&[spec("a", "1", 2)]);
     let [dies, lives] = [0, 1].map(|at| world.ids("a")[at].clone());
     for replica in [&dies, &lives] {
-        world.fact(Fact::LinkLost { replica: replica.clone(), why: "hung up".to_owned() });
+        world.fact(Fact::Lost { replica: replica.clone(), how: "lost its control link".to_owned() });
     }
     world.fact(Fact::Exited { replica: dies.clone(), exit: Exit::Signal(11), last_words: Vec::new() });
     world.pass(Duration::from_secs(2));
     let reasons: Vec<(decurion_api::ReplicaId, String)> =
         world.status("a").ended.into_iter().map(|ended| (ended.id, ended.reason)).collect();
-    let failed = "lost its control link: hung up".to_owned();
+    let failed = "lost its control link".to_owned();
     assert_eq!(reasons, [(lives, failed), (dies, "killed by SIGSEGV".to_owned())]);
 }
 

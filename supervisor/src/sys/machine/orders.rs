@@ -13,6 +13,7 @@ use mio::{Interest, Token};
 
 use crate::reconcile::{CallerId, Fact, Order, ProxyInstance, Spawn};
 use crate::sys::children::{Pipe, Post, ProxyChild, ReplicaChild};
+use crate::sys::machine::reports::lost_link;
 use crate::sys::machine::{Machine, Source};
 use crate::sys::mailbox::Message;
 use crate::sys::process::{Process, Program};
@@ -230,7 +231,7 @@ impl Machine {
             Ok(()) | Err(LinkError::Closed) => {}
             Err(LinkError::WouldBlock) => self.facts.push(Fact::Deaf { replica: id.clone() }),
             Err(error) => {
-                self.facts.push(Fact::LinkLost { replica: id.clone(), why: error.to_string() });
+                self.facts.push(lost_link(id, &error));
             }
         }
     }

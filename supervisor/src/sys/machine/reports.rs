@@ -28,7 +28,7 @@ impl Machine {
             && let Err(error) = child.post.flush()
             && !matches!(error, LinkError::Closed)
         {
-            self.facts.push(Fact::LinkLost { replica: id.clone(), why: error.to_string() });
+            self.facts.push(lost_link(id, &error));
         }
         if self.take_reports(id) {
             self.again.push(token);
@@ -43,7 +43,7 @@ impl Machine {
                 Ok(Some((report, fds))) => self.replica_reported(id, report, fds),
                 Ok(None) | Err(LinkError::WouldBlock) => return false,
                 Err(error) => {
-                    self.facts.push(Fact::LinkLost { replica: id.clone(), why: error.to_string() });
+                    self.facts.push(lost_link(id, &error));
                     return false;
                 }
             }
@@ -142,7 +142,7 @@ impl Machine {
         let Some(child) = self.replicas.remove(id) else { return };
         self.forget(&child.tokens);
         // A link that was lost because the process ended is no news beside that.
-        self.facts.retain(|fact| !matches!(fact, Fact::LinkLost { replica, .. } if replica == id));
+        self.facts.retain(|fact| !matches!(fact, Fact::Lost { replica, .. } if replica == id));
         let last_words = child.last_words.into_iter().collect();
         self.facts.push(Fact::Exited { replica: id.clone(), exit, last_words });
     }
@@ -192,8 +192,8 @@ impl Machine {
                 let caller = CallerId::Proxy(instance);
                 self.facts.push(Fact::ViewApplied { caller, deployment: None, generation });
                 for (replica, why) in unreachable {
-                    let fault = format!("the proxy could not reach it: {why}");
-                    self.facts.push(Fact::Fault { replica, fault });
+                    let how = format!("could not be reached by the proxy: {why}");
+                    self.facts.push(Fact::Lost { replica, how });
                 }
             }
             ProxyReport::Fault { replica, fault } => self.facts.push(Fact::Fault { replica, fault }),
@@ -248,6 +248,10 @@ impl Machine {
             self.facts.push(Fact::ClientLeft { client: id });
         }
     }
+}
+
+pub(super) fn lost_link(id: &ReplicaId, error: &LinkError) -> Fact {
+    Fact::Lost { replica: id.clone(), how: format!("lost its control link: {error}") }
 }
 
 fn shorten(text: String) -> String {
