@@ -4,15 +4,28 @@ use decurion_api::limits::LOG_LINE_MAX;
 
 /// Splits a stream of bytes into lines. What is longer than [`LOG_LINE_MAX`] is cut and marked; what is no UTF-8 is
 /// replaced; control characters but the tab are taken out, so that a line can't write on a terminal.
-#[derive(Debug, Default)]
+/// Whoever writes more than [`LINES_A_PERIOD`] has the rest counted and dropped, so that a flood costs its writer
+/// more than its reader.
+#[derive(Debug)]
 pub(crate) struct Lines {
     line: Vec<u8>,
     /// The rest of a line that was cut is thrown away.
     skipping: bool,
+    /// Lines that may come before the next period.
+    allowed: u32,
+    dropped: u64,
 }
 
 /// Stands at the end of a line that was cut.
 const CUT: &str = " [cut]";
+/// Lines of one stream that are taken between two calls of [`Lines::next_period`].
+const LINES_A_PERIOD: u32 = 1_000;
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self { line: Vec::new(), skipping: false, allowed: LINES_A_PERIOD, dropped: 0 }
+    }
+}
 
 impl Lines {
     /// Takes bytes, and hands on each line that they end.
@@ -24,7 +37,10 @@ impl Lines {
             };
             self.append(text, &mut on_line);
             if ended {
-                if !std::mem::take(&mut self.skipping) {
+                if self.allowed == 0 {
+                    self.dropped += 1;
+                } else if !std::mem::take(&mut self.skipping) {
+                    self.allowed -= 1;
                     on_line(clean(&self.line));
                 }
                 self.line.clear();
@@ -40,8 +56,17 @@ impl Lines {
         }
     }
 
+    /// Allows as many lines again, and tells of those that were dropped.
+    pub(crate) fn next_period(&mut self, on_line: impl FnOnce(String)) {
+        self.allowed = LINES_A_PERIOD;
+        if self.dropped > 0 {
+            let dropped = std::mem::take(&mut self.dropped);
+            on_line(format!("[{dropped} more lines were dropped: {LINES_A_PERIOD} are taken in a second]"));
+        }
+    }
+
     fn append(&mut self, text: &[u8], on_line: &mut impl FnMut(String)) {
-        if self.skipping {
+        if self.skipping || self.allowed == 0 {
             return;
         }
         let room = LOG_LINE_MAX - CUT.len() - self.line.len();
@@ -86,6 +111,19 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert!(found[0].len() <= LOG_LINE_MAX && found[0].ends_with(CUT));
         assert_eq!(found[1], "next");
+    }
+
+    #[test]
+    fn a_flood_is_counted_and_dropped_until_the_next_period() {
+        let (mut lines, mut found) = (Lines::default(), Vec::new());
+        let flood = "y\n".repeat(LINES_A_PERIOD as usize + 7);
+        lines.take(flood.as_bytes(), |line| found.push(line));
+        assert_eq!(found.len(), LINES_A_PERIOD as usize);
+        lines.next_period(|line| found.push(line));
+        assert!(found.last().unwrap().contains("7 more lines"), "{found:?}");
+        lines.take(b"after\n", |line| found.push(line));
+        assert_eq!(found.last().unwrap(), "after");
+        lines.next_period(|line| panic!("{line}"));
     }
 
     #[test]

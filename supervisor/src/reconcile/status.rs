@@ -137,6 +137,9 @@ impl Core {
             };
         }
         let name = &deployment.wanted.spec.name;
+        if !self.proxy_status().ready {
+            return "the proxy is not ready".to_owned();
+        }
         self.report()
             .held
             .iter()

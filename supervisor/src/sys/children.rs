@@ -131,6 +131,11 @@ impl Pipe {
         true
     }
 
+    /// A second is over.
+    pub(crate) fn next_period(&mut self, on_line: impl FnOnce(String)) {
+        self.lines.next_period(on_line);
+    }
+
     /// Reads what is left of one whose writer has ended, but no more than a bound: somebody else may hold it.
     pub(crate) fn read_rest(&mut self, mut on_line: impl FnMut(String)) {
         self.read(&mut on_line);

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use mio::Poll;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -14,6 +15,7 @@ use crate::desired::Desired;
 use crate::store::{DesiredStore, Revisions, StoreError};
 use crate::sys::api::{Api, Server};
 use crate::sys::artifacts::{ArtifactError, Artifacts, ConfigError, read_config};
+use crate::sys::clock;
 use crate::sys::folder::{Folder, make_folder};
 use crate::sys::journal::Journal;
 use crate::sys::lock::{LockError, StateLock};
@@ -133,8 +135,8 @@ impl Supervisor {
         let handles_path = options.socket.with_file_name("handle.sock");
         let handles = bind_handles(&handles_path, guard)?;
         let address = options.listen.clone().unwrap_or_else(|| desired.http.listen.clone());
-        let listener =
-            bind_http(&address).map_err(|source| StartError::Listen { address: address.clone(), source })?;
+        let listener = listen(&address, lock.after_crash())
+            .map_err(|source| StartError::Listen { address: address.clone(), source })?;
         if store.load()?.desired != desired {
             store.save(&desired)?;
         }
@@ -212,6 +214,27 @@ impl Stopper {
         self.mailbox.post(Message::Stop);
     }
 }
+
+/// Listens. After a crash the proxy of the life before may hold the address until it has drained.
+fn listen(address: &str, after_crash: bool) -> io::Result<std::net::TcpListener> {
+    let deadline = clock::now().at + ORPHANS_MAX;
+    loop {
+        match bind_http(address) {
+            Err(error)
+                if after_crash && error.kind() == io::ErrorKind::AddrInUse && clock::now().at < deadline =>
+            {
+                tracing::info!("{address} is in use, most likely by what a crash has left; trying again");
+                std::thread::sleep(ORPHANS_PERIOD);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// What the children of a supervisor that was killed take to end by themselves, and some more.
+const ORPHANS_MAX: Duration = Duration::from_secs(35);
+/// Between two looks whether they have.
+const ORPHANS_PERIOD: Duration = Duration::from_millis(500);
 
 /// The desired state with what the configuration file asks for.
 fn with_config(desired: Desired, options: &Options, artifacts: &Artifacts) -> Result<Desired, StartError> {

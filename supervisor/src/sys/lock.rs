@@ -11,7 +11,8 @@ use nix::fcntl::{Flock, FlockArg};
 /// The lock, held as long as this lives.
 #[derive(Debug)]
 pub(super) struct StateLock {
-    _file: Flock<File>,
+    file: Flock<File>,
+    after_crash: bool,
 }
 
 /// Why the lock was not taken.
@@ -61,9 +62,22 @@ impl StateLock {
             }
             Err((_, errno)) => return Err(io(errno.into())),
         };
+        let after_crash = file.metadata().is_ok_and(|metadata| metadata.len() > 0);
         file.rewind().and_then(|()| file.set_len(0)).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
-        Ok(Self { _file: file })
+        Ok(Self { file, after_crash })
+    }
+
+    /// Whether the one before ended without a word: its children may be there yet.
+    pub(super) fn after_crash(&self) -> bool {
+        self.after_crash
+    }
+}
+
+impl Drop for StateLock {
+    fn drop(&mut self) {
+        // Empty: whoever comes next knows that this life ended in order.
+        let _ = self.file.set_len(0);
     }
 }
 
@@ -78,6 +92,8 @@ mod tests {
         let refusal = StateLock::take(folder.path()).unwrap_err().to_string();
         assert!(refusal.contains(&format!("pid {}", std::process::id())), "{refusal}");
         drop(first);
-        StateLock::take(folder.path()).unwrap();
+        assert!(!StateLock::take(folder.path()).unwrap().after_crash());
+        std::fs::write(folder.path().join("lock"), "4711\n").unwrap();
+        assert!(StateLock::take(folder.path()).unwrap().after_crash());
     }
 }

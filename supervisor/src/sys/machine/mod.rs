@@ -269,6 +269,7 @@ impl Machine {
         if self.sample_at <= now {
             self.sample_at = now + SAMPLE_PERIOD;
             self.sample_boards();
+            self.next_period_of_lines();
         }
         for proxy in self.proxies.values_mut() {
             proxy.flush();

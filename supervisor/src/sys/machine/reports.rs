@@ -112,6 +112,22 @@ impl Machine {
         self.write_lines(id, is_stderr, lines);
     }
 
+    pub(super) fn next_period_of_lines(&mut self) {
+        let mut news = Vec::new();
+        for (id, child) in &mut self.replicas {
+            child.stdout.next_period(|line| news.push((id.clone(), false, line)));
+            child.stderr.next_period(|line| news.push((id.clone(), true, line)));
+        }
+        for (id, is_stderr, line) in news {
+            self.write_lines(&id, is_stderr, vec![line]);
+        }
+        for child in self.proxies.values_mut() {
+            for pipe in [&mut child.stdout, &mut child.stderr] {
+                pipe.next_period(|line| tracing::info!(target: "decurion::proxy", "{line}"));
+            }
+        }
+    }
+
     fn write_lines(&mut self, id: &ReplicaId, is_stderr: bool, lines: Vec<String>) {
         for line in lines {
             if is_stderr && let Some(child) = self.replicas.get_mut(id) {
