@@ -14,6 +14,8 @@ mod output;
 mod pages;
 pub mod port;
 mod request;
+#[cfg(test)]
+mod sim;
 mod slab;
 mod timeout;
 mod timers;
