@@ -4,6 +4,7 @@ mod examples;
 mod faults;
 mod files;
 mod handles;
+mod hostile;
 mod http;
 mod lifecycle;
 mod updates;

@@ -1,0 +1,103 @@
+//! A replica that turns on its host: it is named and replaced, and nobody else notices.
+
+use decurion_tests::{Load, Tally, World, library};
+
+/// A well-behaved deployment under load beside a hostile one, and the processes that must not change.
+struct Neighbours {
+    world: World,
+    load: Load,
+    good: Vec<i32>,
+    proxy: Option<i32>,
+}
+
+impl Neighbours {
+    fn start() -> Self {
+        let world = World::start();
+        let config = format!(
+            "application = \"hostile\"\n\
+             [[deployment]]\nname = \"good\"\nlibrary = \"{0}\"\nclass = \"Who\"\nnum_replicas = 2\nargs = [\"good\"]\n\
+             [[deployment]]\nname = \"bad\"\nlibrary = \"{0}\"\nclass = \"Hostile\"\nrequest_timeout_s = 5\ngraceful_shutdown_timeout_s = 1\n",
+            library("fixtures").display()
+        );
+        let _ = world.deploy(&config).ok();
+        let (good, proxy) = (world.pids("good"), world.status().proxy.pid);
+        let load = Load::start(world.address(), "/good", 4);
+        load.answer_more(50);
+        Self { world, load, good, proxy }
+    }
+
+    /// Asks the hostile replica for its deed, over and over, and waits until it was replaced.
+    fn provoke_until_replaced(&self, path: &str) {
+        let victim = self.world.pids("bad")[0];
+        self.world.until("replaced", |status| {
+            let mut connection = self.world.connect();
+            // Whatever comes of it: an answer, a 502, a cut.
+            let _ = connection.get(path);
+            let bad = status.deployments.iter().find(|it| it.name.as_str() == "bad").expect("it exists");
+            bad.ended.iter().any(|it| it.pid == victim && it.failed)
+        });
+    }
+
+    /// Stops the load and looks whether anybody but the offender has noticed.
+    fn unharmed(self) -> World {
+        self.load.answer_more(50);
+        let Tally { answers, errors, .. } = self.load.stop();
+        assert_eq!(errors, Vec::<String>::new());
+        let foreign: Vec<_> =
+            answers.keys().filter(|(status, body)| *status != 200 || !body.ends_with(" good")).collect();
+        assert!(foreign.is_empty(), "{foreign:?}");
+        assert_eq!(self.world.pids("good"), self.good);
+        assert_eq!(self.world.status().proxy.pid, self.proxy);
+        self.world
+    }
+}
+
+#[test]
+fn a_replica_that_scribbles_over_what_is_shared_is_named_and_replaced() {
+    let scene = Neighbours::start();
+    scene.provoke_until_replaced("/bad/scribble");
+    let world = scene.unharmed();
+    let events = world.run(&["events"]).ok();
+    assert!(events.stdout.contains("bad-"), "{}", events.stdout);
+}
+
+#[test]
+fn a_replica_that_closes_its_descriptors_is_replaced() {
+    let scene = Neighbours::start();
+    scene.provoke_until_replaced("/bad/close");
+    let _ = scene.unharmed();
+}
+
+#[test]
+fn the_death_of_a_replica_that_forked_is_noticed_all_the_same() {
+    let scene = Neighbours::start();
+    assert_eq!(scene.world.get("/bad/fork").status, 200);
+    let victim = scene.world.pids("bad")[0];
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(victim), nix::sys::signal::Signal::SIGKILL)
+        .expect("kill");
+    scene.world.until("replaced", |status| {
+        let bad = status.deployments.iter().find(|it| it.name.as_str() == "bad").expect("it exists");
+        bad.replicas.iter().any(|it| it.pid != victim && it.state.can_serve())
+    });
+    assert_eq!(scene.world.get("/bad").status, 200);
+    let _ = scene.unharmed();
+}
+
+#[test]
+fn a_replica_that_floods_its_output_or_changes_folder_harms_nobody() {
+    let scene = Neighbours::start();
+    assert_eq!(scene.world.get("/bad/chdir").status, 200);
+    assert_eq!(scene.world.get("/bad/flood").status, 200);
+    assert_eq!(scene.world.get("/bad").status, 200);
+    let _ = scene.unharmed();
+}
+
+#[test]
+fn requests_of_a_stopped_replica_end_on_time() {
+    let scene = Neighbours::start();
+    let mut connection = scene.world.connect();
+    let headers = [("x-request-timeout-seconds", "0.5")];
+    connection.request("GET", "/bad/stop", &headers, b"").expect("sent");
+    assert_eq!(connection.read().expect("an answer").status, 504);
+    let _ = scene.unharmed();
+}
