@@ -1,16 +1,20 @@
 //! How one revision of the desired state follows from another: every request of an operator, and what is put back
 //! after a failure. Pure; the result is stored before anything acts on it.
 
+mod refusal;
+
 use std::collections::BTreeMap;
 
 use decurion_api::admin::{Applied, Change, ChangeAction};
 use decurion_api::limits::{DEPLOYMENTS_MAX, REPLICAS_MAX};
 use decurion_api::spec::{ApplicationSpec, DeploymentSpec, LibraryRef};
-use decurion_api::{ApplicationName, ClassName, DeploymentName, RoutePrefix};
+use decurion_api::{ApplicationName, DeploymentName};
 use decurion_ipc::codec::MESSAGE_MAX;
 
 use crate::desired::{ClassInfo, Desired, RESTART_FIELDS, RolledBack, Wanted, fields_of};
 use crate::reconcile::REASON_IN_VIEW_MAX;
+
+pub use refusal::Refusal;
 
 /// A revision that could be stored next, and what it would change.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,116 +58,6 @@ pub fn library_key(library: &LibraryRef) -> LibraryRefKey {
         LibraryRef::Path(path) => format!("path:{path}"),
         LibraryRef::Digest(digest) => format!("digest:{digest}"),
     }
-}
-
-/// Why a change is refused. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// No deployment of this name.
-    #[error("there is no deployment '{name}'; there are: {}", list(known))]
-    NoSuchDeployment {
-        /// As it was asked for.
-        name: DeploymentName,
-        /// What there is.
-        known: Vec<DeploymentName>,
-    },
-    /// No application of this name.
-    #[error("there is no application '{0}'")]
-    NoSuchApplication(ApplicationName),
-    /// Another deployment is mounted there.
-    #[error("route prefix '{prefix}' of deployment '{name}' is taken by deployment '{holder}'")]
-    RouteTaken {
-        /// Where.
-        prefix: RoutePrefix,
-        /// Who wants it.
-        name: DeploymentName,
-        /// Who has it.
-        holder: DeploymentName,
-    },
-    /// Two of one name.
-    #[error("deployment '{0}' is named twice")]
-    Twice(DeploymentName),
-    /// Another application's.
-    #[error(
-        "deployment '{name}' belongs to application '{owner}'; delete it there first, or choose another name"
-    )]
-    OtherOwner {
-        /// Which.
-        name: DeploymentName,
-        /// Whose.
-        owner: ApplicationName,
-    },
-    /// Beyond [`DEPLOYMENTS_MAX`].
-    #[error("a supervisor holds at most {DEPLOYMENTS_MAX} deployments")]
-    TooManyDeployments,
-    /// Out of 1..=[`REPLICAS_MAX`].
-    #[error("num_replicas of deployment '{name}' is between 1 and {REPLICAS_MAX}, not {found}")]
-    Replicas {
-        /// Of which.
-        name: DeploymentName,
-        /// As it was asked for.
-        found: u32,
-    },
-    /// Nothing holds that library.
-    #[error("the library of deployment '{name}' is not in the store: {library}")]
-    NoLibrary {
-        /// Of which.
-        name: DeploymentName,
-        /// As it was asked for.
-        library: String,
-    },
-    /// Not in the library.
-    #[error("the library of deployment '{name}' has no class '{class}'; it has: {}", list(known))]
-    NoClass {
-        /// Of which.
-        name: DeploymentName,
-        /// As it was asked for.
-        class: ClassName,
-        /// What there is.
-        known: Vec<ClassName>,
-    },
-    /// Several, and none named.
-    #[error("the library of deployment '{name}' holds several classes; name one in `class`: {}", list(known))]
-    WhichClass {
-        /// Of which.
-        name: DeploymentName,
-        /// What there is.
-        known: Vec<ClassName>,
-    },
-    /// `user_config` for a class that takes none.
-    #[error("deployment '{name}' has a user_config, and its class '{class}' has no `reconfigure`")]
-    TakesNoConfig {
-        /// Of which.
-        name: DeploymentName,
-        /// Its class.
-        class: ClassName,
-    },
-    /// All of it would not fit into one view.
-    #[error(
-        "the deployments together need {needed} bytes of a view, which has {VIEW_MAX}; use fewer or shorter names"
-    )]
-    ViewTooLarge {
-        /// Bytes, at most.
-        needed: usize,
-    },
-    /// Nothing to go back to.
-    #[error("deployment '{0}' has no earlier form to go back to")]
-    NothingBefore(DeploymentName),
-    /// The desired state is not what the caller thinks.
-    #[error("the desired state is at revision {found}, not {expected}; read it again")]
-    RevisionMismatch {
-        /// The caller's.
-        expected: u64,
-        /// Ours.
-        found: u64,
-    },
-}
-
-fn list<T: std::fmt::Display>(names: &[T]) -> String {
-    if names.is_empty() {
-        return "none".to_owned();
-    }
-    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Changes a desired state, knowing how its deployments stand.

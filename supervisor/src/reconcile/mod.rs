@@ -21,6 +21,7 @@ pub mod proxy;
 pub mod replica;
 pub mod status;
 pub mod takedown;
+pub mod views;
 
 #[cfg(test)]
 mod simulation;
@@ -31,6 +32,7 @@ pub(crate) mod world;
 
 pub use self::core::{Core, Note, Now};
 pub use fact::{Board, CallerId, Exit, Fact, ProxyInstance};
-pub use observed::{Observed, REASON_IN_VIEW_MAX};
+pub use observed::Observed;
 pub use order::{Order, PutBack, Spawn, Why};
 pub use plan::{Held, Plan, Report, plan};
+pub use views::REASON_IN_VIEW_MAX;

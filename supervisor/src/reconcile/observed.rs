@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use decurion_api::{DeploymentName, ReplicaId};
-use decurion_ipc::control::{Availability, DeploymentView, Generation, MethodView, RouteView};
+use decurion_ipc::control::{DeploymentView, Generation, RouteView};
 
-use crate::desired::{ConfigId, Desired, Wanted};
+use crate::desired::{ConfigId, Desired};
 use crate::reconcile::backoff::GOOD_LIFE;
 use crate::reconcile::callers::{Caller, Callers, Interest};
 use crate::reconcile::deployment::{Deployment, Outcome};
@@ -336,83 +336,6 @@ impl Observed {
                 && caller.interests.get(&None).is_some_and(|i| i.sent == newest && i.is_settled())
         })
     }
-
-    /// Gives each view that says something new a new generation.
-    fn renew_views(&mut self, desired: &Desired) {
-        let mut fresh = BTreeMap::new();
-        for (name, deployment) in &self.deployments {
-            let serving: Vec<ReplicaId> =
-                self.replicas_of(name).filter(|r| r.is_serving()).map(|r| r.id.clone()).collect();
-            if !deployment.deleted || !serving.is_empty() {
-                fresh.insert(name.clone(), self.view_of(deployment, serving));
-            }
-        }
-        let next = Generation(self.generation.0 + 1);
-        let mut changed = false;
-        for (name, view) in &fresh {
-            if self.views.get(name).and_then(|(_, view)| view.as_ref()) != Some(view) {
-                self.views.insert(name.clone(), (next, Some(view.clone())));
-                changed = true;
-            }
-        }
-        for (name, (generation, view)) in &mut self.views {
-            if view.is_some() && !fresh.contains_key(name) {
-                (*generation, *view) = (next, None);
-                changed = true;
-            }
-        }
-        let asked: BTreeSet<&DeploymentName> =
-            self.callers.all.values().flat_map(|caller| caller.interests.keys().flatten()).collect();
-        self.views.retain(|name, (_, view)| view.is_some() || asked.contains(name));
-        let deployments: Vec<DeploymentView> = fresh
-            .into_iter()
-            .filter(|(name, _)| desired.deployments.contains_key(name))
-            .map(|(_, v)| v)
-            .collect();
-        if self.routes.as_ref().is_none_or(|routes| routes.deployments != deployments) {
-            self.routes = Some(RouteView { generation: next, deployments });
-            changed = true;
-        }
-        if changed {
-            self.generation = next;
-        }
-    }
-
-    fn view_of(&self, deployment: &Deployment, serving: Vec<ReplicaId>) -> DeploymentView {
-        let wanted = &deployment.wanted;
-        let class = &self.class_in_service(deployment).class;
-        let availability = match &deployment.rollout.outcome {
-            Outcome::Failed(why) if serving.is_empty() && deployment.fallback().is_none() => {
-                let why: String = why.chars().take(REASON_IN_VIEW_MAX / 4).collect();
-                Availability::Failed(format!("deployment '{}' failed to deploy: {why}", wanted.spec.name))
-            }
-            _ => Availability::Expected,
-        };
-        DeploymentView {
-            name: wanted.spec.name.clone(),
-            route_prefix: wanted.spec.route_prefix.clone(),
-            availability,
-            replicas: serving,
-            max_ongoing_requests: wanted.max_ongoing_requests(),
-            max_queued_requests: wanted.spec.max_queued_requests,
-            request_timeout: wanted.spec.request_timeout,
-            http: class.http,
-            methods: class.methods.iter().map(|name| MethodView { name: name.clone() }).collect(),
-            encodings: class.encodings,
-        }
-    }
-
-    /// The form whose class callers are told of: the wanted one as soon as it serves, the one before until then.
-    fn class_in_service<'a>(&self, deployment: &'a Deployment) -> &'a Wanted {
-        let wanted = &deployment.wanted;
-        let serves = |form: &Wanted| {
-            self.replicas_of(&wanted.spec.name).any(|r| r.is_serving() && r.template == form.template)
-        };
-        match wanted.before.as_deref() {
-            Some(before) if !serves(wanted) && serves(before) => before,
-            _ => wanted,
-        }
-    }
 }
 
 /// Why a replica is to go, decided by a fact and carried out by the next plan.
@@ -424,7 +347,5 @@ pub struct Condemned {
     pub at_once: bool,
 }
 
-/// Bytes of the reason why a deployment failed, as callers are told it; `status` has all of it.
-pub const REASON_IN_VIEW_MAX: usize = 480;
 /// Between two tries to put the desired state back, where the store refuses.
 const PUT_BACK_RETRY: Duration = Duration::from_secs(5);

@@ -1,0 +1,64 @@
+//! The proxy's processes: one that serves what is wanted, and those before it that finish.
+
+use crate::reconcile::callers::Interest;
+use crate::reconcile::fact::{CallerId, ProxyInstance};
+use crate::reconcile::order::Order;
+use crate::reconcile::plan::Planner;
+use crate::reconcile::proxy::{PROXY_ANSWER_MAX, PROXY_START_MAX, ProxyPhase};
+use crate::reconcile::replica::LEAVING_MAX;
+
+impl<'a> Planner<'a> {
+    pub(super) fn proxy(&mut self) {
+        let settings = &self.desired.http;
+        let proxies = &self.observed.proxies;
+        match proxies.current() {
+            Some((_, proxy)) if proxy.can_take(settings) && proxy.settings == *settings => {}
+            Some((_, proxy)) if !proxy.can_take(settings) => self.start_proxy(),
+            None => self.start_proxy(),
+            Some((instance, _)) => self.order(Order::ConfigureProxy { instance, settings: settings.clone() }),
+        }
+        let Some((current, proxy)) = proxies.current() else { return };
+        let ready = proxy.phase == ProxyPhase::Running
+            && proxy.listening
+            && self.interest_of(&CallerId::Proxy(current)).is_some_and(|interest| interest.is_settled());
+        let grace = self.longest_grace();
+        for (instance, proxy) in &proxies.all {
+            let instance = *instance;
+            let hung = match proxy.phase {
+                ProxyPhase::Starting => self.due(proxy.spawned_at + PROXY_START_MAX),
+                ProxyPhase::Running => self
+                    .interest_of(&CallerId::Proxy(instance))
+                    .and_then(|interest| interest.waiting_since())
+                    .is_some_and(|since| self.due(since + PROXY_ANSWER_MAX)),
+                ProxyPhase::Draining(until) => self.due(until + LEAVING_MAX),
+                ProxyPhase::Killed => false,
+            };
+            let knows = |interest: &Interest| interest.has_applied();
+            if hung {
+                self.order(Order::KillProxy { instance });
+            } else if proxy.phase == ProxyPhase::Running
+                && !proxy.listening
+                && self.interest_of(&CallerId::Proxy(instance)).is_some_and(knows)
+            {
+                // Not before: what it does not know yet, it would answer with 404.
+                self.order(Order::ListenProxy { instance });
+            } else if instance != current && ready && proxy.phase == ProxyPhase::Running {
+                self.order(Order::DrainProxy { instance, timeout: grace });
+            } else if instance != current && proxy.phase == ProxyPhase::Starting {
+                self.order(Order::KillProxy { instance });
+            }
+        }
+    }
+
+    fn start_proxy(&mut self) {
+        let proxies = &self.observed.proxies;
+        if proxies.next_start.is_none_or(|at| self.due(at)) {
+            let instance = ProxyInstance(proxies.newest + 1);
+            self.order(Order::SpawnProxy { instance, settings: self.desired.http.clone() });
+        }
+    }
+
+    fn interest_of(&self, caller: &CallerId) -> Option<&'a Interest> {
+        self.observed.callers.all.get(caller).and_then(|caller| caller.interests.get(&None))
+    }
+}

@@ -1,0 +1,255 @@
+//! One deployment brought nearer to what is wanted: replicas started, retired, reconfigured and looked after.
+
+use std::collections::BTreeSet;
+
+use decurion_api::ReplicaId;
+use decurion_ipc::control::ReplicaStart;
+
+use crate::desired::Wanted;
+use crate::reconcile::backoff::GOOD_LIFE;
+use crate::reconcile::deployment::{Deployment, Outcome};
+use crate::reconcile::order::{Order, PutBack, Spawn, Why};
+use crate::reconcile::plan::Planner;
+use crate::reconcile::replica::{Phase, Replica};
+use crate::reconcile::takedown::{Standing, TakeDown, Verdict};
+
+impl<'a> Planner<'a> {
+    pub(super) fn deployment(&mut self, wanted: &'a Wanted, deployment: &'a Deployment) {
+        self.put_back(wanted, deployment);
+        self.slow_starts(wanted);
+        self.roll(wanted, deployment);
+        if !deployment.is_halted() {
+            self.reconfigure(wanted, deployment);
+        }
+        self.look_after(wanted, deployment);
+    }
+
+    fn put_back(&mut self, wanted: &Wanted, deployment: &Deployment) {
+        let found = match (&deployment.rollout.outcome, &deployment.config_refused) {
+            (Outcome::Failed(why), _) if wanted.spec.rollout.auto_rollback && wanted.before.is_some() => {
+                Some((PutBack::Everything, why))
+            }
+            (_, Some((config, why))) if *config == wanted.config => Some((PutBack::UserConfig, why)),
+            _ => None,
+        };
+        let Some((what, why)) = found else { return };
+        if deployment.put_back_at.is_none_or(|at| self.due(at)) {
+            let (name, revision, why) = (wanted.spec.name.clone(), wanted.revision, why.clone());
+            self.order(Order::PutBack { deployment: name, revision, what, why });
+        }
+    }
+
+    fn slow_starts(&mut self, wanted: &'a Wanted) {
+        let timeout = wanted.spec.startup_timeout;
+        for replica in self.active(&wanted.spec.name) {
+            let (since, what) = match &replica.phase {
+                Phase::Starting => (replica.spawned_at, "was not ready"),
+                Phase::Serving { taking: Some(taking), .. } => {
+                    (taking.since, "did not return from reconfigure")
+                }
+                _ => continue,
+            };
+            if self.due(since + timeout) {
+                let how = format!("{what} within {} s (startup_timeout_s)", timeout.as_secs_f64());
+                self.doomed.insert(replica.id.clone());
+                self.order(Order::Kill { replica: replica.id.clone(), why: Why::Failed(how) });
+            }
+        }
+    }
+
+    /// Brings number and template of a deployment's replicas to what is wanted, by starting some and retiring some.
+    fn roll(&mut self, wanted: &'a Wanted, deployment: &'a Deployment) {
+        let name = &wanted.spec.name;
+        let number = wanted.spec.num_replicas;
+        let fallback = deployment.fallback();
+        let halted = deployment.is_halted();
+        // Where the update has stopped, whatever serves may stay.
+        let is_kept = |replica: &Replica| {
+            (replica.template == wanted.template && (!halted || replica.is_serving()))
+                || fallback.is_some_and(|form| form.template == replica.template)
+        };
+        let (kept, old): (Vec<&Replica>, Vec<&Replica>) =
+            self.active(name).into_iter().partition(|r| is_kept(r));
+        let (down_max, surge) = limits(wanted);
+        let available = |replica: &Replica| self.observed.is_available(replica, self.now);
+        let count = to_number(kept.iter().chain(&old).filter(|r| available(r)).count());
+        // Until one of the new template serves, the surge alone is used: a bad version costs nothing then.
+        let proven = kept.iter().any(|replica| available(replica));
+        let down_max = if proven || surge == 0 || old.is_empty() { down_max } else { 0 };
+
+        let standing: Vec<(Standing, &Replica)> =
+            victims(&kept, &old, number).into_iter().map(|r| (standing_of(r, available(r)), r)).collect();
+        let why = if old.is_empty() { Why::Scale } else { Why::Update };
+        let mut takedown = TakeDown::new(number, count, down_max);
+        let mut active = to_number(kept.len() + old.len());
+        let mut kept_left = to_number(kept.len());
+        for (standing, replica) in standing {
+            match takedown.ask(standing) {
+                Verdict::Granted => {
+                    active -= 1;
+                    kept_left -= u32::from(is_kept(replica));
+                    let why = if is_kept(replica) { Why::Scale } else { why.clone() };
+                    self.take_away(replica, why);
+                }
+                Verdict::Held { available, floor } => {
+                    let reason = format!("{available} replicas are available, and at least {floor} must be");
+                    self.hold(name, Some(&replica.id), reason);
+                }
+            }
+        }
+
+        let Some(form) = (if halted { fallback } else { Some(wanted) }) else { return };
+        let room = (number + if old.is_empty() { 0 } else { surge }).saturating_sub(active);
+        let missing = number.saturating_sub(kept_left);
+        self.start(form, number, deployment, room.min(missing));
+    }
+
+    /// Starts up to `count` replicas in free places.
+    fn start(&mut self, form: &'a Wanted, number: u32, deployment: &'a Deployment, count: u32) {
+        let name = &form.spec.name;
+        let taken: BTreeSet<u32> = self
+            .active(name)
+            .iter()
+            .filter(|replica| replica.template == form.template)
+            .map(|replica| replica.place)
+            .collect();
+        let mut started = 0;
+        for place in (0..number).filter(|place| !taken.contains(place)) {
+            if started == count {
+                return;
+            }
+            if let Some(at) = deployment.start_at(place, &form.template)
+                && !self.due(at)
+            {
+                let how = deployment.rollout.last_failure.as_deref().unwrap_or("failed");
+                self.hold(
+                    name,
+                    None,
+                    format!("place {place} waits before its next start; the last replica {how}"),
+                );
+                // A replica that waits for its place is on its way: it takes the room that it will need.
+                started += 1;
+                continue;
+            }
+            self.spawns += 1;
+            let replica = ReplicaId::numbered(name, self.observed.replica_number.wrapping_add(self.spawns));
+            self.order(Order::Spawn(Box::new(spawn(form, replica, place, number))));
+            started += 1;
+        }
+    }
+
+    /// Brings the `user_config` of running replicas to what is wanted: one first, then a few at a time.
+    fn reconfigure(&mut self, wanted: &'a Wanted, deployment: &'a Deployment) {
+        let Some(config) = &wanted.spec.user_config else { return };
+        if deployment.config_refused.as_ref().is_some_and(|(refused, _)| *refused == wanted.config) {
+            return;
+        }
+        let (down_max, _) = limits(wanted);
+        let replicas = self.active(&wanted.spec.name);
+        let serving =
+            || replicas.iter().filter(|replica| replica.is_serving() && replica.template == wanted.template);
+        let accepted = serving().any(|r| r.config == wanted.config && r.taking().is_none());
+        let busy = serving().filter(|replica| replica.taking().is_some()).count();
+        let mut room = if accepted { down_max.max(1) } else { 1 }.saturating_sub(to_number(busy));
+        for replica in serving().filter(|r| r.config != wanted.config && r.taking().is_none()) {
+            if room == 0 {
+                let reason = "others take their user_config first".to_owned();
+                self.hold(&wanted.spec.name, Some(&replica.id), reason);
+                continue;
+            }
+            room -= 1;
+            let sequence = self.next_sequence();
+            self.order(Order::Reconfigure {
+                replica: replica.id.clone(),
+                sequence,
+                user_config: config.to_string(),
+                config: wanted.config.clone(),
+            });
+        }
+    }
+
+    /// Settings of running replicas, their health, and times to look again.
+    fn look_after(&mut self, wanted: &'a Wanted, deployment: &'a Deployment) {
+        let limit = wanted.max_ongoing_requests();
+        let awaits_proof = !deployment.has_run(&wanted.template);
+        for replica in self.active(&wanted.spec.name) {
+            let Some(since) = replica.good_since() else { continue };
+            if replica.limit != limit {
+                self.order(Order::Limit { replica: replica.id.clone(), limit });
+            }
+            if awaits_proof {
+                self.due(since + GOOD_LIFE);
+            }
+            match replica.health.asked {
+                Some((asked, _)) => {
+                    self.due(asked + wanted.spec.health_check_timeout);
+                }
+                None if self.due(replica.health.next_at) => {
+                    let sequence = self.next_sequence();
+                    self.order(Order::CheckHealth { replica: replica.id.clone(), sequence });
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn next_sequence(&self) -> u64 {
+        // Every order of the plan counts, so that no two of one plan are alike.
+        self.observed.sequence + 1 + self.plan.orders.len() as u64
+    }
+}
+
+/// `max_unavailable` and `max_surge` of a deployment, of which at least one is not zero.
+fn limits(wanted: &Wanted) -> (u32, u32) {
+    let number = wanted.spec.num_replicas;
+    let down = wanted.spec.rollout.max_unavailable.floor_of(number);
+    let surge = wanted.spec.rollout.max_surge.ceil_of(number);
+    (down, if down == 0 { surge.max(1) } else { surge })
+}
+
+/// Who is to go, in this order: those of other templates, and what is beyond the number; of each those first that
+/// did not start yet, then the youngest.
+fn victims<'a>(kept: &[&'a Replica], old: &[&'a Replica], number: u32) -> Vec<&'a Replica> {
+    let by_age = |replicas: &[&'a Replica]| {
+        let mut replicas = replicas.to_vec();
+        replicas.sort_by_key(|r| (r.is_serving(), std::cmp::Reverse((r.spawned_at, r.place, r.id.clone()))));
+        replicas
+    };
+    let beyond = kept.len().saturating_sub(number as usize);
+    by_age(old).into_iter().chain(by_age(kept).into_iter().take(beyond)).collect()
+}
+
+fn standing_of(replica: &Replica, available: bool) -> Standing {
+    match (replica.is_serving(), available) {
+        (_, true) => Standing::Available,
+        (true, false) => Standing::Serving,
+        (false, false) => Standing::Idle,
+    }
+}
+
+fn spawn(form: &Wanted, replica: ReplicaId, place: u32, number: u32) -> Spawn {
+    let spec = &form.spec;
+    Spawn {
+        start: ReplicaStart {
+            replica,
+            deployment: spec.name.clone(),
+            application: form.application.clone(),
+            version: form.version.clone(),
+            library: form.library.clone(),
+            class: form.class.name.clone(),
+            args: spec.args.to_string(),
+            user_config: spec.user_config.as_ref().map(ToString::to_string),
+            threads: spec.threads,
+            max_ongoing_requests: form.max_ongoing_requests(),
+            rank: place,
+            world_size: number,
+        },
+        env_vars: spec.runtime_env.env_vars.clone(),
+        template: form.template.clone(),
+        config: form.config.clone(),
+    }
+}
+
+fn to_number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
