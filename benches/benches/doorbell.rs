@@ -15,7 +15,7 @@ use divan::Bencher;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 fn main() {
-    divan::Divan::from_args().sample_count(100).sample_size(20).main();
+    divan::Divan::default().sample_count(100).sample_size(20).config_with_args().main();
 }
 
 /// Where both sides run.

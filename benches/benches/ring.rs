@@ -12,7 +12,7 @@ use decurion_benches::place::Place;
 use divan::Bencher;
 
 fn main() {
-    divan::Divan::from_args().sample_count(100).sample_size(20).main();
+    divan::Divan::default().sample_count(100).sample_size(20).config_with_args().main();
 }
 
 /// Bytes of a request and of its answer.

@@ -403,6 +403,7 @@ fn room_made_by_ourselves_is_told_before_sleeping() {
     assert!(pair.caller.arm());
     pair.caller.discard(blocks.pop().unwrap());
     assert!(!pair.caller.arm());
+    assert!(pair.caller.has_news());
     assert_eq!(pair.caller_sees(), [Seen::Room(stream)]);
     assert!(pair.caller.arm());
 }
