@@ -153,7 +153,9 @@ impl Handle {
                 Error::msg(format_args!("there is no deployment '{to}'"))
             }
             status::NOT_FOUND => Error::msg(format_args!("there is no deployment and method '{to}'")),
-            status::BROKEN => Error::msg(format_args!("the replica that ran {to} died")),
+            status::BROKEN => {
+                Error::msg(format_args!("the replica that ran {to} died, or cut its answer off"))
+            }
             status::INVALID if host::host().is_none() => {
                 Error::msg(format_args!("{to} can't be called outside of a replica or decurion::test"))
             }

@@ -13,6 +13,11 @@
 //! method for handles; `reconfigure` takes a new `user_config` while it runs, `check_health` says whether it is well,
 //! and `Drop` is the destructor.
 
+/// The author guide's snippets, run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/authors.md")]
+mod guide {}
+
 mod arguments;
 mod class;
 mod client;
@@ -24,6 +29,7 @@ mod head;
 pub mod log;
 mod request;
 mod response;
+mod stream;
 #[expect(
     unsafe_code,
     clippy::disallowed_methods,
@@ -46,6 +52,7 @@ pub use response::{IntoResponse, Json, Response};
 pub use serde;
 pub use serde_json;
 pub use serde_json::{Value, json};
+pub use stream::{BodyWriter, Event};
 
 /// Everything that most deployments need.
 pub mod prelude {

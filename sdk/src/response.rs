@@ -1,13 +1,16 @@
 //! What a deployment answers with.
 
+use std::fmt;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::stream::BodyWriter;
 use crate::{Error, Result, arguments};
 
-/// A whole answer: status, header fields and body.
+/// An answer: status, header fields and body.
 #[derive(Debug, Default)]
 pub struct Response {
     parts: Parts,
@@ -21,7 +24,31 @@ pub(crate) struct Parts {
     /// Kept apart from the others: nearly every answer has just this one, and it costs no allocation.
     pub(crate) content_type: Option<HeaderValue>,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
+    pub(crate) body: Body,
+}
+
+/// What follows the head.
+pub(crate) enum Body {
+    Whole(Bytes),
+    /// Runs after the handler has returned, on the same thread.
+    Stream(Producer),
+}
+
+pub(crate) type Producer = Box<dyn FnOnce(&mut BodyWriter<'_>) -> Result<()> + Send>;
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::Whole(Bytes::new())
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::Stream(_) => f.write_str("a stream"),
+        }
+    }
 }
 
 impl Response {
@@ -29,12 +56,39 @@ impl Response {
     ///
     /// A `status` that is none makes the answer a 500.
     pub fn new(status: impl TryInto<StatusCode>, body: impl Into<Bytes>) -> Self {
-        let mut response = Self { parts: Parts { body: body.into(), ..Parts::default() }, refused: None };
+        let body = Body::Whole(body.into());
+        let mut response = Self { parts: Parts { body, ..Parts::default() }, refused: None };
         match status.try_into() {
             Ok(status) => response.parts.status = status,
             Err(_) => response.refused = Some(Error::msg("an answer's status is from 100 to 999")),
         }
         response
+    }
+
+    /// An answer that is written bit by bit, after the handler has returned. Its type is `application/octet-stream`, or
+    /// `text/event-stream` where it begins with an event; `with_header("content-type", ..)` chooses another.
+    ///
+    /// ```
+    /// use decurion::prelude::*;
+    ///
+    /// #[deployment]
+    /// fn count(_req: Request) -> Response {
+    ///     Response::stream(|w| {
+    ///         for number in 0..3 {
+    ///             w.write(format!("{number}\n"))?;
+    ///             w.flush()?;
+    ///         }
+    ///         Ok(())
+    ///     })
+    /// }
+    /// # let local = decurion::test::Local::<count>::new(()).unwrap();
+    /// # assert_eq!(local.get("/").unwrap().text().unwrap(), "0\n1\n2\n");
+    /// ```
+    pub fn stream<F>(write: F) -> Self
+    where
+        F: FnOnce(&mut BodyWriter<'_>) -> Result<()> + Send + 'static,
+    {
+        Self { parts: Parts { body: Body::Stream(Box::new(write)), ..Parts::default() }, refused: None }
     }
 
     /// The same with one header field; another of this name is replaced. A name or a value that can't stand in a
@@ -77,10 +131,14 @@ impl Response {
         value.and_then(|value| value.to_str().ok())
     }
 
-    /// Its body.
+    /// Its body; empty for one that is yet to be written.
     #[must_use]
     pub fn body(&self) -> &Bytes {
-        &self.parts.body
+        static NONE: Bytes = Bytes::new();
+        match &self.parts.body {
+            Body::Whole(bytes) => bytes,
+            Body::Stream(_) => &NONE,
+        }
     }
 
     /// Its body as text.
@@ -88,7 +146,7 @@ impl Response {
     /// # Errors
     /// Where it is not UTF-8.
     pub fn text(&self) -> Result<&str> {
-        Ok(std::str::from_utf8(&self.parts.body)?)
+        Ok(std::str::from_utf8(self.body())?)
     }
 
     /// Its body, read as JSON.
@@ -96,7 +154,7 @@ impl Response {
     /// # Errors
     /// Naming the field where it is not what `T` asks for.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        arguments::value_from_json(&self.parts.body).map_err(Error::msg)
+        arguments::value_from_json(self.body()).map_err(Error::msg)
     }
 
     pub(crate) fn into_parts(self) -> Result<Parts> {
@@ -118,6 +176,7 @@ impl Response {
 
     fn typed(content_type: &'static str, body: Bytes) -> Self {
         let content_type = Some(HeaderValue::from_static(content_type));
+        let body = Body::Whole(body);
         Self { parts: Parts { content_type, body, ..Parts::default() }, refused: None }
     }
 }
@@ -211,7 +270,7 @@ impl<B: Into<Bytes>> IntoResponse for http::Response<B> {
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const OCTETS: &str = "application/octet-stream";
+pub(crate) const OCTETS: &str = "application/octet-stream";
 const JSON: &str = "application/json";
 
 #[cfg(test)]
@@ -219,9 +278,11 @@ mod tests {
     use super::*;
 
     fn answer(answer: impl IntoResponse) -> (u16, Option<String>, Vec<u8>) {
-        let parts = answer.into_response().and_then(Response::into_parts).unwrap();
+        let response = answer.into_response().unwrap();
+        let body = response.body().to_vec();
+        let parts = response.into_parts().unwrap();
         let content_type = parts.content_type.map(|value| value.to_str().unwrap().to_owned());
-        (parts.status.as_u16(), content_type, parts.body.to_vec())
+        (parts.status.as_u16(), content_type, body)
     }
 
     #[test]

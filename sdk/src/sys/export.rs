@@ -12,7 +12,8 @@ use decurion_abi::{flags, status};
 use super::host::{self, Exchange};
 use crate::class::{Class, Concurrency, MethodCall, current};
 use crate::request::Request;
-use crate::response::Response;
+use crate::response::{Body, Parts, Producer, Response};
+use crate::stream::{BodyWriter, End};
 use crate::{Error, Result};
 
 /// The table of a class, for its exported symbol.
@@ -219,33 +220,42 @@ fn report(host: &abi::Host, slot: *mut abi::ErrorSlot, error: &Error) -> i32 {
 }
 
 fn respond(exchange: &Exchange, response: Response) {
-    let parts = match response.into_parts() {
-        Ok(parts) => parts,
-        Err(error) => return fail_http(exchange, &error),
-    };
-    let header = |name: &'static str, value: &[u8]| abi::Header {
-        name: abi::Bytes::from_slice(name.as_bytes()),
-        value: abi::Bytes::from_slice(value),
-    };
-    // Nearly every answer has its type and nothing else: that one needs no list.
-    let only = parts.content_type.as_ref().map(|value| [header("content-type", value.as_bytes())]);
-    let sent = if parts.headers.is_empty() {
-        let fields = only.as_ref().map_or(&[][..], |only| &only[..]);
-        exchange.respond(parts.status.as_u16(), fields, &parts.body)
-    } else {
-        let mut fields: Vec<abi::Header> = only.into_iter().flatten().collect();
-        fields.extend(parts.headers.iter().map(|(name, value)| abi::Header {
-            name: abi::Bytes::from_slice(name.as_str().as_bytes()),
-            value: abi::Bytes::from_slice(value.as_bytes()),
-        }));
-        exchange.respond(parts.status.as_u16(), &fields, &parts.body)
-    };
-    if !sent {
-        fail_http(
-            exchange,
-            &Error::msg("the answer has a status or a header field that HTTP does not allow"),
-        );
+    let outcome = response.into_parts().and_then(|mut parts| match std::mem::take(&mut parts.body) {
+        Body::Whole(body) => respond_whole(exchange, &parts, &body),
+        Body::Stream(produce) => contain(|| respond_streamed(exchange, parts, produce)),
+    });
+    if let Err(error) = outcome {
+        fail_http(exchange, &error);
     }
+}
+
+fn respond_streamed(exchange: &Exchange, mut parts: Parts, produce: Producer) -> Result<()> {
+    let mut writer = BodyWriter::new(exchange, std::mem::take(&mut parts));
+    produce(&mut writer)?;
+    match writer.end()? {
+        End::Whole(parts, body) => respond_whole(exchange, &parts, &body),
+        End::Streamed => {
+            exchange.finish();
+            Ok(())
+        }
+    }
+}
+
+fn respond_whole(exchange: &Exchange, parts: &Parts, body: &[u8]) -> Result<()> {
+    // Nearly every answer has its type and nothing else: that one needs no list.
+    let only = parts.content_type.as_ref().map(|value| {
+        let (name, value) = (b"content-type", value.as_bytes());
+        [abi::Header { name: abi::Bytes::from_slice(name), value: abi::Bytes::from_slice(value) }]
+    });
+    let all = if parts.headers.is_empty() { Vec::new() } else { host::fields_of(parts) };
+    let fields = match (&only, &all[..]) {
+        (Some(only), []) => &only[..],
+        (_, all) => all,
+    };
+    if exchange.respond(parts.status.as_u16(), fields, body) {
+        return Ok(());
+    }
+    Err(Error::msg("the answer has a status or a header field that HTTP does not allow"))
 }
 
 /// A chosen status shows its text; anything else is a 500 with a fixed body, and its text goes to the log.

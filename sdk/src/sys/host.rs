@@ -7,6 +7,7 @@ use decurion_abi as abi;
 use decurion_abi::status;
 
 use crate::head::Head;
+use crate::response::Parts;
 
 static HOST: OnceLock<&'static abi::Host> = OnceLock::new();
 
@@ -100,6 +101,15 @@ pub(crate) enum ReadError {
     Closed,
 }
 
+/// Why an answer can't be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriteError {
+    /// Nobody waits any more.
+    Cancelled,
+    /// The head is none that can be sent, or the answer is over.
+    Invalid,
+}
+
 impl Exchange {
     /// # Safety
     /// `raw` is an open exchange of the adopted host, and nobody ends it but the value returned.
@@ -161,6 +171,44 @@ impl Exchange {
         })
     }
 
+    /// Starts a streamed answer. `Invalid`: the exchange is as it was.
+    pub(crate) fn respond_start(&self, parts: &Parts, length: Option<u64>) -> Result<(), WriteError> {
+        let fields = fields_of(parts);
+        let done = self.while_open(|host, raw| {
+            let (status, length) = (u32::from(parts.status.as_u16()), length.unwrap_or(u64::MAX));
+            // SAFETY: an open exchange; the fields live through the call.
+            unsafe { (host.respond_start)(raw, status, fields.as_ptr(), fields.len(), length) }
+        });
+        written(done)
+    }
+
+    /// Writes bytes of a streamed answer; how many were taken, at least one. Waits for room.
+    pub(crate) fn write(&self, body: &[u8]) -> Result<usize, WriteError> {
+        let written = self.while_open(|host, raw| {
+            // SAFETY: an open exchange, bytes that live through the call, no waker: it waits.
+            unsafe { (host.respond_write)(raw, bytes(body), ptr::null()) }
+        });
+        match written {
+            Some(taken) if taken > 0 => usize::try_from(taken).map_err(|_| WriteError::Invalid),
+            Some(failed) if failed == status::CANCELLED as isize || failed == status::DEADLINE as isize => {
+                Err(WriteError::Cancelled)
+            }
+            _ => Err(WriteError::Invalid),
+        }
+    }
+
+    /// Sends on its way what was written.
+    pub(crate) fn flush(&self) -> Result<(), WriteError> {
+        // SAFETY: an open exchange.
+        written(self.while_open(|host, raw| unsafe { (host.respond_flush)(raw) }))
+    }
+
+    /// Ends a streamed answer.
+    pub(crate) fn finish(&self) {
+        // SAFETY: an open exchange.
+        self.end(|host, raw| unsafe { (host.finish)(raw) });
+    }
+
     /// Ends a call with its result. `false` where the host refuses it: it is still open.
     pub(crate) fn respond_call(&self, encoding: u32, result: &[u8]) -> bool {
         // SAFETY: an open exchange; the result lives through the call.
@@ -193,6 +241,23 @@ impl Exchange {
         *open = !ended;
         ended
     }
+}
+
+/// What a status of the writing functions means; `None` where the exchange is over.
+fn written(done: Option<i32>) -> Result<(), WriteError> {
+    match done {
+        Some(status::OK) => Ok(()),
+        Some(status::CANCELLED | status::DEADLINE) => Err(WriteError::Cancelled),
+        _ => Err(WriteError::Invalid),
+    }
+}
+
+/// Header fields as the ABI takes them, borrowed.
+pub(crate) fn fields_of(parts: &Parts) -> Vec<abi::Header> {
+    let content_type = parts.content_type.as_ref().map(|value| (&b"content-type"[..], value.as_bytes()));
+    let others = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+    let field = |(name, value)| abi::Header { name: bytes(name), value: bytes(value) };
+    content_type.into_iter().chain(others).map(field).collect()
 }
 
 impl std::fmt::Debug for Exchange {

@@ -7,4 +7,5 @@ mod handles;
 mod hostile;
 mod http;
 mod lifecycle;
+mod streaming;
 mod updates;

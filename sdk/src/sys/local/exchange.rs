@@ -53,6 +53,8 @@ unsafe impl Sync for Exchange {}
 struct State {
     read: usize,
     ended: bool,
+    /// It ended before its answer was whole.
+    broken: bool,
     /// Also holds a streamed answer while it grows.
     answer: Option<Answer>,
     /// Called once: the first when it ends, the second when it is cancelled.
@@ -196,8 +198,15 @@ impl Exchange {
         }
     }
 
-    /// Ends it as failed; a streamed answer that had begun is thrown away.
+    /// Ends it as failed; a streamed answer that had begun is cut off.
     pub(super) fn fail(&self, code: u32, public: &[u8]) -> i32 {
+        let mut state = self.state();
+        state.broken = state.answer.is_some() && !state.ended;
+        if state.broken {
+            drop(state);
+            return self.end();
+        }
+        drop(state);
         let http = self.incoming.kind == kind::HTTP;
         let body = if http && code == 0 { FIXED_BODY.as_bytes() } else { public };
         self.state().answer = Some(Answer {
@@ -232,6 +241,9 @@ impl Exchange {
         loop {
             if self.is_cancelled() {
                 return Err(status::CANCELLED);
+            }
+            if state.broken {
+                return Err(status::BROKEN);
             }
             if state.ended {
                 return state.answer.take().ok_or(status::INVALID);
