@@ -1,9 +1,9 @@
 //! One worker's whole work without the machine: connections in, requests to replicas, answers out.
 //!
-//! Events are told to it (`accept`, `ready`, `grant`, ..); then [`Engine::turn`] does everything that can be done:
-//! it reads and parses what is there, opens streams, rings each replica at most once, takes in what replicas have
-//! answered, and writes each client's bytes with as few calls as can be. It knows sockets and channels as traits
-//! ([`port`]), and the time as an argument.
+//! Events are told to it (`accept`, `ready`, `grant`, ..). Then [`Engine::serve_clients`] reads and parses what is
+//! there, opens streams, rings each replica at most once, and writes each client's bytes with as few calls as can be;
+//! [`Engine::hear_replicas`] takes in what replicas have answered. It knows sockets and channels as traits ([`port`]),
+//! and the time as an argument.
 
 mod answer;
 mod body;
@@ -283,14 +283,28 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         std::mem::take(&mut self.freed)
     }
 
-    /// Does everything that can be done now: whether there is more to do at once.
-    pub fn turn(&mut self, now: Nanos) -> bool {
+    /// Looks after each client that something has happened to: reads, sends on, writes. Rings replicas.
+    pub fn serve_clients(&mut self, now: Nanos) {
         self.settle(now);
         self.flush_lanes();
-        let more = self.poll_lanes(now);
-        self.settle(now);
+    }
+
+    /// Takes in what replicas have answered: whether they have more. Nothing is written yet, so that slots that have
+    /// become free can be used before time is spent on clients: see [`Engine::ring`].
+    #[must_use]
+    pub fn hear_replicas(&mut self, now: Nanos) -> bool {
+        self.poll_lanes(now)
+    }
+
+    /// Rings replicas that were sent something, each once.
+    pub fn ring(&mut self) {
         self.flush_lanes();
-        more || !self.dirty.is_empty()
+    }
+
+    /// Whether clients wait to be looked after.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     fn mark(&mut self, id: ConnectionId) {

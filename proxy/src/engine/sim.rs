@@ -420,11 +420,18 @@ impl World {
     }
 
     fn turn(&mut self) {
+        self.deliver();
+        self.engine.serve_clients(self.now);
+        let _ = self.engine.hear_replicas(self.now);
+        self.deliver();
+        self.engine.serve_clients(self.now);
+    }
+
+    fn deliver(&mut self) {
         let granted = std::mem::take(&mut *self.grants.0.lock().unwrap());
         for grant in granted {
             self.engine.grant(grant, self.now);
         }
-        let _ = self.engine.turn(self.now);
     }
 
     /// Some bytes arrive, or some room to write does.

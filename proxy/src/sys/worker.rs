@@ -122,15 +122,20 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             for event in &events {
                 self.event(event, now);
             }
-            self.seat.mailboxes.of(self.seat.index).take(&mut mail);
-            for mail in mail.drain(..) {
-                if !self.mail(mail, now) {
-                    return;
-                }
+            if !self.read_mail(&mut mail, now) {
+                return;
             }
             self.engine.expire(now);
             self.accept(now);
-            busy = self.engine.turn(now) || (self.accept_ready && self.accept_paused_until <= now);
+            self.engine.serve_clients(now);
+            busy = self.engine.hear_replicas(now);
+            // Slots that have become free are used, and their replicas rung, before answers are written.
+            if !self.read_mail(&mut mail, now) {
+                return;
+            }
+            self.engine.ring();
+            self.engine.serve_clients(now);
+            busy |= self.engine.has_work() || (self.accept_ready && self.accept_paused_until <= now);
             self.tell_what_happened();
         }
     }
@@ -180,6 +185,16 @@ impl<T: From<FromWorker> + Send> Worker<T> {
                 }
             }
         }
+    }
+
+    /// Does what other threads, and this one, have asked for: whether to go on.
+    fn read_mail(&mut self, mail: &mut Vec<Mail>, now: Nanos) -> bool {
+        let mailbox = self.seat.mailboxes.of(self.seat.index);
+        if !mailbox.is_pending() {
+            return true;
+        }
+        mailbox.take(mail);
+        mail.drain(..).all(|mail| self.mail(mail, now))
     }
 
     /// Does what a message says: whether to go on.
