@@ -348,8 +348,11 @@ impl Control {
         let Some(Known { state: Joining::Serving(shared), .. }) = self.replicas.remove(replica) else {
             return;
         };
-        shared.leave();
-        if let Some(workers) = &self.workers {
+        // One that has left by itself has been let go of by each worker, or will be by its death; its lane's number
+        // may be another replica's by now.
+        if shared.leave()
+            && let Some(workers) = &self.workers
+        {
             workers.post_all(|| Mail::Detach(shared.lane));
         }
     }
