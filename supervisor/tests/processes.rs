@@ -379,3 +379,44 @@ fn the_configuration_file_is_deployed_at_the_start() {
     let refused = Supervisor::start(options).unwrap_err().to_string();
     assert!(refused.contains("nonsense"), "{refused}");
 }
+
+#[test]
+fn a_restart_keeps_the_form_and_a_rollback_brings_an_earlier_one() {
+    let rig = Rig::new();
+    let live = rig.start();
+    let first = live.settled("a", live.deploy(&deployment("a", 1, &json!({"say": "first"}))));
+    let second = live.settled("a", live.deploy(&deployment("a", 2, &json!({"say": "second"}))));
+    let applied = live.admin.restart(&name("a"), Condition::default()).unwrap();
+    let restarted = live.settled("a", applied.revision);
+    assert_eq!((&restarted.version, restarted.replicas.len()), (&second.version, 2));
+    assert!(pids(&restarted).is_disjoint(&pids(&second)));
+    let applied = live.admin.rollback(&name("a"), Some(first.revision), Condition::default()).unwrap();
+    let undone = live.settled("a", applied.revision);
+    assert_eq!((&undone.version, undone.replicas.len()), (&first.version, 1));
+    let unkept = live.admin.rollback(&name("a"), Some(4711), Condition::default());
+    assert_eq!(problem_of(unkept).0, problem::NOT_FOUND);
+    let kinds: Vec<String> = live.admin.events().unwrap().into_iter().map(|event| event.kind).collect();
+    assert_eq!(kinds.iter().filter(|kind| *kind == "rollout-done").count(), 4, "{kinds:?}");
+    live.stop(&rig);
+}
+
+#[test]
+fn deployments_that_others_call_are_deleted_after_them() {
+    let rig = Rig::new();
+    let live = rig.start();
+    let application: ApplicationName = "default".parse().unwrap();
+    live.settled("a", live.deploy(&deployment("a", 1, &json!({}))));
+    live.settled("b", live.deploy(&deployment("b", 1, &json!({"resolve": "a"}))));
+    live.admin.delete_application(&application, Condition::default()).unwrap();
+    live.until("the deletion", |status| status.deployments.is_empty());
+    let gone: Vec<String> = live
+        .admin
+        .events()
+        .unwrap()
+        .into_iter()
+        .filter(|event| event.kind == "deleted")
+        .map(|event| event.deployment.unwrap().to_string())
+        .collect();
+    assert_eq!(gone, ["b", "a"]);
+    live.stop(&rig);
+}

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use decurion_ipc::control::ProxyReport;
 use decurion_ipc::proxy_control::Received;
@@ -47,7 +47,10 @@ impl Mailbox {
     /// Asks, and waits for the answer; never for room.
     pub(crate) async fn ask(&self, ask: Ask) -> Result<Answer, AskError> {
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Message::Ask(ask, answer)).map_err(|_| AskError::Busy)?;
+        self.queue.try_send(Message::Ask(ask, answer)).map_err(|error| match error {
+            TrySendError::Full(_) => AskError::Busy,
+            TrySendError::Disconnected(_) => AskError::Stopping,
+        })?;
         self.waker.wake().map_err(|_| AskError::Stopping)?;
         answered.await.unwrap_or(Err(AskError::Stopping))
     }
