@@ -23,6 +23,7 @@ use callee::{Callee, Peer};
 use crate::attach::Connected;
 use crate::channel::{Busy, Event, InBlock, Phase, ResetCode, StreamId};
 use crate::control::{Availability, CallerOrder, CallerReport, DeploymentView};
+use crate::record::HEAD_MAX;
 
 /// Slots taken from one replica before the next has its turn.
 const POLL_BUDGET: u32 = 256;
@@ -44,7 +45,10 @@ pub struct Caller {
     last_call: u64,
     deadlines: BTreeSet<(u64, CallKey)>,
     reports: Vec<CallerReport>,
+    /// Watched calls that something has become of.
     touched: Vec<CallKey>,
+    /// Sent calls whose arguments found no room so far.
+    partly_sent: BTreeSet<CallKey>,
 }
 
 /// What a lane told of one stream, copied out of its callback.
@@ -101,6 +105,8 @@ impl Caller {
         if let Some(Connected { mut lanes, board, .. }) = channel
             && let Some(lane) = lanes.pop()
         {
+            // Joined anew: what went by the channel before is settled.
+            self.bury(&replica);
             self.peers.insert(replica, Peer::new(lane, board));
         }
         self.settle_views();
@@ -140,6 +146,12 @@ impl Caller {
         if self.calls.len() >= CALLS_MAX {
             return Err(CallError::Busy { waiting: self.calls.len() });
         }
+        let call = Call::new(new);
+        let new = &call.new;
+        let length = call.head_length();
+        if length > HEAD_MAX {
+            return Err(CallError::TooLarge { length });
+        }
         self.resolve(&new.deployment);
         let Some(callee) = self.callees.get_mut(&new.deployment) else { return Err(CallError::Broken) };
         if let Some(view) = callee.check(&new.deployment)? {
@@ -165,7 +177,7 @@ impl Caller {
         }
         callee.waiting.push_back(key);
         let deployment = new.deployment.clone();
-        self.calls.insert(key, Call::new(new));
+        self.calls.insert(key, call);
         self.dispatch(&deployment);
         Ok(key)
     }
@@ -209,10 +221,26 @@ impl Caller {
         }
     }
 
+    /// Puts a call among those that [`take_touched`](Self::take_touched) tells of, once.
+    pub fn watch(&mut self, key: CallKey) {
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.watched = true;
+        }
+    }
+
+    fn touch(&mut self, key: CallKey) {
+        if let Some(call) = self.calls.get_mut(&key)
+            && std::mem::take(&mut call.watched)
+        {
+            self.touched.push(key);
+        }
+    }
+
     /// Takes in what every replica has sent, and what time has ended; whether there was anything.
     pub fn poll(&mut self, now_ns: u64) -> bool {
         let mut progress = false;
-        let replicas: Vec<ReplicaId> = self.peers.keys().cloned().collect();
+        let with_news = self.peers.iter().filter(|(_, peer)| peer.lane.has_news());
+        let replicas: Vec<ReplicaId> = with_news.map(|(replica, _)| replica.clone()).collect();
         for replica in replicas {
             progress |= self.poll_peer(&replica);
         }
@@ -226,7 +254,25 @@ impl Caller {
         progress
     }
 
-    /// Calls that something has become of since the last time.
+    /// Whether a replica has sent something: a cheap look.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.peers.values().any(|peer| peer.lane.has_news())
+    }
+
+    /// Whether there are calls that have yet to be sent, in whole or in part.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        !self.partly_sent.is_empty() || self.callees.values().any(|callee| !callee.waiting.is_empty())
+    }
+
+    /// Whether there are words for the supervisor.
+    #[must_use]
+    pub fn has_reports(&self) -> bool {
+        !self.reports.is_empty()
+    }
+
+    /// Watched calls that something has become of since the last time.
     pub fn take_touched(&mut self) -> Vec<CallKey> {
         std::mem::take(&mut self.touched)
     }
@@ -286,11 +332,14 @@ impl Caller {
         }
     }
 
-    /// Lets go of replicas that no view names any more, once they have nothing of ours.
+    /// Lets go of replicas that no view names any more, once they have nothing of ours. Those that none has named
+    /// yet were joined for a view that is on its way.
     fn retire(&mut self) {
         let callees = &self.callees;
         self.peers.retain(|replica, peer| {
-            peer.lane.in_flight() > 0 || callees.values().any(|callee| callee.names(replica))
+            let named = callees.values().any(|callee| callee.names(replica));
+            peer.named |= named;
+            peer.lane.in_flight() > 0 || named || !peer.named
         });
     }
 
@@ -347,6 +396,11 @@ impl Caller {
         if let Some(peer) = self.peers.get_mut(&sent.replica) {
             call.pump(&mut peer.lane, sent.stream);
         }
+        if call.is_partly_sent() {
+            self.partly_sent.insert(key);
+        } else {
+            self.partly_sent.remove(&key);
+        }
     }
 
     fn poll_peer(&mut self, replica: &ReplicaId) -> bool {
@@ -388,7 +442,11 @@ impl Caller {
             News::Reset(stream, code) => {
                 let Some(key) = peer.streams.remove(&stream) else { return };
                 match code {
-                    ResetCode::NotTaken => self.send_again(key),
+                    ResetCode::NotTaken => {
+                        if let Some(deployment) = self.send_again(key) {
+                            self.dispatch(&deployment);
+                        }
+                    }
                     ResetCode::Cancelled => self.end(key, CallError::Cancelled),
                     ResetCode::Deadline => self.end(key, CallError::Deadline),
                     ResetCode::Failed | ResetCode::Protocol => self.end(key, CallError::Broken),
@@ -431,7 +489,8 @@ impl Caller {
         peer.streams.remove(&stream);
         if let Some(call) = self.calls.get_mut(&key) {
             call.complete(&mut peer.lane, stream);
-            self.touched.push(key);
+            self.partly_sent.remove(&key);
+            self.touch(key);
         }
         self.place_freed(replica);
     }
@@ -441,23 +500,20 @@ impl Caller {
         let Some(call) = self.calls.get_mut(&key) else { return };
         let Some(peer) = self.peers.get_mut(&sent.replica) else { return };
         if call.absorb(&mut peer.lane) {
-            self.touched.push(key);
+            self.touch(key);
         } else {
             self.end(key, CallError::Broken);
         }
     }
 
     /// A call that was not taken waits again, first in line.
-    fn send_again(&mut self, key: CallKey) {
-        let Some(call) = self.calls.get_mut(&key) else { return };
-        if !matches!(call.state, State::Sent) {
-            return;
-        }
+    fn send_again(&mut self, key: CallKey) -> Option<DeploymentName> {
+        let call = self.calls.get_mut(&key).filter(|call| matches!(call.state, State::Sent))?;
         call.withdraw();
+        self.partly_sent.remove(&key);
         let deployment = call.new.deployment.clone();
-        if let Some(callee) = self.callees.get_mut(&deployment) {
-            callee.waiting.push_front(key);
-        }
+        self.callees.get_mut(&deployment)?.waiting.push_front(key);
+        Some(deployment)
     }
 
     /// Ends a call that is not complete yet.
@@ -467,8 +523,8 @@ impl Caller {
             return;
         }
         call.state = State::Failed(error);
-        self.touched.push(key);
         self.deadlines.remove(&(call.new.deadline_ns, key));
+        self.partly_sent.remove(&key);
         let blocks = std::mem::take(&mut call.blocks);
         match call.sent.take() {
             Some(sent) => {
@@ -486,13 +542,21 @@ impl Caller {
                 }
             }
         }
+        self.touch(key);
     }
 
     /// A replica has room again.
     fn place_freed(&mut self, replica: &ReplicaId) {
-        let names = self.callees.iter().filter(|(_, callee)| callee.names(replica));
-        let waiting: Vec<DeploymentName> =
-            names.filter(|(_, callee)| !callee.waiting.is_empty()).map(|(name, _)| name.clone()).collect();
+        let (mut named, mut waiting) = (false, Vec::new());
+        for (name, callee) in self.callees.iter().filter(|(_, callee)| callee.names(replica)) {
+            named = true;
+            if !callee.waiting.is_empty() {
+                waiting.push(name.clone());
+            }
+        }
+        if !named {
+            self.retire();
+        }
         waiting.iter().for_each(|name| self.dispatch(name));
     }
 
@@ -517,7 +581,7 @@ impl Caller {
         }
         // The first sent stands first in line again.
         for key in again.into_iter().rev() {
-            self.send_again(key);
+            let _ = self.send_again(key);
         }
         let names: Vec<DeploymentName> = self.callees.keys().cloned().collect();
         names.iter().for_each(|name| self.dispatch(name));

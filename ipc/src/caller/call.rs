@@ -4,7 +4,7 @@ use decurion_api::{DeploymentName, ReplicaId};
 
 use super::REPLY_MAX;
 use crate::channel::{BLOCK_MAX, Busy, InBlock, NoRoom, Requester, StreamId};
-use crate::record::{Kind, RecordError, RequestHead, ResponseHead};
+use crate::record::{HEAD_MAX, Kind, RecordError, RequestHead, ResponseHead};
 
 /// Names a call of one [`Caller`](super::Caller); never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +71,12 @@ pub enum CallError {
     /// The deployment failed and nothing of it serves. Nothing was run.
     #[error("{0}")]
     Unavailable(String),
+    /// Its header fields, target and names do not fit one head. Nothing was run.
+    #[error("the call's head has {length} bytes, and at most {HEAD_MAX} are allowed")]
+    TooLarge {
+        /// Of the head.
+        length: usize,
+    },
     /// Nobody waits any more.
     #[error("cancelled")]
     Cancelled,
@@ -127,6 +133,8 @@ pub(super) struct Sent {
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) new: NewCall,
+    /// Its head, as it is sent.
+    record: Vec<u8>,
     pub(super) state: State,
     pub(super) sent: Option<Sent>,
     /// How much of the body was sent. `0 <= pumped <= new.body.len()`
@@ -136,12 +144,25 @@ pub(super) struct Call {
     read: Option<usize>,
     /// Of the reply, not copied yet.
     pub(super) blocks: Vec<InBlock>,
+    /// Somebody wants to be told when something becomes of it.
+    pub(super) watched: bool,
 }
 
 impl Call {
     pub(super) fn new(new: NewCall) -> Self {
         let (state, reply) = (State::Waiting, Reply::default());
-        Self { new, state, sent: None, pumped: 0, reply, read: None, blocks: Vec::new() }
+        let record = record(&new);
+        Self {
+            new,
+            record,
+            state,
+            sent: None,
+            pumped: 0,
+            reply,
+            read: None,
+            blocks: Vec::new(),
+            watched: false,
+        }
     }
 
     pub(super) fn outcome(&self) -> Outcome {
@@ -180,30 +201,22 @@ impl Call {
         }
     }
 
+    /// Whether it was sent, but for some of its arguments.
+    pub(super) fn is_partly_sent(&self) -> bool {
+        self.sent.is_some() && self.pumped < self.new.body.len()
+    }
+
+    /// Bytes of its head's record.
+    pub(super) fn head_length(&self) -> usize {
+        self.record.len()
+    }
+
     /// Opens a stream for this call, with the body where it fits.
     pub(super) fn open(&mut self, lane: &mut Requester) -> Result<StreamId, Busy> {
-        let new = &self.new;
-        let (path, query) = new.target.split_once('?').unwrap_or((&new.target, ""));
-        let head = RequestHead {
-            kind: new.kind,
-            id: &new.id,
-            method: &new.method,
-            path: path.as_bytes(),
-            query: query.as_bytes(),
-            route_prefix: "",
-            traceparent: &new.traceparent,
-            model_id: "",
-            deadline_ns: new.deadline_ns,
-            content_length: Some(new.body.len() as u64),
-            encoding: new.encoding,
-            method_index: u32::MAX,
-        };
-        let mut record = Vec::with_capacity(256);
-        let headers = new.headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
-        head.encode(headers, &mut record);
+        let (record, new) = (&self.record, &self.new);
         let fits = record.len() + new.body.len() <= BLOCK_MAX;
         let inline = if fits { new.body.as_slice() } else { &[] };
-        let stream = lane.open(&record, inline, fits)?;
+        let stream = lane.open(record, inline, fits)?;
         self.pumped = inline.len();
         Ok(stream)
     }
@@ -267,4 +280,27 @@ impl Call {
             self.state = State::Complete;
         }
     }
+}
+
+/// The head of a call.
+fn record(new: &NewCall) -> Vec<u8> {
+    let (path, query) = new.target.split_once('?').unwrap_or((&new.target, ""));
+    let head = RequestHead {
+        kind: new.kind,
+        id: &new.id,
+        method: &new.method,
+        path: path.as_bytes(),
+        query: query.as_bytes(),
+        route_prefix: "",
+        traceparent: &new.traceparent,
+        model_id: "",
+        deadline_ns: new.deadline_ns,
+        content_length: Some(new.body.len() as u64),
+        encoding: new.encoding,
+        method_index: u32::MAX,
+    };
+    let mut record = Vec::with_capacity(256);
+    let headers = new.headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+    head.encode(headers, &mut record);
+    record
 }

@@ -87,6 +87,8 @@ pub(super) struct Peer {
     pub(super) lane: Requester,
     /// Nothing may be sent to it any more.
     pub(super) dead: bool,
+    /// A view has named it.
+    pub(super) named: bool,
     board: BoardReader,
     /// Calls by their stream, until the stream has ended.
     pub(super) streams: HashMap<StreamId, CallKey>,
@@ -94,7 +96,7 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(lane: Requester, board: BoardReader) -> Self {
-        Self { lane, dead: false, board, streams: HashMap::new() }
+        Self { lane, dead: false, named: false, board, streams: HashMap::new() }
     }
 
     /// Whether one more call of ours fits. Others' calls are the replica's to count: it takes no more than its

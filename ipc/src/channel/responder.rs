@@ -187,7 +187,7 @@ impl Responder {
         }
     }
 
-    /// Whether something is there to read: one cheap look.
+    /// Whether a poll would yield something: one cheap look.
     #[must_use]
     pub fn has_news(&self) -> bool {
         self.lane.has_news()
