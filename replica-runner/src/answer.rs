@@ -1,5 +1,7 @@
 //! What a library may answer with: statuses and header fields, checked before they leave the replica.
 
+/// Body of an answer to a request whose handler failed without a word for the client.
+pub(crate) const INTERNAL_ERROR: &str = "Internal Server Error";
 /// Header fields of one answer, at most.
 pub(crate) const HEADERS_MAX: usize = 256;
 

@@ -1,82 +1,38 @@
 //! What a replica decides: which request goes next, who may enter the instance, what each caller is told.
 //!
 //! Takes `now_ns` (CLOCK_MONOTONIC) and never waits: every function that cannot go on says so. Threads, clocks
-//! and sleeping are `sys`'s business.
+//! and sleeping are `sys`'s business; what other threads may be waiting for is left in [`Messages`], in
+//! [`Engine::take_news`] and in [`Engine::has_work`].
 
-use std::collections::{HashMap, VecDeque};
+mod calls;
+mod lane;
+mod reply;
+#[cfg(test)]
+mod tests;
 
-use decurion_abi::encoding;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
 use decurion_ipc::board::BoardWriter;
 use decurion_ipc::caller::{CallKey, Caller};
-use decurion_ipc::channel::{BLOCK_MAX, InBlock, Request as Incoming, ResetCode, Responder, StreamId};
-use decurion_ipc::control::CallerKind;
-use decurion_ipc::record::{Kind, RecordError, ResponseHead};
+use decurion_ipc::channel::{InBlock, ResetCode, Responder, StreamId};
+use decurion_ipc::control::{CallerKind, CallerReport};
+use decurion_ipc::record::Kind;
 
-use crate::exchange::{Exchange, Outbound, Phase, RequestView, SendWaker, Wakers};
+pub(crate) use calls::{CallState, HeldCall};
+pub(crate) use lane::ClassShape;
+use lane::{Arrival, Lane, SpareViews};
+
+use crate::exchange::{Exchange, Inbound, Phase, RequestView, SendWaker, Wakers};
 use crate::gate::{Entry, Gate};
 use crate::slab::{Key, Slab};
 
 /// Slots taken from one lane before the next lane has its turn.
 const POLL_BUDGET: u32 = 256;
-
-/// What a class looks like from here.
-#[derive(Debug, Default)]
-pub(crate) struct ClassShape {
-    /// How `call` takes the instance; `None`: no HTTP side.
-    pub(crate) call: Option<Entry>,
-    /// Name and entry of each method, by index.
-    pub(crate) methods: Vec<(String, Entry)>,
-}
-
-impl ClassShape {
-    fn method_index(&self, name: &str) -> u32 {
-        let index = self.methods.iter().position(|(known, _)| known == name);
-        index.and_then(|index| u32::try_from(index).ok()).unwrap_or(u32::MAX)
-    }
-
-    fn entry(&self, view: &RequestView) -> Option<Entry> {
-        match view.kind() {
-            Kind::Http => self.call,
-            Kind::Call => {
-                let index = usize::try_from(view.request().method_index).ok()?;
-                self.methods.get(index).map(|(_, entry)| *entry)
-            }
-        }
-    }
-}
-
-/// A caller's lane.
-#[derive(Debug)]
-pub(crate) struct Lane {
-    responder: Responder,
-    caller: CallerKind,
-    streams: HashMap<StreamId, Key>,
-}
-
-/// What a caller sent, copied out of its lane.
-#[derive(Debug)]
-enum Arrival {
-    Open { stream: StreamId, view: Result<Box<RequestView>, RecordError>, body: Option<InBlock>, end: bool },
-    Data { stream: StreamId, block: InBlock, end: bool },
-    End(StreamId),
-    Cancel(StreamId),
-    Room(StreamId),
-}
-
-impl Arrival {
-    fn of(request: Incoming<'_>, shape: &ClassShape) -> Self {
-        match request {
-            Incoming::Open { stream, head, body, end } => {
-                let view = RequestView::parse(head, |name| shape.method_index(name));
-                Arrival::Open { stream, view, body, end }
-            }
-            Incoming::Data { stream, block, end } => Arrival::Data { stream, block, end },
-            Incoming::End(stream) => Arrival::End(stream),
-            Incoming::Cancel(stream) => Arrival::Cancel(stream),
-            Incoming::Room(stream) => Arrival::Room(stream),
-        }
-    }
-}
+/// Views and body queues kept for requests to come.
+const SPARE_MAX: usize = 64;
+/// While more bytes than this of answered requests wait for slow callers, such a request keeps its place among those
+/// in flight: their memory is bounded by the handlers' own then.
+const UNSENT_MAX: usize = 64 << 20;
 
 /// What came of reading a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,12 +60,23 @@ pub(crate) enum Wrote {
     Wait,
     /// Nobody waits for it any more.
     Cancelled,
-    /// The exchange is over, or not that far.
+    /// The exchange is over, or not that far, or its head is larger than a head may be.
     Invalid,
 }
 
+/// A waker's operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pending {
+    /// More body.
+    Read,
+    /// Room for more of an answer.
+    Write,
+    /// The cancellation.
+    Cancel,
+}
+
 /// A caller that broke the rules.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CutOff {
     /// Who.
     pub(crate) caller: CallerKind,
@@ -117,29 +84,72 @@ pub(crate) struct CutOff {
     pub(crate) fault: String,
 }
 
+/// A request that was taken: its entry is to be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Job {
+    /// The exchange.
+    pub(crate) key: Key,
+    /// The method; `None`: the class's `call`.
+    pub(crate) method: Option<u32>,
+}
+
+/// What is to be told to others, without holding any lock.
+#[derive(Debug, Default)]
+pub(crate) struct Messages {
+    /// To be called.
+    pub(crate) wakers: Vec<SendWaker>,
+    /// For the supervisor.
+    pub(crate) reports: Vec<CallerReport>,
+    /// Callers that were cut off.
+    pub(crate) cut_off: Vec<CutOff>,
+    /// Draining, and everything that was asked is answered and sent.
+    pub(crate) drained: bool,
+}
+
+impl Messages {
+    /// Whether there is nothing to tell.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wakers.is_empty() && self.reports.is_empty() && self.cut_off.is_empty() && !self.drained
+    }
+}
+
 /// All the requests of one replica.
 #[derive(Debug)]
 pub(crate) struct Engine {
     lanes: Slab<Lane>,
+    /// Of every lane, to go through without holding on to it.
+    lane_keys: Vec<Key>,
+    /// Lanes that something was written to.
+    dirty: Vec<Key>,
     exchanges: Slab<Exchange>,
     waiting: VecDeque<Key>,
     gate: Gate,
     shape: ClassShape,
     ongoing: u32,
     processed: u64,
+    heartbeat: u64,
     limit: u32,
-    /// Requests may be taken: the instance is constructed.
+    /// Requests may be taken: the instance is constructed, and will not be destroyed yet.
     open: bool,
-    board: BoardWriter,
     stopped: bool,
-    freed: bool,
+    draining: bool,
+    /// Something has come in, or is free, that a thread in the middle of something may be waiting for.
+    news: bool,
+    /// Answered requests of which something is left to send, and how many bytes that is.
+    sending: usize,
+    unsent: usize,
+    board: BoardWriter,
     /// Calls to other deployments.
     pub(crate) calls: Caller,
+    held_calls: Slab<HeldCall>,
     call_wakers: HashMap<CallKey, SendWaker>,
-    wake: Vec<SendWaker>,
-    cut_off: Vec<CutOff>,
+    /// Exchanges that wakers were left with, by their deadline (`u64::MAX`: none).
+    woken: BTreeSet<(u64, Key)>,
+    messages: Messages,
     events: Vec<Arrival>,
     scratch: Vec<u8>,
+    spare_views: SpareViews,
+    spare_inbound: Vec<Inbound>,
 }
 
 impl Engine {
@@ -147,30 +157,44 @@ impl Engine {
     pub(crate) fn new(limit: u32, board: BoardWriter) -> Self {
         Self {
             lanes: Slab::default(),
+            lane_keys: Vec::new(),
+            dirty: Vec::new(),
             exchanges: Slab::default(),
             waiting: VecDeque::new(),
             gate: Gate::default(),
             shape: ClassShape::default(),
             ongoing: 0,
             processed: 0,
+            heartbeat: 0,
             limit,
             open: false,
             stopped: false,
-            freed: false,
+            draining: false,
+            news: false,
+            sending: 0,
+            unsent: 0,
             board,
             calls: Caller::new(),
+            held_calls: Slab::default(),
             call_wakers: HashMap::new(),
-            wake: Vec::new(),
-            cut_off: Vec::new(),
+            woken: BTreeSet::new(),
+            messages: Messages::default(),
             events: Vec::new(),
             scratch: Vec::new(),
+            spare_views: Vec::new(),
+            spare_inbound: Vec::new(),
         }
     }
 
     /// The instance is there: requests may be taken.
     pub(crate) fn open(&mut self, shape: ClassShape) {
         self.shape = shape;
-        self.open = true;
+        self.open = !self.stopped;
+        for key in &self.waiting {
+            if let Some(exchange) = self.exchanges.get_mut(*key) {
+                exchange.entry = self.shape.find(&mut exchange.view);
+            }
+        }
     }
 
     /// Takes a new bound of requests in flight.
@@ -178,20 +202,45 @@ impl Engine {
         self.limit = limit;
     }
 
-    /// The gate, for entries of the life cycle.
-    pub(crate) fn gate(&mut self) -> &mut Gate {
-        &mut self.gate
+    /// Lets an entry of the life cycle in, unless it has to wait; [`gate_left`](Self::gate_left) it then.
+    #[must_use]
+    pub(crate) fn enter_gate(&mut self, entry: Entry) -> bool {
+        self.gate.enter(entry)
+    }
+
+    /// An entry of the life cycle is done.
+    pub(crate) fn gate_left(&mut self, entry: Entry) {
+        self.gate.leave(entry);
+        self.freed();
+    }
+
+    /// From now on no new request gets in, until [`release_gate`](Self::release_gate).
+    pub(crate) fn hold_gate(&mut self) {
+        self.gate.hold();
+    }
+
+    /// Undoes one [`hold_gate`](Self::hold_gate).
+    pub(crate) fn release_gate(&mut self) {
+        self.gate.release();
     }
 
     /// Serves a new lane.
     pub(crate) fn add_lane(&mut self, responder: Responder, caller: CallerKind) -> Key {
-        self.lanes.insert(Lane { responder, caller, streams: HashMap::new() })
+        let key = self.lanes.insert(Lane::new(responder, caller));
+        self.lane_keys.push(key);
+        key
+    }
+
+    /// Whether a lane is being served.
+    pub(crate) fn has_lane(&self, lane: Key) -> bool {
+        self.lanes.get(lane).is_some()
     }
 
     /// A caller is gone: everything it asked for is cancelled.
     pub(crate) fn drop_lane(&mut self, lane: Key) {
-        let Some(lane) = self.lanes.remove(lane) else { return };
-        for key in lane.streams.into_values() {
+        let Some(lane_state) = self.lanes.remove(lane) else { return };
+        self.lane_keys.retain(|key| *key != lane);
+        for key in lane_state.into_keys() {
             self.cancel(key);
         }
     }
@@ -201,10 +250,17 @@ impl Engine {
         self.exchanges.len() == 0
     }
 
-    /// Handler threads end from now on.
+    /// Says so, by [`Messages::drained`], as soon as everything is answered.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+        self.messages.drained |= self.is_idle();
+    }
+
+    /// Handler threads end from now on, and no request is taken any more.
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
-        self.freed = true;
+        self.open = false;
+        self.news = true;
     }
 
     /// Whether handler threads end.
@@ -212,41 +268,77 @@ impl Engine {
         self.stopped
     }
 
-    /// Whether something was freed that another thread may be waiting for.
-    pub(crate) fn take_freed(&mut self) -> bool {
-        let wanted = self.stopped || self.gate.is_held() || !self.waiting.is_empty() || self.is_idle();
-        std::mem::take(&mut self.freed) && wanted
+    /// Whether a handler thread that has nothing to do would have something now.
+    pub(crate) fn has_work(&self) -> bool {
+        if self.stopped {
+            return true;
+        }
+        let Some(key) = self.waiting.front().filter(|_| self.open && self.ongoing < self.limit) else {
+            return false;
+        };
+        let entry = self.exchanges.get(*key).and_then(|exchange| exchange.entry);
+        entry.is_none_or(|entry| self.gate.admits(entry))
     }
 
-    /// Callers that were cut off since the last time.
-    pub(crate) fn take_cut_off(&mut self) -> Vec<CutOff> {
-        std::mem::take(&mut self.cut_off)
+    /// Whether somebody has to look after callers although nobody waits for anything: answers are being sent, or
+    /// wakers wait.
+    pub(crate) fn needs_care(&self) -> bool {
+        self.sending > 0
+            || !self.woken.is_empty()
+            || !self.call_wakers.is_empty()
+            || (self.held_calls.len() > 0 && self.calls.has_unsent())
     }
 
-    /// Wakers to call, without holding any lock.
-    pub(crate) fn take_wakers(&mut self) -> Vec<SendWaker> {
-        std::mem::take(&mut self.wake)
+    /// Everybody is to look again.
+    pub(crate) fn note_news(&mut self) {
+        self.news = true;
+    }
+
+    /// Whether something has come in or was freed since the last time.
+    pub(crate) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// What is to be told to others; empty as a rule.
+    pub(crate) fn take_messages(&mut self) -> Messages {
+        if self.calls.has_reports() {
+            self.messages.reports = self.calls.take_reports();
+        }
+        if self.messages.is_empty() { Messages::default() } else { std::mem::take(&mut self.messages) }
+    }
+
+    /// Whether a lane has something to take in: a cheap look.
+    pub(crate) fn has_news(&self) -> bool {
+        let lanes = self.lane_keys.iter().filter_map(|key| self.lanes.get(*key));
+        lanes.into_iter().any(|lane| lane.responder.has_news()) || self.calls.has_news()
     }
 
     /// Takes in what every caller has sent; whether there was anything.
     pub(crate) fn poll(&mut self, now_ns: u64) -> bool {
         let mut progress = self.calls.poll(now_ns);
-        for call in self.calls.take_touched() {
-            self.wake.extend(self.call_wakers.remove(&call));
+        if progress {
+            self.news = true;
+            for call in self.calls.take_touched() {
+                self.messages.wakers.extend(self.call_wakers.remove(&call));
+            }
         }
-        let keys: Vec<Key> = self.lanes.iter_mut().map(|(key, _)| key).collect();
-        for key in keys {
+        let mut place = 0;
+        while let Some(key) = self.lane_keys.get(place).copied() {
             progress |= self.poll_lane(key);
+            // A lane that was dropped meanwhile has made place for the next.
+            place += usize::from(self.lane_keys.get(place) == Some(&key));
         }
         progress
     }
 
     fn poll_lane(&mut self, key: Key) -> bool {
-        let mut events = std::mem::take(&mut self.events);
         let Some(lane) = self.lanes.get_mut(key) else { return false };
-        let shape = &self.shape;
-        let outcome = lane.responder.poll(POLL_BUDGET, &mut |event| events.push(Arrival::of(event, shape)));
-        let progress = !events.is_empty();
+        if !lane.responder.has_news() {
+            return false;
+        }
+        let mut events = std::mem::take(&mut self.events);
+        let spare = &mut self.spare_views;
+        let outcome = lane.responder.poll(POLL_BUDGET, &mut |event| events.push(Arrival::of(event, spare)));
         for event in events.drain(..) {
             self.take_in(key, event);
         }
@@ -254,12 +346,12 @@ impl Engine {
         if let Err(fault) = outcome {
             self.fault(key, fault.to_string());
         }
-        progress
+        true
     }
 
     fn fault(&mut self, lane: Key, fault: String) {
         if let Some(caller) = self.lanes.get(lane).map(|lane| lane.caller.clone()) {
-            self.cut_off.push(CutOff { caller, fault });
+            self.messages.cut_off.push(CutOff { caller, fault });
             self.drop_lane(lane);
         }
     }
@@ -267,92 +359,111 @@ impl Engine {
     fn take_in(&mut self, lane_key: Key, event: Arrival) {
         let Some(lane) = self.lanes.get_mut(lane_key) else { return };
         match event {
-            Arrival::Open { stream, view, body, end } => {
-                let view = match view {
-                    Ok(view) => view,
-                    Err(error) => {
-                        return self.fault(lane_key, format!("a request's head is malformed: {error}"));
-                    }
-                };
-                let exchange = Exchange {
-                    lane: lane_key,
-                    stream,
-                    view,
-                    entry: None,
-                    phase: Phase::Waiting,
-                    inbound: body.map(|block| (block, 0)).into_iter().collect(),
-                    inbound_ended: end,
-                    outbound: Outbound::default(),
-                    cancelled: false,
-                    returned: false,
-                    holds_place: false,
-                    holds_stream: true,
-                    wakers: Wakers::default(),
-                };
-                let key = self.exchanges.insert(exchange);
-                lane.streams.insert(stream, key);
-                self.waiting.push_back(key);
+            Arrival::Open { stream, view: Ok(view), body, end } => {
+                self.opened(lane_key, stream, view, body, end);
+            }
+            Arrival::Open { view: Err(error), .. } => {
+                self.fault(lane_key, format!("a request's head is malformed: {error}"));
             }
             Arrival::Data { stream, block, end } => {
-                let exchange = lane.streams.get(&stream).and_then(|key| self.exchanges.get_mut(*key));
+                let exchange = lane.key(stream).and_then(|key| self.exchanges.get_mut(key));
+                self.news = true;
                 match exchange {
                     Some(exchange) if exchange.phase != Phase::Ended => {
-                        exchange.inbound.push_back((block, 0));
-                        exchange.inbound_ended |= end;
-                        self.wake.extend(exchange.wakers.read.take());
+                        exchange.inbound.blocks.push_back(block);
+                        exchange.inbound.ended |= end;
+                        self.messages.wakers.extend(exchange.wakers.read.take());
                     }
-                    _ => lane.responder.give_back(block),
+                    _ => {
+                        lane.responder.give_back(block);
+                        self.touch(lane_key);
+                    }
                 }
             }
             Arrival::End(stream) => {
-                if let Some(exchange) = lane.streams.get(&stream).and_then(|key| self.exchanges.get_mut(*key))
-                {
-                    exchange.inbound_ended = true;
-                    self.wake.extend(exchange.wakers.read.take());
+                self.news = true;
+                if let Some(exchange) = lane.key(stream).and_then(|key| self.exchanges.get_mut(key)) {
+                    exchange.inbound.ended = true;
+                    self.messages.wakers.extend(exchange.wakers.read.take());
                 }
             }
             Arrival::Cancel(stream) => {
-                if let Some(key) = lane.streams.get(&stream).copied() {
+                if let Some(key) = lane.key(stream) {
                     self.cancel(key);
                 }
             }
             Arrival::Room(stream) => {
-                if let Some(key) = lane.streams.get(&stream).copied() {
+                self.news = true;
+                if let Some(key) = lane.key(stream) {
                     self.pump(key);
                     if let Some(exchange) = self.exchanges.get_mut(key) {
-                        self.wake.extend(exchange.wakers.write.take());
+                        self.messages.wakers.extend(exchange.wakers.write.take());
                     }
                 }
             }
         }
     }
 
+    fn opened(
+        &mut self,
+        lane: Key,
+        stream: StreamId,
+        mut view: Box<RequestView>,
+        body: Option<InBlock>,
+        end: bool,
+    ) {
+        let mut inbound = self.spare_inbound.pop().unwrap_or_default();
+        inbound.blocks.extend(body);
+        inbound.ended = end;
+        let entry = self.shape.find(&mut view);
+        let key = self.exchanges.insert(Exchange {
+            lane,
+            stream,
+            view,
+            entry,
+            phase: Phase::Waiting,
+            inbound,
+            outbound: None,
+            cancelled: false,
+            returned: false,
+            running: false,
+            holds_place: false,
+            wakers: Wakers::default(),
+            calls: Vec::new(),
+        });
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.begin(stream, key);
+        }
+        self.waiting.push_back(key);
+    }
+
     /// The caller left. What was not taken never reaches the library; what was learns of it.
     fn cancel(&mut self, key: Key) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        self.news = true;
         exchange.cancelled = true;
-        exchange.inbound_ended = true;
-        let wakers = std::mem::take(&mut exchange.wakers);
-        self.wake.extend([wakers.read, wakers.write, wakers.cancel].into_iter().flatten());
+        exchange.inbound.ended = true;
+        self.messages.wakers.extend(exchange.wakers.take());
+        for call in std::mem::take(&mut exchange.calls) {
+            self.cancel_call(call);
+        }
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
         match exchange.phase {
             Phase::Waiting => {
                 // The channel has answered for itself: not taken.
-                exchange.phase = Phase::Ended;
-                exchange.returned = true;
-                exchange.holds_stream = false;
                 self.waiting.retain(|waiting| *waiting != key);
                 self.forget(key);
             }
             Phase::Taken | Phase::Streaming => {}
             Phase::Ended => {
-                exchange.outbound = Outbound::default();
+                self.drop_outbound(key);
                 self.settle(key);
             }
         }
     }
 
     /// The next request that may enter the instance, taken.
-    pub(crate) fn next(&mut self, now_ns: u64) -> Option<Key> {
+    pub(crate) fn next(&mut self, now_ns: u64) -> Option<Job> {
         while self.open {
             let key = *self.waiting.front()?;
             let Some(exchange) = self.exchanges.get_mut(key) else {
@@ -362,8 +473,6 @@ impl Engine {
             if exchange.is_late(now_ns) {
                 // Nobody waits any more; its caller has answered by itself, and moving it would be pointless.
                 self.waiting.pop_front();
-                exchange.phase = Phase::Ended;
-                exchange.returned = true;
                 self.reset(key, ResetCode::Deadline);
                 self.forget(key);
                 continue;
@@ -371,238 +480,101 @@ impl Engine {
             if self.ongoing >= self.limit {
                 return None;
             }
-            let entry = self.shape.entry(&exchange.view);
-            if let Some(entry) = entry
+            if let Some(entry) = exchange.entry
                 && !self.gate.enter_request(entry)
             {
                 return None;
             }
-            exchange.entry = entry;
-            exchange.phase = Phase::Taken;
-            exchange.holds_place = true;
-            let (lane, stream) = (exchange.lane, exchange.stream);
             self.waiting.pop_front();
-            self.ongoing += 1;
-            self.board.set_ongoing(u64::from(self.ongoing));
-            if let Some(lane) = self.lanes.get_mut(lane)
-                && !lane.responder.take(stream)
-            {
-                // Withdrawn at this very moment: its cancellation is in the ring, and finds it ended.
-                exchange.phase = Phase::Ended;
-                exchange.returned = true;
-                exchange.holds_stream = false;
-                self.settle(key);
-                continue;
+            if let Some(job) = self.take(key) {
+                return Some(job);
             }
-            if entry.is_some() {
-                return Some(key);
-            }
-            self.refuse_unknown(key);
         }
         None
     }
 
-    fn refuse_unknown(&mut self, key: Key) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        exchange.returned = true;
-        let message = match exchange.view.kind() {
-            Kind::Http => "this deployment has no HTTP side; it is reached by handle only".to_owned(),
-            Kind::Call => {
-                let names: Vec<&str> = self.shape.methods.iter().map(|(name, _)| name.as_str()).collect();
-                format!(
-                    "there is no method '{}'; available methods: {}",
-                    exchange.view.method(),
-                    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-                )
+    /// Takes a request that was let into the gate. `None`: it was withdrawn at this very moment, or it asks for what
+    /// there is not, and was answered.
+    fn take(&mut self, key: Key) -> Option<Job> {
+        let exchange = self.exchanges.get_mut(key)?;
+        let (entry, stream) = (exchange.entry, exchange.stream);
+        let lane = self.lanes.get_mut(exchange.lane);
+        if !lane.is_some_and(|lane| lane.responder.take(stream)) {
+            if let Some(entry) = entry {
+                self.gate.leave(entry);
             }
-        };
-        let _ = self.fail(key, 404, &message);
-        self.settle(key);
+            self.forget(key);
+            return None;
+        }
+        exchange.phase = Phase::Taken;
+        exchange.running = true;
+        exchange.holds_place = true;
+        let method = (exchange.view.kind() == Kind::Call).then(|| exchange.view.request().method_index);
+        self.ongoing += 1;
+        self.board.set_ongoing(u64::from(self.ongoing));
+        self.beat();
+        if entry.is_some() {
+            return Some(Job { key, method });
+        }
+        let refusal = self.exchanges.get(key).map(|exchange| self.shape.refusal(&exchange.view));
+        let _ = self.fail(key, 404, &refusal.unwrap_or_default());
+        self.returned(key);
+        None
     }
 
     /// Copies body bytes into `buffer`.
     pub(crate) fn read(&mut self, key: Key, buffer: &mut [u8], now_ns: u64) -> Read {
         let Some(exchange) = self.exchanges.get_mut(key) else { return Read::Invalid };
-        if exchange.phase == Phase::Ended {
+        if exchange.phase == Phase::Ended || exchange.phase == Phase::Waiting {
             return Read::Invalid;
         }
         if exchange.is_cancelled(now_ns) {
             return Read::Cancelled;
         }
-        let Some(lane) = self.lanes.get_mut(exchange.lane) else { return Read::Cancelled };
-        let mut copied = 0;
+        let (lane_key, inbound) = (exchange.lane, &mut exchange.inbound);
+        let Some(lane) = self.lanes.get_mut(lane_key) else { return Read::Cancelled };
+        let (mut copied, mut gave_back) = (0, false);
         while copied < buffer.len() {
-            let Some((block, at)) = exchange.inbound.front_mut() else { break };
-            let count = lane.responder.copy_to(block, *at, &mut buffer[copied..]);
+            let Some(block) = inbound.blocks.front() else { break };
+            let count = lane.responder.copy_to(block, inbound.at, &mut buffer[copied..]);
             copied += count;
-            *at += count;
-            if *at < block.len() && count > 0 {
+            inbound.at += count;
+            if inbound.at < block.len() {
                 break;
             }
-            if let Some((block, _)) = exchange.inbound.pop_front() {
+            inbound.at = 0;
+            if let Some(block) = inbound.blocks.pop_front() {
+                gave_back = true;
                 lane.responder.give_back(block);
             }
         }
+        let ended = inbound.ended;
+        if gave_back {
+            self.touch(lane_key);
+        }
         match copied {
             0 if buffer.is_empty() => Read::Some(0),
-            0 if exchange.inbound_ended => Read::End,
+            0 if ended => Read::End,
             0 => Read::Wait,
-            copied => Read::Some(copied),
-        }
-    }
-
-    /// Answers with a whole body and ends the exchange. Where there is no room, the rest is kept and sent as room
-    /// comes.
-    pub(crate) fn respond(
-        &mut self,
-        key: Key,
-        head: ResponseHead,
-        headers: &[(&[u8], &[u8])],
-        body: &[u8],
-    ) -> Wrote {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return Wrote::Invalid };
-        if exchange.phase != Phase::Taken {
-            return Wrote::Invalid;
-        }
-        exchange.phase = Phase::Ended;
-        let cancelled = exchange.cancelled;
-        let mut record = std::mem::take(&mut self.scratch);
-        record.clear();
-        head.encode(headers.iter().copied(), &mut record);
-        if let Some(lane) = self.lanes.get_mut(exchange.lane)
-            && !cancelled
-        {
-            let inline = if record.len() + body.len() <= BLOCK_MAX { body } else { &[] };
-            let end = inline.len() == body.len();
-            let sent = lane.responder.head(exchange.stream, &record, inline, end).is_ok();
-            if !(sent && end) {
-                let head = if sent { None } else { Some(record.clone()) };
-                exchange.outbound = Outbound { head, body: body.to_vec(), sent: 0, open: true };
+            copied => {
+                self.beat();
+                Read::Some(copied)
             }
         }
-        self.scratch = record;
-        self.pump(key);
-        if cancelled { Wrote::Cancelled } else { Wrote::Done(body.len()) }
     }
 
-    /// Sends what is left of a whole answer, as far as there is room.
-    fn pump(&mut self, key: Key) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(lane) = self.lanes.get_mut(exchange.lane) else { return };
-        let outbound = &mut exchange.outbound;
-        if !outbound.open {
-            return;
+    /// The entry of an exchange has returned. Whether it is over, or may end later: with `later`, from another
+    /// thread. Otherwise it is ended here, as failed.
+    pub(crate) fn entry_returned(&mut self, key: Key, later: bool) -> bool {
+        let ended = self.exchanges.get(key).is_none_or(|exchange| exchange.phase == Phase::Ended);
+        if !ended && !later {
+            let _ = self.fail(key, 500, crate::answer::INTERNAL_ERROR);
         }
-        if let Some(head) = outbound.head.take() {
-            let end = outbound.body.is_empty();
-            if lane.responder.head(exchange.stream, &head, &[], end).is_err() {
-                outbound.head = Some(head);
-                return;
-            }
-            outbound.open = !end;
-        }
-        while outbound.open {
-            let rest = &outbound.body[outbound.sent..];
-            let Ok(mut block) = lane.responder.block(exchange.stream, rest.len().min(BLOCK_MAX)) else {
-                return;
-            };
-            outbound.sent += lane.responder.fill(&mut block, rest);
-            outbound.open = outbound.sent < outbound.body.len();
-            lane.responder.send(exchange.stream, block, !outbound.open);
-        }
-        exchange.outbound = Outbound::default();
-        self.settle(key);
+        self.returned(key);
+        ended || later
     }
 
-    /// Starts a streamed answer.
-    pub(crate) fn respond_start(
-        &mut self,
-        key: Key,
-        head: ResponseHead,
-        headers: &[(&[u8], &[u8])],
-    ) -> Wrote {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return Wrote::Invalid };
-        if exchange.phase != Phase::Taken {
-            return Wrote::Invalid;
-        }
-        if exchange.cancelled {
-            return Wrote::Cancelled;
-        }
-        let Some(lane) = self.lanes.get_mut(exchange.lane) else { return Wrote::Cancelled };
-        self.scratch.clear();
-        head.encode(headers.iter().copied(), &mut self.scratch);
-        if lane.responder.head(exchange.stream, &self.scratch, &[], false).is_err() {
-            return Wrote::Wait;
-        }
-        exchange.phase = Phase::Streaming;
-        Wrote::Done(0)
-    }
-
-    /// Sends bytes of a streamed answer; how many found room.
-    pub(crate) fn write(&mut self, key: Key, bytes: &[u8], now_ns: u64) -> Wrote {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return Wrote::Invalid };
-        if exchange.phase != Phase::Streaming {
-            return Wrote::Invalid;
-        }
-        if exchange.is_cancelled(now_ns) {
-            return Wrote::Cancelled;
-        }
-        if bytes.is_empty() {
-            return Wrote::Done(0);
-        }
-        let Some(lane) = self.lanes.get_mut(exchange.lane) else { return Wrote::Cancelled };
-        let Ok(mut block) = lane.responder.block(exchange.stream, bytes.len().min(BLOCK_MAX)) else {
-            return Wrote::Wait;
-        };
-        let count = lane.responder.fill(&mut block, bytes);
-        lane.responder.send(exchange.stream, block, false);
-        Wrote::Done(count)
-    }
-
-    /// Ends a streamed answer.
-    pub(crate) fn finish(&mut self, key: Key) -> Wrote {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return Wrote::Invalid };
-        if exchange.phase != Phase::Streaming {
-            return Wrote::Invalid;
-        }
-        exchange.phase = Phase::Ended;
-        if let Some(lane) = self.lanes.get_mut(exchange.lane)
-            && !exchange.cancelled
-        {
-            lane.responder.end(exchange.stream);
-        }
-        self.settle(key);
-        Wrote::Done(0)
-    }
-
-    /// Ends an exchange as failed: an answer with `code` and `text`, or a cut where an answer was started.
-    pub(crate) fn fail(&mut self, key: Key, code: u16, text: &str) -> Wrote {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return Wrote::Invalid };
-        match exchange.phase {
-            Phase::Taken => {
-                let head = ResponseHead {
-                    status: code,
-                    content_length: Some(text.len() as u64),
-                    encoding: encoding::RAW,
-                };
-                let headers: &[(&[u8], &[u8])] = match exchange.view.kind() {
-                    Kind::Http => &[(b"content-type", b"text/plain; charset=utf-8")],
-                    Kind::Call => &[],
-                };
-                self.respond(key, head, headers, text.as_bytes())
-            }
-            Phase::Streaming => {
-                exchange.phase = Phase::Ended;
-                self.reset(key, ResetCode::Failed);
-                self.settle(key);
-                Wrote::Done(0)
-            }
-            Phase::Waiting | Phase::Ended => Wrote::Invalid,
-        }
-    }
-
-    /// The entry of an exchange has returned.
-    pub(crate) fn returned(&mut self, key: Key) {
+    fn returned(&mut self, key: Key) {
         if let Some(exchange) = self.exchanges.get_mut(key) {
             exchange.returned = true;
             self.settle(key);
@@ -611,42 +583,71 @@ impl Engine {
 
     /// Frees the place of an exchange that is done, and forgets it once its answer is sent.
     fn settle(&mut self, key: Key) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        if !exchange.is_done() {
+        let Some(exchange) = self.exchanges.get_mut(key).filter(|exchange| exchange.is_done()) else {
             return;
-        }
-        if std::mem::take(&mut exchange.holds_place) {
-            self.ongoing -= 1;
-            self.freed = true;
-            self.board.set_ongoing(u64::from(self.ongoing));
+        };
+        let sent = exchange.outbound.is_none();
+        let frees = exchange.holds_place && (sent || self.unsent <= UNSENT_MAX);
+        exchange.holds_place &= !frees;
+        let (ran, entry) = (std::mem::take(&mut exchange.running), exchange.entry);
+        if ran {
             self.processed += 1;
             self.board.set_processed(self.processed);
-            if let Some(entry) = exchange.entry {
+            if let Some(entry) = entry {
                 self.gate.leave(entry);
             }
+            self.beat();
         }
-        if !exchange.outbound.open {
+        if frees {
+            self.ongoing -= 1;
+            self.board.set_ongoing(u64::from(self.ongoing));
+        }
+        if ran || frees {
+            self.freed();
+        }
+        if sent {
             self.forget(key);
         }
     }
 
+    /// A place or the gate is free. Handler threads see that by [`has_work`](Self::has_work).
+    fn freed(&mut self) {
+        self.news |= self.gate.is_held();
+    }
+
     fn forget(&mut self, key: Key) {
-        let Some(exchange) = self.exchanges.remove(key) else { return };
-        let Some(lane) = self.lanes.get_mut(exchange.lane) else { return };
-        for (block, _) in exchange.inbound {
-            lane.responder.give_back(block);
+        self.drop_outbound(key);
+        let Some(mut exchange) = self.exchanges.remove(key) else { return };
+        self.messages.wakers.extend(exchange.wakers.take());
+        self.woken.remove(&(timer(exchange.deadline_ns()), key));
+        if let Some(lane) = self.lanes.get_mut(exchange.lane) {
+            let unread = !exchange.inbound.blocks.is_empty();
+            for block in exchange.inbound.blocks.drain(..) {
+                lane.responder.give_back(block);
+            }
+            if exchange.cancelled {
+                lane.responder.reset(exchange.stream, ResetCode::Cancelled);
+            }
+            lane.end(exchange.stream);
+            if unread || exchange.cancelled {
+                self.touch(exchange.lane);
+            }
         }
-        if exchange.cancelled && exchange.holds_stream {
-            lane.responder.reset(exchange.stream, ResetCode::Cancelled);
+        if self.spare_views.len() < SPARE_MAX {
+            self.spare_views.push(exchange.view);
         }
-        lane.streams.remove(&exchange.stream);
+        exchange.inbound.blocks.clear();
+        if self.spare_inbound.len() < SPARE_MAX {
+            self.spare_inbound.push(Inbound { at: 0, ended: false, blocks: exchange.inbound.blocks });
+        }
+        self.messages.drained |= self.draining && self.is_idle();
     }
 
     fn reset(&mut self, key: Key, code: ResetCode) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        exchange.holds_stream = false;
+        let Some(exchange) = self.exchanges.get(key) else { return };
         if let Some(lane) = self.lanes.get_mut(exchange.lane) {
             lane.responder.reset(exchange.stream, code);
+            self.touch(exchange.lane);
         }
     }
 
@@ -656,24 +657,62 @@ impl Engine {
     }
 
     /// An exchange in progress.
-    pub(crate) fn exchange(&mut self, key: Key) -> Option<&mut Exchange> {
-        self.exchanges.get_mut(key)
+    pub(crate) fn exchange(&self, key: Key) -> Option<&Exchange> {
+        self.exchanges.get(key)
+    }
+
+    /// An exchange that the library may use: taken, and not ended.
+    pub(crate) fn in_use(&self, key: Key) -> Option<&Exchange> {
+        let usable = |exchange: &&Exchange| matches!(exchange.phase, Phase::Taken | Phase::Streaming);
+        self.exchanges.get(key).filter(usable)
+    }
+
+    /// Leaves a waker with an exchange that is in use; `None` takes the one back that is there. One that has nothing
+    /// to wait for is called at once.
+    pub(crate) fn set_waker(&mut self, key: Key, what: Pending, waker: Option<SendWaker>, now_ns: u64) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let place = match what {
+            Pending::Read => &mut exchange.wakers.read,
+            Pending::Write => &mut exchange.wakers.write,
+            Pending::Cancel => &mut exchange.wakers.cancel,
+        };
+        *place = waker;
+        if waker.is_none() {
+            return;
+        }
+        if exchange.is_cancelled(now_ns) {
+            self.messages.wakers.extend(exchange.wakers.take());
+        } else {
+            self.woken.insert((timer(exchange.deadline_ns()), key));
+        }
     }
 
     /// Publishes what was written: at most one doorbell for each caller that sleeps.
     pub(crate) fn flush(&mut self) {
-        for (_, lane) in self.lanes.iter_mut() {
-            lane.responder.flush();
+        while let Some(key) = self.dirty.pop() {
+            if let Some(lane) = self.lanes.get_mut(key) {
+                lane.dirty = false;
+                lane.responder.flush();
+            }
         }
         self.calls.flush();
+    }
+
+    /// Something was written to a lane.
+    fn touch(&mut self, key: Key) {
+        if let Some(lane) = self.lanes.get_mut(key)
+            && !std::mem::replace(&mut lane.dirty, true)
+        {
+            self.dirty.push(key);
+        }
     }
 
     /// Announces that this side is about to sleep; `false` where something has come in meanwhile.
     #[must_use]
     pub(crate) fn arm(&mut self) -> bool {
         let mut quiet = self.calls.arm();
-        for (_, lane) in self.lanes.iter_mut() {
-            quiet &= lane.responder.arm();
+        for key in &self.lane_keys {
+            quiet &= self.lanes.get_mut(*key).is_none_or(|lane| lane.responder.arm());
         }
         quiet
     }
@@ -683,26 +722,32 @@ impl Engine {
         self.calls.disarm();
     }
 
-    /// Calls `waker` once something became of a call.
-    pub(crate) fn wake_on(&mut self, call: CallKey, waker: SendWaker) {
-        self.call_wakers.insert(call, waker);
-    }
-
     /// When something has to happen although nothing comes in, in CLOCK_MONOTONIC nanoseconds.
-    pub(crate) fn next_timer(&mut self) -> Option<u64> {
-        let pending = self.exchanges.iter_mut().filter(|(_, exchange)| exchange.wakers.any());
-        let deadline =
-            pending.map(|(_, exchange)| exchange.view.request().deadline_ns).filter(|at| *at != 0).min();
+    pub(crate) fn next_timer(&self) -> Option<u64> {
+        let deadline = self.woken.first().map(|(at, _)| *at).filter(|at| *at != u64::MAX);
         deadline.into_iter().chain(self.calls.next_timer()).min()
     }
 
     /// Wakes what waits for an exchange whose time is up.
     pub(crate) fn expire(&mut self, now_ns: u64) {
-        for (_, exchange) in self.exchanges.iter_mut() {
-            if exchange.wakers.any() && exchange.is_late(now_ns) {
-                let wakers = std::mem::take(&mut exchange.wakers);
-                self.wake.extend([wakers.read, wakers.write, wakers.cancel].into_iter().flatten());
+        while let Some((at, key)) = self.woken.first().copied()
+            && at <= now_ns
+        {
+            self.woken.pop_first();
+            if let Some(exchange) = self.exchanges.get_mut(key) {
+                self.messages.wakers.extend(exchange.wakers.take());
             }
         }
     }
+
+    /// The replica's loop turns: a request was taken, got on, or was answered.
+    fn beat(&mut self) {
+        self.heartbeat += 1;
+        self.board.set_heartbeat(self.heartbeat);
+    }
+}
+
+/// A deadline as a place in the order of timers.
+fn timer(deadline_ns: u64) -> u64 {
+    if deadline_ns == 0 { u64::MAX } else { deadline_ns }
 }

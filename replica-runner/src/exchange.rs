@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
+use std::ops::Range;
 
 use decurion_abi::{Bytes, Header, Request, Waker};
 use decurion_ipc::channel::{InBlock, StreamId};
@@ -36,35 +37,44 @@ pub(crate) struct Exchange {
     pub(crate) entry: Option<Entry>,
     /// Where it stands.
     pub(crate) phase: Phase,
-    /// Body that came and was not read: block and how much of it was read.
-    pub(crate) inbound: VecDeque<(InBlock, usize)>,
-    /// No more of the body will come.
-    pub(crate) inbound_ended: bool,
+    /// Body that came and was not read.
+    pub(crate) inbound: Inbound,
     /// The rest of a whole answer that found no room yet.
-    pub(crate) outbound: Outbound,
+    pub(crate) outbound: Option<Outbound>,
     /// The caller left.
     pub(crate) cancelled: bool,
     /// The entry has returned, or was never called.
     pub(crate) returned: bool,
-    /// It counts among the requests in flight, and is inside the gate.
+    /// Taken, and the library is not done with it: it is inside the gate.
+    pub(crate) running: bool,
+    /// It counts among the requests in flight.
     pub(crate) holds_place: bool,
-    /// Its stream has not been ended by us.
-    pub(crate) holds_stream: bool,
     /// Called when the body, room, or a cancellation comes.
     pub(crate) wakers: Wakers,
+    /// Calls to other deployments that the library made on its behalf, and has not freed.
+    pub(crate) calls: Vec<Key>,
+}
+
+/// Body that came and was not read.
+#[derive(Debug, Default)]
+pub(crate) struct Inbound {
+    /// In order.
+    pub(crate) blocks: VecDeque<InBlock>,
+    /// How much of the first block was read.
+    pub(crate) at: usize,
+    /// No more will come.
+    pub(crate) ended: bool,
 }
 
 /// The rest of a whole answer, copied so that a slow caller holds no handler thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outbound {
     /// The head's record, where it found no room either.
     pub(crate) head: Option<Vec<u8>>,
-    /// The whole body.
+    /// What was left of the body when it was copied.
     pub(crate) body: Vec<u8>,
-    /// How much of it was sent. `0 <= sent <= body.len()`
+    /// How much of that was sent. `0 <= sent <= body.len()`
     pub(crate) sent: usize,
-    /// Whether something is left to send.
-    pub(crate) open: bool,
 }
 
 /// Wakers that a library left with pending operations.
@@ -79,9 +89,10 @@ pub(crate) struct Wakers {
 }
 
 impl Wakers {
-    /// Whether anything waits.
-    pub(crate) fn any(&self) -> bool {
-        self.read.is_some() || self.write.is_some() || self.cancel.is_some()
+    /// All of them, which are called once.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = SendWaker> + use<> {
+        let Wakers { read, write, cancel } = std::mem::take(self);
+        [read, write, cancel].into_iter().flatten()
     }
 }
 
@@ -100,32 +111,84 @@ impl SendWaker {
     }
 }
 
-/// The head of a request in the ABI's form. The pointers of `request` lead into `head` and `headers`, which
-/// never change after construction.
+/// The head of a request in the ABI's form. The pointers of `request` lead into `head` and `headers`, which do not
+/// change until the exchange is over and the view is read anew for another.
 #[derive(Debug)]
 pub(crate) struct RequestView {
-    head: Box<[u8]>,
+    head: Vec<u8>,
     headers: Vec<Header>,
     request: Request,
     kind: Kind,
+    /// Where in `head` the texts stand that the host itself asks for.
+    id: Range<usize>,
+    method: Range<usize>,
+    traceparent: Range<usize>,
 }
 
-// SAFETY: the pointers lead into this value's own heap memory, which is never written again.
-#[expect(unsafe_code, reason = "a self-referential view of immutable bytes")]
+// SAFETY: the pointers lead into this value's own heap memory, which is written by `read` alone.
+#[expect(unsafe_code, reason = "a self-referential view of bytes that stay as they are")]
 unsafe impl Send for RequestView {}
 
+const EMPTY: Request = Request {
+    size: 0,
+    kind: 0,
+    id: Bytes::EMPTY,
+    method: Bytes::EMPTY,
+    path: Bytes::EMPTY,
+    query: Bytes::EMPTY,
+    route_prefix: Bytes::EMPTY,
+    traceparent: Bytes::EMPTY,
+    model_id: Bytes::EMPTY,
+    headers: std::ptr::null(),
+    header_count: 0,
+    deadline_ns: 0,
+    content_length: 0,
+    encoding: 0,
+    method_index: u32::MAX,
+};
+
+impl Default for RequestView {
+    fn default() -> Self {
+        Self {
+            head: Vec::new(),
+            headers: Vec::new(),
+            request: EMPTY,
+            kind: Kind::Http,
+            id: 0..0,
+            method: 0..0,
+            traceparent: 0..0,
+        }
+    }
+}
+
 impl RequestView {
-    /// Reads a head record. `method_index` looks a method's name up.
-    pub(crate) fn parse(head: &[u8], method_index: impl Fn(&str) -> u32) -> Result<Box<Self>, RecordError> {
-        let head: Box<[u8]> = head.into();
-        let (parsed, fields) = RequestHead::parse(&head)?;
-        let headers: Vec<Header> = fields
-            .map(|(name, value)| Header { name: Bytes::from_slice(name), value: Bytes::from_slice(value) })
-            .collect();
-        let kind = parsed.kind;
-        let request = Request {
+    /// Reads a head record, over what was read before.
+    ///
+    /// # Errors
+    /// The record is malformed, and this view is of no use to the library.
+    pub(crate) fn read(&mut self, record: &[u8]) -> Result<(), RecordError> {
+        self.request = EMPTY;
+        self.head.clear();
+        self.head.extend_from_slice(record);
+        self.headers.clear();
+        let (parsed, fields) = RequestHead::parse(&self.head)?;
+        self.headers.extend(
+            fields.map(|(name, value)| Header {
+                name: Bytes::from_slice(name),
+                value: Bytes::from_slice(value),
+            }),
+        );
+        self.kind = parsed.kind;
+        let place = |text: &str| {
+            let start = text.as_ptr().addr().saturating_sub(self.head.as_ptr().addr());
+            start..start + text.len()
+        };
+        self.id = place(parsed.id);
+        self.method = place(parsed.method);
+        self.traceparent = place(parsed.traceparent);
+        self.request = Request {
             size: u32::try_from(size_of::<Request>()).unwrap_or(u32::MAX),
-            kind: match kind {
+            kind: match parsed.kind {
                 Kind::Http => decurion_abi::kind::HTTP,
                 Kind::Call => decurion_abi::kind::CALL,
             },
@@ -136,17 +199,19 @@ impl RequestView {
             route_prefix: Bytes::from_slice(parsed.route_prefix.as_bytes()),
             traceparent: Bytes::from_slice(parsed.traceparent.as_bytes()),
             model_id: Bytes::from_slice(parsed.model_id.as_bytes()),
-            headers: headers.as_ptr(),
-            header_count: headers.len(),
+            headers: self.headers.as_ptr(),
+            header_count: self.headers.len(),
             deadline_ns: parsed.deadline_ns,
             content_length: parsed.content_length.unwrap_or(u64::MAX),
             encoding: parsed.encoding,
-            method_index: match kind {
-                Kind::Http => u32::MAX,
-                Kind::Call => method_index(parsed.method),
-            },
+            method_index: u32::MAX,
         };
-        Ok(Box::new(Self { headers, request, kind, head }))
+        Ok(())
+    }
+
+    /// Says which method of the class is called; before the library sees it.
+    pub(crate) fn set_method_index(&mut self, index: u32) {
+        self.request.method_index = index;
     }
 
     /// For the library.
@@ -159,24 +224,23 @@ impl RequestView {
         self.kind
     }
 
-    /// The head again, as text that travels on with calls made for this request.
-    pub(crate) fn id(&self) -> String {
-        self.parsed(|head| head.id.to_owned())
+    /// Request id.
+    pub(crate) fn id(&self) -> &str {
+        self.text(&self.id)
     }
 
     /// `traceparent`.
-    pub(crate) fn traceparent(&self) -> String {
-        self.parsed(|head| head.traceparent.to_owned())
+    pub(crate) fn traceparent(&self) -> &str {
+        self.text(&self.traceparent)
     }
 
     /// The method's name.
-    pub(crate) fn method(&self) -> String {
-        self.parsed(|head| head.method.to_owned())
+    pub(crate) fn method(&self) -> &str {
+        self.text(&self.method)
     }
 
-    fn parsed(&self, pick: impl Fn(&RequestHead<'_>) -> String) -> String {
-        debug_assert_eq!(self.headers.len(), self.request.header_count);
-        RequestHead::parse(&self.head).map(|(head, _)| pick(&head)).unwrap_or_default()
+    fn text(&self, place: &Range<usize>) -> &str {
+        self.head.get(place.clone()).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
     }
 }
 
@@ -188,11 +252,16 @@ impl Exchange {
 
     /// Whether the deadline has passed.
     pub(crate) fn is_late(&self, now_ns: u64) -> bool {
-        let deadline = self.view.request().deadline_ns;
+        let deadline = self.deadline_ns();
         deadline != 0 && now_ns >= deadline
     }
 
-    /// Whether the library is done with it: its place is free for another.
+    /// When the answer is due; 0: whenever.
+    pub(crate) fn deadline_ns(&self) -> u64 {
+        self.view.request().deadline_ns
+    }
+
+    /// Whether the library is done with it: the instance is free of it.
     pub(crate) fn is_done(&self) -> bool {
         self.phase == Phase::Ended && self.returned
     }

@@ -32,23 +32,27 @@ impl Gate {
     /// Lets a request in, unless it has to wait. Whoever was let in must [`leave`](Self::leave).
     #[must_use]
     pub(crate) fn enter_request(&mut self, entry: Entry) -> bool {
-        self.waiting == 0 && self.enter(entry)
+        self.admits(entry) && self.enter(entry)
+    }
+
+    /// Whether a request would be let in.
+    pub(crate) fn admits(&self, entry: Entry) -> bool {
+        self.waiting == 0 && self.is_free_for(entry)
     }
 
     /// Lets an entry of the life cycle in (reconfigure, health), unless it has to wait.
     #[must_use]
     pub(crate) fn enter(&mut self, entry: Entry) -> bool {
+        let free = self.is_free_for(entry);
         match entry {
-            Entry::Shared if !self.exclusive => {
-                self.shared += 1;
-                true
-            }
-            Entry::Exclusive if !self.exclusive && self.shared == 0 => {
-                self.exclusive = true;
-                true
-            }
-            Entry::Shared | Entry::Exclusive => false,
+            Entry::Shared => self.shared += u32::from(free),
+            Entry::Exclusive => self.exclusive |= free,
         }
+        free
+    }
+
+    fn is_free_for(&self, entry: Entry) -> bool {
+        !self.exclusive && (entry == Entry::Shared || self.shared == 0)
     }
 
     /// What was let in is out again.

@@ -79,14 +79,6 @@ impl<T> Slab<T> {
         Some(value)
     }
 
-    /// All entries with their keys.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
-        self.entries.iter_mut().enumerate().filter_map(|(index, (generation, entry))| {
-            let key = Key::new(index, *generation);
-            entry.as_mut().map(|value| (key, value))
-        })
-    }
-
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.entries.len() - self.free.len()

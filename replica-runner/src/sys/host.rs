@@ -9,17 +9,17 @@ use decurion_abi::{
     ABI_MAJOR, ABI_MINOR, Bytes, Call, CallReply, CallSpec, Context, ErrorSlot, Exchange, Header, Host,
     MAGIC, Request, Waker, encoding, kind, level, status,
 };
-use decurion_ipc::caller::{CallError, NewCall, Outcome};
+use decurion_api::DeploymentName;
+use decurion_ipc::caller::{CallError, NewCall};
 use decurion_ipc::record::{Kind, ResponseHead};
 
 use crate::answer;
-use crate::engine::{Engine, Read, Wrote};
-use crate::exchange::{Phase, SendWaker};
+use crate::engine::{CallState, Engine, Pending, Read, Wrote};
+use crate::exchange::{self, SendWaker};
 use crate::slab::Key;
-use crate::sys::calls::OpenCall;
 use crate::sys::clock::now_ns;
 use crate::sys::library::ErrorText;
-use crate::sys::runner::{INTERNAL_ERROR, Runner};
+use crate::sys::runner::Runner;
 
 static RUNNER: OnceLock<&'static Runner> = OnceLock::new();
 
@@ -67,10 +67,18 @@ fn guard<T>(fallback: T, work: impl FnOnce(&'static Runner) -> T) -> T {
     catch_unwind(AssertUnwindSafe(|| work(runner))).unwrap_or(fallback)
 }
 
+/// The library's bytes; `None` where there can't be so many.
+fn lent<'a>(bytes: Bytes) -> Option<&'a [u8]> {
+    if bytes.len > isize::MAX as usize || (bytes.ptr.is_null() && bytes.len > 0) {
+        return None;
+    }
+    // SAFETY: the ABI lends the bytes for the call that they were given to, and no reference outlives that.
+    Some(unsafe { bytes.as_slice() })
+}
+
 /// Copies the library's bytes as text; what is not UTF-8 is replaced.
 fn text(bytes: Bytes) -> String {
-    // SAFETY: the ABI lends the bytes for this call.
-    String::from_utf8_lossy(unsafe { bytes.as_slice() }).into_owned()
+    String::from_utf8_lossy(lent(bytes).unwrap_or_default()).into_owned()
 }
 
 fn waker(waker: *const Waker) -> Option<SendWaker> {
@@ -92,10 +100,7 @@ fn fields<'a>(headers: *const Header, count: usize) -> Option<Fields<'a>> {
     let headers = unsafe { std::slice::from_raw_parts(headers, count) };
     let mut fields = Vec::with_capacity(count);
     for header in headers {
-        // SAFETY: as above: the bytes are lent for this call.
-        let name = unsafe { header.name.as_slice() };
-        // SAFETY: as above.
-        let value = unsafe { header.value.as_slice() };
+        let (name, value) = (lent(header.name)?, lent(header.value)?);
         if !answer::is_field_name(name) || !answer::is_field_value(value) {
             return None;
         }
@@ -125,7 +130,7 @@ unsafe extern "C" fn set_error(slot: *mut ErrorSlot, _code: u32, message: Bytes)
 unsafe extern "C" fn log(exchange: *mut Exchange, level: u32, target: Bytes, message: Bytes) {
     guard((), |runner| {
         let key = Key::from_opaque(exchange);
-        let id = runner.look(|engine| engine.exchange(key).map(|exchange| exchange.view.id()));
+        let id = runner.look(|engine| engine.exchange(key).map(|exchange| exchange.view.id().to_owned()));
         runner.outbox.log(level.clamp(level::ERROR, level::TRACE), &text(target), id, text(message));
     });
 }
@@ -133,7 +138,7 @@ unsafe extern "C" fn log(exchange: *mut Exchange, level: u32, target: Bytes, mes
 unsafe extern "C" fn request(exchange: *mut Exchange) -> *const Request {
     guard(std::ptr::null(), |runner| {
         runner.look(|engine| {
-            let open = engine.exchange(Key::from_opaque(exchange)).filter(|it| it.phase != Phase::Ended);
+            let open = engine.in_use(Key::from_opaque(exchange));
             open.map_or(std::ptr::null(), |exchange| std::ptr::from_ref(exchange.view.request()))
         })
     })
@@ -141,24 +146,21 @@ unsafe extern "C" fn request(exchange: *mut Exchange) -> *const Request {
 
 unsafe extern "C" fn is_cancelled(exchange: *mut Exchange) -> i32 {
     guard(1, |runner| {
-        let now = now_ns();
         // With one handler thread nobody else looks at the lanes while the handler runs.
-        i32::from(runner.with(|engine| {
-            engine.poll(now);
-            engine.is_cancelled(Key::from_opaque(exchange), now)
-        }))
+        i32::from(runner.refreshed(|engine, now| engine.is_cancelled(Key::from_opaque(exchange), now)))
     })
 }
 
 unsafe extern "C" fn on_cancel(exchange: *mut Exchange, given: *const Waker) -> i32 {
     guard(status::ERROR, |runner| {
-        let given = waker(given);
-        runner.nudge(|engine| match engine.exchange(Key::from_opaque(exchange)) {
-            Some(exchange) => {
-                exchange.wakers.cancel = given;
-                status::OK
+        let (key, given) = (Key::from_opaque(exchange), waker(given));
+        let now = now_ns();
+        runner.with(|engine| {
+            if engine.in_use(key).is_none() {
+                return status::INVALID;
             }
-            None => status::INVALID,
+            engine.set_waker(key, Pending::Cancel, given, now);
+            status::OK
         })
     })
 }
@@ -167,25 +169,27 @@ unsafe extern "C" fn on_cancel(exchange: *mut Exchange, given: *const Waker) -> 
 fn attempt<T>(
     runner: &Runner,
     key: Key,
-    waker: Option<SendWaker>,
-    place: fn(&mut crate::exchange::Wakers) -> &mut Option<SendWaker>,
+    given: Option<SendWaker>,
+    what: Pending,
     mut attempt: impl FnMut(&mut Engine, u64) -> Option<T>,
 ) -> Option<T> {
-    let deadline = runner.look(|engine| engine.exchange(key).map_or(0, |it| it.view.request().deadline_ns));
-    match waker {
-        None => runner.wait(deadline, attempt),
-        Some(waker) => runner.nudge(|engine| {
-            let now = now_ns();
-            engine.poll(now);
-            let done = attempt(engine, now);
-            if done.is_none()
-                && let Some(exchange) = engine.exchange(key)
-            {
-                *place(&mut exchange.wakers) = Some(waker);
-            }
-            done
-        }),
+    if given.is_none() {
+        let deadline = runner.look(|engine| engine.in_use(key).map_or(0, exchange::Exchange::deadline_ns));
+        return runner.wait(deadline, attempt);
     }
+    let done = runner.refreshed(&mut attempt);
+    if done.is_some() {
+        return done;
+    }
+    let now = now_ns();
+    runner.with(|engine| {
+        // Once more: it may have come in between, and nobody would call the waker for that.
+        let done = attempt(engine, now);
+        if done.is_none() {
+            engine.set_waker(key, what, given, now);
+        }
+        done
+    })
 }
 
 unsafe extern "C" fn body_read(
@@ -198,16 +202,11 @@ unsafe extern "C" fn body_read(
         let (key, given) = (Key::from_opaque(exchange), waker(given));
         let Some(buffer) = buffer(bytes, len) else { return status::INVALID as isize };
         let waits = given.is_some();
-        let outcome = attempt(
-            runner,
-            key,
-            given,
-            |wakers| &mut wakers.read,
-            |engine, now| match engine.read(key, buffer, now) {
+        let outcome =
+            attempt(runner, key, given, Pending::Read, |engine, now| match engine.read(key, buffer, now) {
                 Read::Wait => None,
                 done => Some(done),
-            },
-        );
+            });
         match outcome {
             Some(Read::Some(count)) => isize::try_from(count).unwrap_or(isize::MAX),
             Some(Read::End) => 0,
@@ -238,8 +237,7 @@ unsafe extern "C" fn respond(
     guard(status::ERROR, |runner| {
         let Some(code) = answer::is_final_status(code) else { return status::INVALID };
         let Some(fields) = fields(headers, count) else { return status::INVALID };
-        // SAFETY: the ABI lends the body for this call.
-        let body = unsafe { body.as_slice() };
+        let Some(body) = lent(body) else { return status::INVALID };
         let head =
             ResponseHead { status: code, content_length: Some(body.len() as u64), encoding: encoding::RAW };
         wrote(runner.with(|engine| engine.respond(Key::from_opaque(exchange), head, &fields, body)))
@@ -258,16 +256,10 @@ unsafe extern "C" fn respond_start(
         let Some(fields) = fields(headers, count) else { return status::INVALID };
         let content_length = (content_length != u64::MAX).then_some(content_length);
         let key = Key::from_opaque(exchange);
-        let outcome = attempt(
-            runner,
-            key,
-            None,
-            |wakers| &mut wakers.write,
-            |engine, _| {
-                let head = ResponseHead { status: code, content_length, encoding: encoding::RAW };
-                Some(engine.respond_start(key, head, &fields)).filter(|outcome| *outcome != Wrote::Wait)
-            },
-        );
+        let outcome = attempt(runner, key, None, Pending::Write, |engine, now| {
+            let head = ResponseHead { status: code, content_length, encoding: encoding::RAW };
+            Some(engine.respond_start(key, head, &fields, now)).filter(|outcome| *outcome != Wrote::Wait)
+        });
         wrote(outcome.unwrap_or(Wrote::Cancelled))
     })
 }
@@ -276,15 +268,10 @@ unsafe extern "C" fn respond_write(exchange: *mut Exchange, bytes: Bytes, given:
     guard(status::ERROR as isize, |runner| {
         let (key, given) = (Key::from_opaque(exchange), waker(given));
         let waits = given.is_some();
-        // SAFETY: the ABI lends the bytes for this call.
-        let bytes = unsafe { bytes.as_slice() };
-        let outcome = attempt(
-            runner,
-            key,
-            given,
-            |wakers| &mut wakers.write,
-            |engine, now| Some(engine.write(key, bytes, now)).filter(|outcome| *outcome != Wrote::Wait),
-        );
+        let Some(bytes) = lent(bytes) else { return status::INVALID as isize };
+        let outcome = attempt(runner, key, given, Pending::Write, |engine, now| {
+            Some(engine.write(key, bytes, now)).filter(|outcome| *outcome != Wrote::Wait)
+        });
         match outcome {
             Some(Wrote::Done(count)) => isize::try_from(count).unwrap_or(isize::MAX),
             Some(Wrote::Invalid) => status::INVALID as isize,
@@ -297,7 +284,7 @@ unsafe extern "C" fn respond_write(exchange: *mut Exchange, bytes: Bytes, given:
 
 unsafe extern "C" fn respond_flush(exchange: *mut Exchange) -> i32 {
     guard(status::ERROR, |runner| {
-        let open = runner.with(|engine| engine.exchange(Key::from_opaque(exchange)).is_some());
+        let open = runner.with(|engine| engine.in_use(Key::from_opaque(exchange)).is_some());
         if open { status::OK } else { status::INVALID }
     })
 }
@@ -308,8 +295,10 @@ unsafe extern "C" fn finish(exchange: *mut Exchange) -> i32 {
 
 unsafe extern "C" fn respond_call(exchange: *mut Exchange, encoding: u32, body: Bytes) -> i32 {
     guard(status::ERROR, |runner| {
-        // SAFETY: the ABI lends the body for this call.
-        let body = unsafe { body.as_slice() };
+        let Some(body) = lent(body) else { return status::INVALID };
+        if encoding > encoding::BINCODE {
+            return status::INVALID;
+        }
         let head = ResponseHead { status: 200, content_length: Some(body.len() as u64), encoding };
         runner.with(|engine| {
             let key = Key::from_opaque(exchange);
@@ -326,17 +315,16 @@ unsafe extern "C" fn fail(exchange: *mut Exchange, code: u32, public: Bytes, det
         let key = Key::from_opaque(exchange);
         let (code, public, detail) = (answer::is_final_status(code), text(public), text(detail));
         let (outcome, id) = runner.with(|engine| {
-            let open = engine.exchange(key).filter(|exchange| exchange.phase != Phase::Ended);
-            let Some((id, kind)) = open.map(|exchange| (exchange.view.id(), exchange.view.kind())) else {
-                return (status::INVALID, None);
-            };
+            let Some(exchange) = engine.in_use(key) else { return (status::INVALID, None) };
+            let kind = exchange.view.kind();
+            let id = (!detail.is_empty()).then(|| exchange.view.id().to_owned());
             // A caller by handle is told why its call failed; the world outside is not.
             let text = match (code, kind) {
                 (Some(_), _) => &public,
                 (None, Kind::Call) if !detail.is_empty() => &detail,
-                (None, _) => INTERNAL_ERROR,
+                (None, _) => answer::INTERNAL_ERROR,
             };
-            (wrote(engine.fail(key, code.unwrap_or(500), text)), Some(id))
+            (wrote(engine.fail(key, code.unwrap_or(500), text)), id)
         });
         if !detail.is_empty() && outcome != status::INVALID {
             runner.outbox.log(level::ERROR, "decurion", id, detail);
@@ -352,6 +340,7 @@ fn refusal(error: &CallError) -> i32 {
         CallError::Cancelled => status::CANCELLED,
         CallError::Deadline => status::DEADLINE,
         CallError::Broken => status::BROKEN,
+        CallError::TooLarge { .. } => status::INVALID,
     }
 }
 
@@ -364,32 +353,42 @@ unsafe extern "C" fn call_start(spec: *const CallSpec, out: *mut *mut Call) -> i
         }
         // SAFETY: as above, and it is as large as the one we know.
         let spec = unsafe { *spec };
-        let call = match new_call(runner, &spec) {
-            Ok(call) => call,
-            Err(refused) => return refused,
-        };
-        match OpenCall::start(runner, call, spec.parent) {
+        match start_call(runner, &spec) {
             Ok(call) => {
                 // SAFETY: `out` is not null, and lent for this call.
-                unsafe { out.write(Box::into_raw(Box::new(call)).cast()) };
+                unsafe { out.write(call.to_opaque()) };
                 status::OK
             }
-            Err(error) => refusal(&error),
+            Err(refused) => refused,
         }
     })
 }
 
-fn new_call(runner: &Runner, spec: &CallSpec) -> Result<NewCall, i32> {
+fn start_call(runner: &Runner, spec: &CallSpec) -> Result<Key, i32> {
+    let parent = (!spec.parent.is_null()).then(|| Key::from_opaque(spec.parent));
+    let call = new_call(runner, spec, parent)?;
+    let now = now_ns();
+    runner.with(|engine| engine.start_call(call, parent, now)).map_err(|error| refusal(&error))
+}
+
+fn new_call(runner: &Runner, spec: &CallSpec, parent: Option<Key>) -> Result<NewCall, i32> {
+    if spec.flags != 0 || spec.encoding > encoding::BINCODE {
+        return Err(status::INVALID);
+    }
     let deployment = text(spec.deployment).parse().map_err(|_| status::NOT_FOUND)?;
     let fields = fields(spec.headers, spec.header_count).ok_or(status::INVALID)?;
-    // SAFETY: the ABI lends the body for the call that this is part of.
-    let body = unsafe { spec.body.as_slice() }.to_vec();
-    let parent = runner.look(|engine| {
-        engine.exchange(Key::from_opaque(spec.parent)).map(|exchange| {
-            (exchange.view.id(), exchange.view.traceparent(), exchange.view.request().deadline_ns)
+    let body = lent(spec.body).ok_or(status::INVALID)?.to_vec();
+    let travels = parent.map(|parent| {
+        runner.look(|engine| {
+            let exchange = engine.in_use(parent)?;
+            let (id, trace) = (exchange.view.id().to_owned(), exchange.view.traceparent().to_owned());
+            Some((id, trace, exchange.deadline_ns()))
         })
     });
-    let (id, traceparent, parent_deadline) = parent.unwrap_or_default();
+    let (id, traceparent, parent_deadline) = match travels {
+        None => Default::default(),
+        Some(of_parent) => of_parent.ok_or(status::INVALID)?,
+    };
     let deadline_ns =
         [spec.deadline_ns, parent_deadline].into_iter().filter(|at| *at != 0).min().unwrap_or(0);
     let kind = match spec.kind {
@@ -412,68 +411,99 @@ fn new_call(runner: &Runner, spec: &CallSpec) -> Result<NewCall, i32> {
     })
 }
 
-/// A call that a library holds.
-fn open_call<'a>(call: *mut Call) -> Option<&'a mut OpenCall> {
-    // SAFETY: calls are only ever made by `call_start` as a box of an `OpenCall`; the ABI lets one thread at a time
-    // use one, and none after `call_free`.
-    unsafe { call.cast::<OpenCall>().as_mut() }
+/// Tries until something came of a call, or leaves the waker and says so: `None`.
+fn attempt_call<T>(
+    runner: &Runner,
+    call: Key,
+    given: Option<SendWaker>,
+    mut attempt: impl FnMut(&mut Engine) -> Option<T>,
+) -> Option<T> {
+    let Some(given) = given else { return runner.wait(0, |engine, _| attempt(engine)) };
+    let done = runner.refreshed(|engine, _| attempt(engine));
+    if done.is_some() {
+        return done;
+    }
+    runner.with(|engine| {
+        let done = attempt(engine);
+        if done.is_none() {
+            engine.wake_on_call(call, given);
+        }
+        done
+    })
 }
 
 unsafe extern "C" fn call_wait(call: *mut Call, reply: *mut CallReply, given: *const Waker) -> i32 {
     guard(status::ERROR, |runner| {
-        let Some(call) = open_call(call) else { return status::INVALID };
-        match call.wait(runner, waker(given)) {
-            Outcome::Pending => status::PENDING,
-            Outcome::Failed(error) => refusal(&error),
-            Outcome::Ready => {
-                let filled = call.reply();
-                // SAFETY: the library lends a reply, or null, for this call, with its size in the first word.
-                let size = unsafe { reply.cast::<u32>().as_ref() }.copied().unwrap_or(0);
-                if (size as usize) < size_of::<CallReply>() {
-                    return status::INVALID;
-                }
+        let key = Key::from_opaque(call);
+        // SAFETY: the library lends a reply, or null, for this call, with its size in the first word.
+        let size = unsafe { reply.cast::<u32>().as_ref() }.copied().unwrap_or(0);
+        if (size as usize) < size_of::<CallReply>() {
+            return status::INVALID;
+        }
+        let state = attempt_call(runner, key, waker(given), |engine| match engine.call_state(key) {
+            CallState::Pending => None,
+            done => Some(done),
+        });
+        match state {
+            Some(CallState::Ready(filled)) => {
                 // SAFETY: as above; it is as large as the one we know.
                 unsafe { reply.write(filled) };
                 status::OK
             }
+            Some(state) => refused_call(&state),
+            None => status::PENDING,
         }
     })
 }
 
+fn refused_call(state: &CallState) -> i32 {
+    match state {
+        CallState::Pending => status::PENDING,
+        CallState::Failed(error) => refusal(error),
+        CallState::Invalid | CallState::Ready(_) => status::INVALID,
+    }
+}
+
 unsafe extern "C" fn call_read(call: *mut Call, bytes: *mut u8, len: usize, given: *const Waker) -> isize {
     guard(status::ERROR as isize, |runner| {
-        let Some(call) = open_call(call) else { return status::INVALID as isize };
+        let key = Key::from_opaque(call);
         let Some(buffer) = buffer(bytes, len) else { return status::INVALID as isize };
-        match call.read(runner, buffer, waker(given)) {
-            Ok(Some(count)) => isize::try_from(count).unwrap_or(isize::MAX),
-            Ok(None) => status::PENDING as isize,
-            Err(error) => refusal(&error) as isize,
+        let read = attempt_call(runner, key, waker(given), |engine| match engine.read_call(key, buffer) {
+            Err(CallState::Pending) => None,
+            done => Some(done),
+        });
+        match read {
+            Some(Ok(count)) => isize::try_from(count).unwrap_or(isize::MAX),
+            Some(Err(state)) => refused_call(&state) as isize,
+            None => status::PENDING as isize,
         }
     })
 }
 
 unsafe extern "C" fn call_cancel(call: *mut Call) {
-    guard((), |runner| {
-        if let Some(call) = open_call(call) {
-            call.cancel(runner);
-        }
-    });
+    guard((), |runner| runner.with(|engine| engine.cancel_call(Key::from_opaque(call))));
 }
 
 unsafe extern "C" fn call_free(call: *mut Call) {
-    guard((), |runner| {
-        if !call.is_null() {
-            // SAFETY: made by `call_start` as a box; the ABI lets it be freed once, and not used afterwards.
-            let call = unsafe { Box::from_raw(call.cast::<OpenCall>()) };
-            call.free(runner);
-        }
+    guard((), |runner| runner.with(|engine| engine.free_call(Key::from_opaque(call))));
+}
+
+/// How long the supervisor may take to say what a deployment is.
+const RESOLVE_MAX_NS: u64 = 10_000_000_000;
+
+/// The encodings that a deployment's methods take.
+fn find(runner: &Runner, deployment: &DeploymentName) -> Result<u32, CallError> {
+    runner.with(|engine| engine.calls.resolve(deployment));
+    let found = runner.wait(now_ns() + RESOLVE_MAX_NS, |engine, _| {
+        engine.calls.find(deployment).map(|view| view.map(|view| view.encodings)).transpose()
     });
+    found.unwrap_or(Err(CallError::Deadline))
 }
 
 unsafe extern "C" fn deployment_find(deployment: Bytes, encodings: *mut u32) -> i32 {
     guard(status::ERROR, |runner| {
         let Ok(name) = text(deployment).parse() else { return status::NOT_FOUND };
-        match super::calls::find(runner, &name) {
+        match find(runner, &name) {
             Ok(known) => {
                 // SAFETY: the library lends a word, or null, for this call.
                 if let Some(out) = unsafe { encodings.as_mut() } {

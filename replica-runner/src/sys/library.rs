@@ -9,7 +9,9 @@ use decurion_abi::{ABI_MAJOR, Bytes, CLASS_SYMBOL_PREFIX, Class, Host, MAGIC};
 use decurion_ipc::control::StartFailure;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
+use crate::engine::Job;
 use crate::gate::Entry;
+use crate::sys::runner::{Handler, Returned};
 
 /// Bytes of the tables that this host knows; a library of 1.0 has at least these.
 const CLASS_SIZE_MIN: usize = size_of::<Class>();
@@ -82,11 +84,6 @@ fn check_table(table: *const Class, class: &str) -> Result<LoadedClass, StartFai
 }
 
 impl LoadedClass {
-    /// The table.
-    pub(crate) fn table(&self) -> &'static Class {
-        self.table
-    }
-
     /// How `call` takes the instance; `None` where the class has no HTTP side.
     pub(crate) fn call_entry(&self) -> Option<Entry> {
         self.table.call.map(|_| Entry::from_flags(self.table.call_flags))
@@ -178,7 +175,7 @@ impl Instance {
     }
 
     /// Runs `call` or `invoke` for an exchange; the entry's status.
-    pub(crate) fn answer(&self, call: bool, exchange: *mut decurion_abi::Exchange) -> i32 {
+    fn answer(&self, call: bool, exchange: *mut decurion_abi::Exchange) -> i32 {
         let entry = if call { self.class.table.call } else { self.class.table.invoke };
         match entry {
             // SAFETY: the instance is alive (destroy comes last), the gate let this entry in, the exchange is open.
@@ -218,5 +215,16 @@ impl Instance {
             // SAFETY: it was not destroyed before, and every thread that ran entries has been joined.
             unsafe { destroy(self.this) };
         }
+    }
+}
+
+impl Handler for Instance {
+    fn run(&self, job: Job) -> Returned {
+        let entry_flags = match job.method {
+            None => self.class.table.call_flags,
+            Some(method) => self.class.method_flags(method),
+        };
+        let status = self.answer(job.method.is_none(), job.key.to_opaque());
+        Returned { status, later: entry_flags & decurion_abi::flags::ASYNC != 0 }
     }
 }

@@ -1,6 +1,5 @@
 //! Everything that touches the machine: the library, threads, clocks, descriptors.
 
-pub(crate) mod calls;
 pub(crate) mod clock;
 pub(crate) mod control;
 pub(crate) mod host;

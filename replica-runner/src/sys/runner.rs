@@ -4,200 +4,388 @@
 //! it looks at the lanes, and sleeps for all; the others follow on a condition variable. A leader that has found
 //! what it waited for leaves, and one follower takes over. So a handler that waits (for a body, for room, for a
 //! call it made) takes part in the waiting, and with one thread nothing is ever handed from thread to thread.
+//!
+//! Who leads, where several wait: a thread without a request before one that waits in the middle of something, so that
+//! the next request is run by the thread that finds it; and the [deputy](Role::Deputy) where all threads run handlers,
+//! and only if callers have to be looked after meanwhile.
+//!
+//! Nobody sleeps over what it waits for: whoever changes the engine says on leaving it ([`Runner::leave`]) what
+//! others may go on with, to followers by their condition variable and to a leader by a poke.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use decurion_abi::{flags, level, status};
+use decurion_abi::level;
 use decurion_ipc::control::ReplicaReport;
+use decurion_ipc::spin::{SPIN_MAX, Spin};
+use decurion_ipc::sys::spin::{processors, spin};
 
-use crate::engine::Engine;
-use crate::exchange::Phase;
-use crate::slab::Key;
+use crate::engine::{Engine, Job, Messages};
 use crate::sys::clock::now_ns;
-use crate::sys::library::Instance;
 use crate::sys::outbox::Outbox;
 use crate::sys::sleeper::Sleeper;
 
-/// Body of an answer to a request whose handler failed without a word for the client.
-pub(crate) const INTERNAL_ERROR: &str = "Internal Server Error";
-
 /// A follower without a deadline looks up so often; only a bound for the system call, nothing hangs on it.
 const FOLLOW_MAX: Duration = Duration::from_secs(3600);
+
+/// A handler that returns sooner leads by itself, at no cost; the deputy is for those that take their time.
+const STAND_IN_AFTER: Duration = Duration::from_millis(1);
 
 /// One replica. Lives as long as the process.
 #[derive(Debug)]
 pub(crate) struct Runner {
     turn: Mutex<Turn>,
-    changed: Condvar,
+    idle: Condvar,
+    waiters: Condvar,
+    deputy: Condvar,
     /// Where the leader sleeps.
     pub(crate) sleeper: Sleeper,
-    /// Words for the supervisor.
+    /// Words for the supervisor, and for the control thread.
     pub(crate) outbox: Outbox,
 }
 
+/// What a waiting thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A handler thread without a request.
+    Idle,
+    /// In the middle of something: a handler, the constructor, the life cycle.
+    Waiter,
+    /// Leads while nobody else does for long, but answers are being sent or wakers wait.
+    Deputy,
+}
+
+/// The engine and who waits for it. Invariant: where somebody waits who [may lead](Turn::may_lead), one leads, or one
+/// was notified and will, or whoever holds the lock sees to it on leaving.
 #[derive(Debug)]
 struct Turn {
     engine: Engine,
-    leading: bool,
-    followers: u32,
+    leader: Option<Role>,
+    /// The leader has gone to sleep, or is about to.
+    asleep: bool,
+    /// When a sleeping leader wakes by itself.
+    due_ns: u64,
+    /// The leader is to look again.
+    poked: bool,
+    idle: u32,
+    waiters: u32,
+    deputies: u32,
+    /// There is a deputy, or will be.
+    has_deputy: bool,
+    spin: Spin,
 }
 
-enum Job {
-    Run(Key),
-    Stop,
+impl Turn {
+    fn may_lead(&self, role: Role) -> bool {
+        match role {
+            Role::Idle => true,
+            Role::Waiter => self.idle == 0,
+            Role::Deputy => self.idle == 0 && self.waiters == 0 && self.engine.needs_care(),
+        }
+    }
+
+    fn count(&mut self, role: Role) -> &mut u32 {
+        match role {
+            Role::Idle => &mut self.idle,
+            Role::Waiter => &mut self.waiters,
+            Role::Deputy => &mut self.deputies,
+        }
+    }
+}
+
+/// What runs requests: the instance, or a test.
+pub(crate) trait Handler {
+    /// Runs the entry of a request; how it returned.
+    fn run(&self, job: Job) -> Returned;
+}
+
+/// How an entry returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Returned {
+    /// The entry's status.
+    pub(crate) status: i32,
+    /// It may end its exchange later.
+    pub(crate) later: bool,
 }
 
 impl Runner {
-    pub(crate) fn new(engine: Engine, sleeper: Sleeper, outbox: Outbox) -> Self {
-        let turn = Turn { engine, leading: false, followers: 0 };
-        Self { turn: Mutex::new(turn), changed: Condvar::new(), sleeper, outbox }
+    /// For so many handler threads.
+    pub(crate) fn new(engine: Engine, threads: usize, sleeper: Sleeper, outbox: Outbox) -> Self {
+        // All handler threads and a caller may want a processor at the same time.
+        let spin = Spin::new(SPIN_MAX, processors(), threads + 1);
+        let turn = Turn {
+            engine,
+            leader: None,
+            asleep: false,
+            due_ns: u64::MAX,
+            poked: false,
+            idle: 0,
+            waiters: 0,
+            deputies: 0,
+            has_deputy: false,
+            spin,
+        };
+        let turn = Mutex::new(turn);
+        let (idle, waiters, deputy) = (Condvar::new(), Condvar::new(), Condvar::new());
+        Self { turn, idle, waiters, deputy, sleeper, outbox }
     }
 
     /// Works on the engine, then sends what came of it on its way.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> T {
         let mut turn = self.lock();
         let result = work(&mut turn.engine);
-        turn.engine.flush();
         self.leave(turn);
         result
     }
 
-    /// Looks at the engine, and changes nothing that anybody waits for.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Engine) -> T) -> T {
-        look(&mut self.lock().engine)
+    /// Looks at the engine, and changes nothing.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Engine) -> T) -> T {
+        look(&self.lock().engine)
     }
 
-    /// The same, where a sleeping leader has to look again: a bound has grown, a lane has come.
+    /// As [`with`](Self::with), for rare changes after which all who wait have to look again, and who sleeps has to
+    /// listen anew: a lane has come or gone, the supervisor has told something.
     pub(crate) fn nudge<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> T {
         let mut turn = self.lock();
         let result = work(&mut turn.engine);
-        turn.engine.flush();
-        let led = turn.leading;
+        turn.engine.note_news();
+        turn.poked = turn.leader.is_some();
         self.leave(turn);
-        if led {
-            self.sleeper.wake();
-        }
         result
     }
 
-    /// Waits until `check` finds something, or the deadline (0: none) has passed: `None`.
+    /// As [`with`](Self::with), after a look at what has come, unless a leader sees to that.
+    pub(crate) fn refreshed<T>(&self, work: impl FnOnce(&mut Engine, u64) -> T) -> T {
+        let now = now_ns();
+        let mut turn = self.lock();
+        if turn.leader.is_none() || !turn.asleep {
+            turn.engine.poll(now);
+        }
+        let result = work(&mut turn.engine, now);
+        self.leave(turn);
+        result
+    }
+
+    /// Waits in the middle of something, until `check` finds something or the deadline (0: none) has passed: `None`.
     pub(crate) fn wait<T>(
         &self,
         deadline_ns: u64,
-        mut check: impl FnMut(&mut Engine, u64) -> Option<T>,
+        check: impl FnMut(&mut Engine, u64) -> Option<T>,
     ) -> Option<T> {
+        self.wait_as(Role::Waiter, self.lock(), deadline_ns, check)
+    }
+
+    /// The deputy's life.
+    pub(crate) fn stand_in(&self) {
         let mut turn = self.lock();
-        loop {
-            let now = now_ns();
-            let found = check(&mut turn.engine, now);
-            if found.is_some() || (deadline_ns != 0 && now >= deadline_ns) {
-                turn.engine.flush();
-                self.leave(turn);
-                return found;
-            }
-            turn = if turn.leading { self.follow(turn, deadline_ns) } else { self.lead(turn, deadline_ns) };
-        }
-    }
-
-    fn follow<'a>(&'a self, mut turn: MutexGuard<'a, Turn>, deadline_ns: u64) -> MutexGuard<'a, Turn> {
-        turn.followers += 1;
-        let timeout = until(deadline_ns).unwrap_or(FOLLOW_MAX);
-        let (mut turn, _) = self.changed.wait_timeout(turn, timeout).unwrap_or_else(PoisonError::into_inner);
-        turn.followers -= 1;
-        turn
-    }
-
-    fn lead<'a>(&'a self, mut turn: MutexGuard<'a, Turn>, deadline_ns: u64) -> MutexGuard<'a, Turn> {
-        let mut progress = turn.engine.poll(now_ns());
-        if !progress {
-            turn.leading = true;
-            turn.engine.flush();
-            if turn.engine.arm() {
-                let timer = turn.engine.next_timer();
-                let due = [timer, (deadline_ns != 0).then_some(deadline_ns)].into_iter().flatten().min();
-                drop(turn);
-                self.sleeper.sleep(due.and_then(until));
-                turn = self.lock();
-            }
-            turn.engine.disarm();
-            let now = now_ns();
-            progress = turn.engine.poll(now);
-            turn.engine.expire(now);
-            turn.leading = false;
-        }
-        let wakers = turn.engine.take_wakers();
-        if progress && turn.followers > 0 {
-            self.changed.notify_all();
-        }
-        if wakers.is_empty() {
-            return turn;
-        }
-        drop(turn);
-        wakers.into_iter().for_each(super::host::call_waker);
-        self.lock()
-    }
-
-    /// Gives the engine up: what happened meanwhile is told to whom it concerns.
-    fn leave(&self, mut turn: MutexGuard<'_, Turn>) {
-        let wakers = turn.engine.take_wakers();
-        let reports = turn.engine.calls.take_reports();
-        let cut_off = turn.engine.take_cut_off();
-        let freed = turn.engine.take_freed();
-        match turn.followers {
-            0 => {}
-            // A place or the gate is free, and somebody waits for it.
-            _ if freed => self.changed.notify_all(),
-            // Somebody has to lead.
-            _ if !turn.leading => self.changed.notify_one(),
-            _ => {}
-        }
-        drop(turn);
-        wakers.into_iter().for_each(super::host::call_waker);
-        for report in reports {
-            self.outbox.send(ReplicaReport::Caller(report));
-        }
-        for cut in cut_off {
-            self.outbox.send(ReplicaReport::CallerFault { caller: cut.caller, fault: cut.fault });
+        while !turn.engine.is_stopped() {
+            turn = if turn.leader.is_none() && turn.may_lead(Role::Deputy) {
+                self.lead(turn, Role::Deputy, 0, now_ns())
+            } else {
+                drop(self.follow(turn, Role::Deputy, 0));
+                std::thread::sleep(STAND_IN_AFTER);
+                self.lock()
+            };
         }
     }
 
     /// One handler thread's life: runs requests until the replica stops.
-    pub(crate) fn serve(&self, instance: &Instance) {
+    pub(crate) fn serve(&self, handler: &impl Handler) {
+        let mut turn = self.lock();
         loop {
-            let job = self.wait(0, |engine, now| match engine.next(now) {
-                Some(key) => Some(Job::Run(key)),
-                None if engine.is_stopped() => Some(Job::Stop),
+            let job = self.wait_as(Role::Idle, turn, 0, |engine, now| match engine.next(now) {
+                Some(job) => Some(Some(job)),
+                None if engine.is_stopped() => Some(None),
                 None => None,
             });
-            match job {
-                Some(Job::Run(key)) => self.run(instance, key),
-                Some(Job::Stop) | None => return,
+            let Some(Some(job)) = job else { return };
+            let Returned { status, later } = handler.run(job);
+            turn = self.lock();
+            let later = later && status == decurion_abi::status::OK;
+            if !turn.engine.entry_returned(job.key, later) {
+                let message = format!("the handler returned {status} and left its request unanswered");
+                self.outbox.log(level::ERROR, "decurion", None, message);
             }
+            // The next one is taken in the same turn, before anybody is told that there is a place.
         }
     }
 
-    fn run(&self, instance: &Instance, key: Key) {
-        let table = instance.class().table();
-        let facts = self.look(|engine| {
-            let request = engine.exchange(key)?.view.request();
-            Some((request.kind == decurion_abi::kind::HTTP, request.method_index))
-        });
-        let Some((http, method)) = facts else { return };
-        let entry_flags = if http { table.call_flags } else { instance.class().method_flags(method) };
-        let outcome = instance.answer(http, key.to_opaque());
-        let left_open = self.with(|engine| {
-            let open = engine.exchange(key).is_some_and(|exchange| exchange.phase != Phase::Ended);
-            let left_open = open && (outcome != status::OK || entry_flags & flags::ASYNC == 0);
-            if left_open {
-                let _ = engine.fail(key, 500, INTERNAL_ERROR);
+    fn wait_as<'a, T>(
+        &'a self,
+        role: Role,
+        mut turn: MutexGuard<'a, Turn>,
+        deadline_ns: u64,
+        mut check: impl FnMut(&mut Engine, u64) -> Option<T>,
+    ) -> Option<T> {
+        loop {
+            let now = now_ns();
+            let found = check(&mut turn.engine, now);
+            if found.is_some() || (deadline_ns != 0 && now >= deadline_ns) {
+                self.leave(turn);
+                return found;
             }
-            engine.returned(key);
-            left_open
+            turn = if turn.leader.is_none() && turn.may_lead(role) {
+                self.lead(turn, role, deadline_ns, now)
+            } else {
+                self.follow(turn, role, deadline_ns)
+            };
+        }
+    }
+
+    fn follow<'a>(
+        &'a self,
+        mut turn: MutexGuard<'a, Turn>,
+        role: Role,
+        deadline_ns: u64,
+    ) -> MutexGuard<'a, Turn> {
+        turn.engine.flush();
+        if self.tell(&mut turn) {
+            self.sleeper.wake();
+        }
+        // Delivered without the lock; what happens meanwhile is not missed, since the engine is looked at again.
+        let messages = turn.engine.take_messages();
+        if !messages.is_empty() {
+            drop(turn);
+            self.deliver(messages);
+            return self.lock();
+        }
+        *turn.count(role) += 1;
+        let timeout = until(deadline_ns).unwrap_or(FOLLOW_MAX);
+        let changed = match role {
+            Role::Idle => &self.idle,
+            Role::Waiter => &self.waiters,
+            Role::Deputy => &self.deputy,
+        };
+        let (mut turn, _) = changed.wait_timeout(turn, timeout).unwrap_or_else(PoisonError::into_inner);
+        *turn.count(role) -= 1;
+        turn
+    }
+
+    /// Takes in what is there, or waits for something. Whoever leads looks at the engine again afterwards.
+    fn lead<'a>(
+        &'a self,
+        mut turn: MutexGuard<'a, Turn>,
+        role: Role,
+        deadline_ns: u64,
+        now: u64,
+    ) -> MutexGuard<'a, Turn> {
+        let progress = turn.engine.poll(now);
+        turn.engine.expire(now);
+        // Also what was done before: nobody sleeps before everybody is told.
+        if turn.engine.take_news() && turn.waiters > 0 {
+            self.waiters.notify_all();
+        }
+        turn.engine.flush();
+        let messages = turn.engine.take_messages();
+        if !messages.is_empty() {
+            drop(turn);
+            self.deliver(messages);
+            return self.lock();
+        }
+        if !progress {
+            turn.leader = Some(role);
+            turn.poked = false;
+            turn = self.rest(turn, deadline_ns);
+            turn.engine.poll(now_ns());
+            turn.leader = None;
+        }
+        turn
+    }
+
+    /// Looks a little longer where that pays, then sleeps.
+    fn rest<'a>(&'a self, turn: MutexGuard<'a, Turn>, deadline_ns: u64) -> MutexGuard<'a, Turn> {
+        let (mut turn, came) = self.spin(turn);
+        if came {
+            return turn;
+        }
+        if turn.engine.arm() {
+            let deadline = (deadline_ns != 0).then_some(deadline_ns);
+            let due = turn.engine.next_timer().into_iter().chain(deadline).min();
+            turn.asleep = true;
+            turn.due_ns = due.unwrap_or(u64::MAX);
+            drop(turn);
+            self.sleeper.sleep(due.and_then(until));
+            turn = self.lock();
+            turn.asleep = false;
+        }
+        turn.engine.disarm();
+        turn
+    }
+
+    fn spin<'a>(&'a self, mut turn: MutexGuard<'a, Turn>) -> (MutexGuard<'a, Turn>, bool) {
+        let mut habit = std::mem::replace(&mut turn.spin, Spin::never());
+        let mut held = Some(turn);
+        let came = spin(&mut habit, || {
+            // Others get their turn between two looks.
+            drop(held.take());
+            let turn = held.insert(self.lock());
+            turn.poked || turn.engine.has_news()
         });
-        if left_open {
-            let message = format!("the handler returned {outcome} and left its request unanswered");
-            self.outbox.log(level::ERROR, "decurion", None, message);
+        let mut turn = held.unwrap_or_else(|| self.lock());
+        turn.spin = habit;
+        (turn, came)
+    }
+
+    /// Gives the engine up: what happened meanwhile is told to whom it concerns.
+    fn leave(&self, mut turn: MutexGuard<'_, Turn>) {
+        turn.engine.flush();
+        let wakes = self.tell(&mut turn);
+        let messages = turn.engine.take_messages();
+        drop(turn);
+        if wakes {
+            self.sleeper.wake();
+        }
+        if !messages.is_empty() {
+            self.deliver(messages);
+        }
+    }
+
+    /// Tells the other threads of this process; whether the leader is to be woken.
+    fn tell(&self, turn: &mut Turn) -> bool {
+        let (news, work) = (turn.engine.take_news(), turn.engine.has_work());
+        if news && turn.waiters > 0 {
+            self.waiters.notify_all();
+        }
+        if work && turn.idle > 0 {
+            self.idle.notify_one();
+        }
+        match turn.leader {
+            Some(Role::Idle) => turn.poked |= work && turn.idle == 0,
+            Some(Role::Waiter) => turn.poked |= news,
+            Some(Role::Deputy) => turn.poked |= turn.engine.is_stopped(),
+            None => self.hand_over(turn),
+        }
+        turn.poked |= turn.asleep && turn.engine.next_timer().is_some_and(|at| at < turn.due_ns);
+        // Woken once: from then on it is not asleep.
+        if turn.poked { std::mem::take(&mut turn.asleep) } else { false }
+    }
+
+    /// Nobody leads: whoever may is to.
+    fn hand_over(&self, turn: &mut Turn) {
+        if turn.idle > 0 {
+            self.idle.notify_one();
+        } else if turn.waiters > 0 {
+            self.waiters.notify_one();
+        } else if turn.deputies > 0 && (turn.engine.needs_care() || turn.engine.is_stopped()) {
+            self.deputy.notify_one();
+        } else if !turn.has_deputy && turn.engine.needs_care() {
+            turn.has_deputy = true;
+            self.outbox.ask_for_deputy();
+        }
+    }
+
+    /// Tells others than the threads that wait here. No lock is held: wakers are the library's.
+    fn deliver(&self, messages: Messages) {
+        messages.wakers.into_iter().for_each(super::host::call_waker);
+        for report in messages.reports {
+            self.outbox.send(ReplicaReport::Caller(report));
+        }
+        for cut in messages.cut_off {
+            self.outbox.send(ReplicaReport::CallerFault { caller: cut.caller, fault: cut.fault });
+            self.outbox.ring();
+        }
+        if messages.drained {
+            self.outbox.ring();
         }
     }
 
@@ -210,3 +398,6 @@ impl Runner {
 fn until(deadline_ns: u64) -> Option<Duration> {
     (deadline_ns != 0).then(|| Duration::from_nanos(deadline_ns.saturating_sub(now_ns())))
 }
+
+#[cfg(test)]
+mod tests;
