@@ -175,6 +175,23 @@ fn a_replica_that_never_joins_holds_up_nobody_else() {
 }
 
 #[test]
+fn a_first_view_is_used_without_a_replica_that_hangs() {
+    let mut rig = Rig::new();
+    let absent = rig.replica("a", 1, Behaviour::Absent);
+    let hello = rig.replica("a", 2, Behaviour::Hello);
+    rig.deployment("a", &[&absent, &hello], |_| {});
+    let mut client = rig.client();
+    client.request("GET", "/a", "", b"");
+    let unreachable = rig.apply();
+    assert_eq!(
+        unreachable.iter().map(|(id, _)| id).collect::<Vec<_>>(),
+        [&absent.id],
+        "told when it is sure"
+    );
+    assert_eq!(client.response().status, 200);
+}
+
+#[test]
 fn serving_goes_on_without_a_supervisor() {
     let (mut rig, _replica) = Rig::serving("hello", Behaviour::Hello);
     rig.orders = None;

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ use crate::view::{Route, View};
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a replica may take to join.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the first view waits for all of its replicas.
+const FIRST_VIEW_WAIT: Duration = Duration::from_millis(250);
 /// How long we go on without a supervisor before we drain. The one place for that decision.
 const ORPHANED: Duration = Duration::from_secs(10);
 /// How long a drain may take that the supervisor has not timed.
@@ -116,19 +118,13 @@ impl Server {
     pub fn run(self) -> Result<(), ServeError> {
         let mut control = Control::new(self.sender, self.reports);
         while !control.finished {
-            let told = match control.deadline {
+            let told = match control.next_deadline() {
                 None => self.told.recv().ok(),
-                Some(deadline) => {
-                    match self.told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                        Ok(told) => Some(told),
-                        Err(RecvTimeoutError::Timeout) => None,
-                        Err(RecvTimeoutError::Disconnected) => None,
-                    }
-                }
+                Some(at) => self.told.recv_timeout(at.saturating_duration_since(Instant::now())).ok(),
             };
             match told {
                 Some(told) => control.handle(told)?,
-                None => control.time_is_up(),
+                None => control.time_is_up()?,
             }
         }
         control.end();
@@ -169,6 +165,8 @@ struct Control {
     deployments: HashMap<DeploymentName, Arc<Deployment>>,
     /// The newest view, while replicas that it names are still joining.
     pending: Option<RouteView>,
+    /// When the first view is used without those that are still joining.
+    partial_at: Option<Instant>,
     /// Acknowledgements that are still to come, by generation, and whom the report will name.
     unacknowledged: BTreeMap<Generation, (usize, Vec<(ReplicaId, String)>)>,
     lanes: Lanes,
@@ -219,6 +217,7 @@ impl Control {
             replicas: HashMap::new(),
             deployments: HashMap::new(),
             pending: None,
+            partial_at: None,
             unacknowledged: BTreeMap::new(),
             lanes: Lanes::default(),
             draining: false,
@@ -266,6 +265,9 @@ impl Control {
             ProxyOrder::Attach { replica, .. } => self.attach(replica, descriptors),
             ProxyOrder::View(view) => {
                 self.pending = Some(view);
+                if !self.routed {
+                    self.partial_at.get_or_insert(Instant::now() + FIRST_VIEW_WAIT);
+                }
                 self.apply_pending()
             }
             ProxyOrder::Detach(replica) => {
@@ -367,6 +369,15 @@ impl Control {
             return Ok(());
         }
         let Some(view) = self.pending.take() else { return Ok(()) };
+        let unreachable = self.apply(&view)?;
+        let workers = self.workers()?.count();
+        self.unacknowledged.insert(view.generation, (workers, unreachable));
+        Ok(())
+    }
+
+    /// Routes by a view, as far as its replicas have joined. Gives those that have not, with why.
+    fn apply(&mut self, view: &RouteView) -> Result<Vec<(ReplicaId, String)>, ServeError> {
+        self.partial_at = None;
         let workers = self.workers()?;
         let mut unreachable = Vec::new();
         let mut routes = Vec::new();
@@ -384,13 +395,13 @@ impl Control {
             };
             routes.push((prefix.clone(), route));
         }
-        self.forget_deployments(&view, &workers);
+        self.forget_deployments(view, &workers);
         let generation = view.generation;
         let view = Arc::new(View { generation, routes: RouteTable::new(routes.into_iter()) });
-        self.unacknowledged.insert(generation, (workers.count(), unreachable));
         workers.post_all(|| Mail::View(Arc::clone(&view)));
         self.routed = true;
-        self.listen()
+        self.listen()?;
+        Ok(unreachable)
     }
 
     /// The replicas of a deployment that can be used; those that are new are handed to the workers.
@@ -497,14 +508,36 @@ impl Control {
         Ok(())
     }
 
-    /// A drain takes too long, or no supervisor has come back.
-    fn time_is_up(&mut self) {
-        if self.draining || self.drain(DRAIN_DEFAULT).is_err() {
-            if let Some(workers) = &self.workers {
-                workers.post_all(|| Mail::Abort);
+    fn next_deadline(&self) -> Option<Instant> {
+        [self.deadline, self.partial_at].into_iter().flatten().min()
+    }
+
+    fn time_is_up(&mut self) -> Result<(), ServeError> {
+        let now = Instant::now();
+        if self.partial_at.is_some_and(|at| at <= now) {
+            // A replica that hangs must not keep all others from being served after a restart. The view stays
+            // pending, and is not reported, until it is whole.
+            self.partial_at = None;
+            if let Some(view) = self.pending.clone() {
+                self.apply(&view)?;
             }
-            self.finished = true;
         }
+        if self.deadline.is_some_and(|at| at <= now) {
+            self.drain_is_due()?;
+        }
+        Ok(())
+    }
+
+    /// A drain takes too long, or no supervisor has come back.
+    fn drain_is_due(&mut self) -> Result<(), ServeError> {
+        if !self.draining {
+            return self.drain(DRAIN_DEFAULT);
+        }
+        if let Some(workers) = &self.workers {
+            workers.post_all(|| Mail::Abort);
+        }
+        self.finished = true;
+        Ok(())
     }
 
     fn end(&self) {
