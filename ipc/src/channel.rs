@@ -47,7 +47,11 @@ impl StreamId {
     /// Its place: dense, below the number of streams of the lane, used again after the stream's end.
     #[must_use]
     pub fn index(self) -> usize {
-        (self.0 & 0xffff) as usize
+        usize::from(self.place())
+    }
+
+    pub(crate) fn place(self) -> u16 {
+        (self.0 & 0xffff) as u16
     }
 
     pub(crate) fn generation(self) -> u16 {
@@ -55,11 +59,21 @@ impl StreamId {
     }
 }
 
+/// One use of a place of the stream table, by a private number that never comes again.
+///
+/// A block can outlive its stream for as long as the other side likes, and generations have only 16 bits: by them
+/// alone its bytes could be counted for, or taken for those of, a much later stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Use {
+    index: u16,
+    serial: u64,
+}
+
 /// Room in our own arena, to be filled and sent. Discard what is not sent: it is lost to the lane otherwise.
 #[must_use = "a block that is neither sent nor discarded is lost to the lane"]
 #[derive(Debug)]
 pub struct OutBlock {
-    stream: StreamId,
+    stream: Use,
     offset: u32,
     capacity: u32,
     length: u32,
@@ -89,7 +103,7 @@ impl OutBlock {
 #[must_use = "a block that is not given back is lost to the other side"]
 #[derive(Debug)]
 pub struct InBlock {
-    stream: StreamId,
+    stream: Use,
     /// Of the whole block in the other side's arena.
     offset: u32,
     generation: u32,

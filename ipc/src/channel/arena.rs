@@ -3,12 +3,12 @@
 //! Nothing of it is shared. The other side learns offsets, and what it gives back must be in the table.
 
 use super::slot::{Block, Freed};
-use super::{Fault, GRANULE, StreamId};
+use super::{Fault, GRANULE, Use};
 
 /// A block that is lent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lent {
-    pub(crate) stream: StreamId,
+    pub(crate) stream: Use,
     pub(crate) offset: u32,
     pub(crate) length: u32,
     /// Bytes of a head at its start.
@@ -68,7 +68,7 @@ impl Arena {
     }
 
     /// Enters a block into the table of what is lent.
-    pub(crate) fn lend(&mut self, stream: StreamId, offset: u32, length: u32, head: u32) -> Block {
+    pub(crate) fn lend(&mut self, stream: Use, offset: u32, length: u32, head: u32) -> Block {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         self.lent[(offset / GRANULE) as usize] = Some(Lent { stream, offset, length, head, generation });
@@ -86,7 +86,7 @@ impl Arena {
     }
 
     /// What is lent of one stream, in the order in which it was sent.
-    pub(crate) fn lent_of(&self, stream: StreamId) -> Vec<Lent> {
+    pub(crate) fn lent_of(&self, stream: Use) -> Vec<Lent> {
         let mut found: Vec<Lent> =
             self.lent.iter().flatten().filter(|lent| lent.stream == stream).copied().collect();
         // Generations count up and may have wrapped: older ones are further behind the next.
@@ -142,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    const STREAM: StreamId = StreamId(1);
+    const STREAM: Use = Use { index: 1, serial: 1 };
 
     #[test]
     fn the_lowest_room_is_taken_first() {

@@ -320,6 +320,30 @@ mod tests {
         }
     }
 
+    /// Found by fuzzing: room taken for a stream was counted for a later one of the same name.
+    #[test]
+    fn a_caller_that_runs_through_generations_confuses_nobody() {
+        let (connected, mut accepted) = attach::local(1, Geometry::small(), UpBell::EventFd).unwrap();
+        let (caller, mut callee) = (&connected.lanes[0], accepted.lanes.remove(0));
+        let mut peer = Peer::new(&caller.lane.shared.own, caller.lane.shared.own_layout);
+        let mut room = None;
+        for (turn, generation) in [1, 0x8000, 0xffff, 1].into_iter().enumerate() {
+            let stream = StreamId::new(0, generation);
+            let block = Block { offset: 0, length: 1, generation: 1 };
+            let frame = Frame::Open { stream, block, head: 1, end: false };
+            peer.put_words(Slot { frame, freed: None }.to_words());
+            callee.poll(1, &mut |_| {}).unwrap();
+            room = room.or_else(|| callee.block(stream, 5_000).ok());
+            if turn < 3 {
+                callee.reset(stream, ResetCode::Failed);
+            }
+        }
+        callee.discard(room.unwrap());
+        assert_eq!(callee.lane.arena.free_bytes(), Geometry::small().up_arena);
+        let room = callee.block(StreamId::new(0, 1), 5_000).unwrap();
+        callee.discard(room);
+    }
+
     /// Memory that changes between any two looks.
     #[test]
     fn memory_that_changes_all_the_time_does_no_harm() {

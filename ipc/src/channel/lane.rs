@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 
 use super::ring::{Incoming, Outgoing, Shared};
 use super::slot::{Block, Frame, Freed, Slot};
-use super::{BLOCK_BYTES, BLOCK_MAX, Fault, GRANULE, Geometry, InBlock, NoRoom, OutBlock, StreamId};
+use super::{BLOCK_BYTES, BLOCK_MAX, Fault, GRANULE, Geometry, InBlock, NoRoom, OutBlock, StreamId, Use};
 use crate::sync::Ordering;
 
 /// A block of a stream that already has some lent is not worth less than this: many small ones cost more than
@@ -39,6 +39,8 @@ pub(super) enum Half {
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     pub(super) generation: u16,
+    /// Of its current use.
+    serial: u64,
     pub(super) active: bool,
     /// What we send.
     pub(super) ours: Half,
@@ -83,6 +85,7 @@ pub(super) struct Lane {
     incoming: Incoming,
     pub(super) arena: super::arena::Arena,
     pub(super) streams: Vec<Stream>,
+    last_serial: u64,
     window: u32,
     /// Bytes of theirs that are lent, of all streams and of those that are over.
     theirs_lent: u32,
@@ -116,6 +119,7 @@ impl Lane {
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
             streams,
+            last_serial: 0,
             window: geometry.window / GRANULE * GRANULE,
             theirs_lent: 0,
             returns: VecDeque::new(),
@@ -154,6 +158,20 @@ impl Lane {
             .filter(|stream| stream.active && stream.generation == id.generation())
     }
 
+    /// The use of its place that a live stream is.
+    fn use_of(&self, id: StreamId) -> Option<Use> {
+        let stream = self.streams.get(id.index())?;
+        let lives = stream.active && stream.generation == id.generation();
+        lives.then(|| Use { index: id.place(), serial: stream.serial })
+    }
+
+    /// The stream of a block, while it is active.
+    fn live_use(&mut self, user: Use) -> Option<&mut Stream> {
+        self.streams
+            .get_mut(usize::from(user.index))
+            .filter(|stream| stream.active && stream.serial == user.serial)
+    }
+
     /// Which use of its place a frame is about; neither: a fault.
     pub(super) fn age(&self, id: StreamId) -> Result<Age, Fault> {
         let stream = self.streams.get(id.index()).ok_or(Fault::Stream)?;
@@ -169,10 +187,12 @@ impl Lane {
 
     /// Begins a new use of a place.
     pub(super) fn begin(&mut self, id: StreamId, ours: Half, theirs: Half) {
+        self.last_serial += 1;
         if let Some(stream) = self.streams.get_mut(id.index()) {
             let held = std::mem::take(&mut stream.held);
             *stream = Stream {
                 generation: id.generation(),
+                serial: self.last_serial,
                 active: true,
                 ours,
                 theirs,
@@ -240,6 +260,7 @@ impl Lane {
     /// Sends a head with what of the body fits behind it, in one block. `None`: no room.
     pub(super) fn put_open(&mut self, stream: StreamId, head: &[u8], body: &[u8], end: bool) -> Option<()> {
         let length = u32::try_from(head.len() + body.len()).ok()?;
+        let user = self.use_of(stream)?;
         let small = length <= HEAD_SMALL;
         if charge(length) > self.least_spare() && charge(length) > self.spare(stream, !small) {
             return None;
@@ -251,7 +272,7 @@ impl Lane {
             self.shared.own.copy_in(at + head.len(), body);
         }
         let head = u32::try_from(head.len()).ok()?;
-        let block = self.arena.lend(stream, offset, length, head);
+        let block = self.arena.lend(user, offset, length, head);
         if let Some(live) = self.live(stream) {
             live.ours_lent += charge(length);
         }
@@ -325,7 +346,8 @@ impl Lane {
         // Whole granules are taken; what the window does not cover of the last one stays unused.
         let capacity = capacity.min(granted);
         self.streams[id.index()].ours_lent += charge(capacity);
-        Ok(OutBlock { stream: id, offset, capacity, length: 0 })
+        let user = Use { index: id.place(), serial: self.streams[id.index()].serial };
+        Ok(OutBlock { stream: user, offset, capacity, length: 0 })
     }
 
     /// Puts a stream among those that a `Room` event wakes.
@@ -360,11 +382,11 @@ impl Lane {
         Ok(count)
     }
 
-    /// Sends what is in a block. The caller has checked that the stream may.
-    pub(super) fn send(&mut self, id: StreamId, block: OutBlock, end: bool) {
-        if block.length == 0 || block.stream != id {
+    /// Sends what is in a block: whether there was something. The caller has checked that the stream may.
+    pub(super) fn send(&mut self, id: StreamId, block: OutBlock, end: bool) -> bool {
+        if block.length == 0 || self.use_of(id) != Some(block.stream) {
             self.discard(block);
-            return;
+            return false;
         }
         let (taken, used) = (charge(block.capacity), charge(block.length));
         if used < taken {
@@ -373,14 +395,15 @@ impl Lane {
         if let Some(stream) = self.live(id) {
             stream.ours_lent -= taken - used;
         }
-        let block = self.arena.lend(id, block.offset, block.length, 0);
+        let block = self.arena.lend(block.stream, block.offset, block.length, 0);
         self.put(Frame::Data { stream: id, block, end });
+        true
     }
 
     /// Frees a block that will not be sent.
     pub(super) fn discard(&mut self, block: OutBlock) {
         self.arena.release(block.offset, block.capacity);
-        if let Some(stream) = self.live(block.stream) {
+        if let Some(stream) = self.live_use(block.stream) {
             stream.ours_lent -= charge(block.capacity);
         }
         self.roomier = true;
@@ -389,7 +412,7 @@ impl Lane {
     /// A block of ours has come back.
     pub(super) fn take_back(&mut self, freed: Freed) -> Result<(), Fault> {
         let lent = self.arena.take_back(freed)?;
-        if let Some(stream) = self.live(lent.stream) {
+        if let Some(stream) = self.live_use(lent.stream) {
             stream.ours_lent -= charge(lent.length);
             stream.intact &= lent.length == lent.head;
         }
@@ -422,7 +445,8 @@ impl Lane {
     /// Bytes of the body that a stream has sent and that have not come back, in order.
     pub(super) fn sent_body(&self, id: StreamId) -> Vec<u8> {
         let mut body = Vec::new();
-        for lent in self.arena.lent_of(id) {
+        let sent = self.use_of(id).map(|user| self.arena.lent_of(user)).unwrap_or_default();
+        for lent in sent {
             let start = body.len();
             body.resize(start + (lent.length - lent.head) as usize, 0);
             self.shared
@@ -466,9 +490,10 @@ impl Lane {
             return Err(Fault::Window);
         }
         stream.theirs_lent = lent;
+        let serial = stream.serial;
         self.theirs_lent = all;
         Ok(InBlock {
-            stream: id,
+            stream: Use { index: id.place(), serial },
             offset: block.offset,
             generation: block.generation,
             lent: block.length,
@@ -513,7 +538,7 @@ impl Lane {
     pub(super) fn give_back(&mut self, block: InBlock, holds: bool) {
         let freed = Freed { offset: block.offset, generation: block.generation };
         let charged = charge(block.lent);
-        match self.live(block.stream) {
+        match self.live_use(block.stream) {
             Some(stream) if holds && !stream.taken => {
                 stream.held.push(Held { freed, charged });
                 return;

@@ -150,11 +150,9 @@ impl Requester {
             self.lane.discard(block);
             return;
         }
-        let empty = block.is_empty();
-        self.lane.send(stream, block, end && !empty);
-        match (end, empty) {
-            (true, true) => self.end(stream),
-            (true, false) => self.ended(stream),
+        match (end, self.lane.send(stream, block, end)) {
+            (true, true) => self.ended(stream),
+            (true, false) => self.end(stream),
             (false, _) => {}
         }
         self.swept();

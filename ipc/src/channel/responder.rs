@@ -154,11 +154,9 @@ impl Responder {
             self.lane.discard(block);
             return;
         }
-        let empty = block.is_empty();
-        self.lane.send(stream, block, end && !empty);
-        match (end, empty) {
-            (true, true) => self.end(stream),
-            (true, false) => self.finish(stream),
+        match (end, self.lane.send(stream, block, end)) {
+            (true, true) => self.finish(stream),
+            (true, false) => self.end(stream),
             (false, _) => {}
         }
         self.swept();
@@ -271,7 +269,9 @@ impl Responder {
         f: &mut dyn FnMut(Request<'_>),
     ) -> Result<(), Fault> {
         let place = self.lane.streams.get(stream.index()).ok_or(Fault::Stream)?;
-        if place.active || stream.generation() == 0 || stream.generation() == place.generation {
+        // Generations count up. Zero is never used, but for a place that never was.
+        let ahead = stream.generation().wrapping_sub(place.generation);
+        if place.active || stream.generation() == 0 || !(1..=0x7fff).contains(&ahead) {
             return Err(Fault::Stream);
         }
         if self.lane.says_taken(stream) {

@@ -580,3 +580,35 @@ fn bodies_larger_than_the_channel_stream_both_ways_at_once() {
     assert_eq!(pair.caller_sees(), [Seen::End(stream)]);
     assert_eq!((pair.caller.in_flight(), pair.callee.in_flight()), (0, 0));
 }
+
+#[test]
+fn a_block_that_is_kept_for_ever_is_no_part_of_a_later_request() {
+    let mut pair = Pair::new();
+    let first = pair.caller.open(b"head", b"somebody's secret", true).unwrap();
+    let mut kept = None;
+    pair.callee
+        .poll(1, &mut |request| {
+            if let Request::Open { body, .. } = request {
+                kept = body;
+            }
+        })
+        .unwrap();
+    pair.callee.head(first, b"200", b"", true).unwrap();
+    pair.caller_sees();
+    // So many uses later, the same place and generation come again.
+    for _ in 0..65_534 {
+        let stream = pair.taken();
+        assert_ne!(stream, first);
+        pair.callee.head(stream, b"200", b"", true).unwrap();
+        pair.caller_sees();
+    }
+    let again = pair.caller.open(b"head", b"new", true).unwrap();
+    assert_eq!(again, first);
+    pair.callee_sees();
+    pair.callee.refuse(again);
+    assert_eq!(pair.caller_sees(), [Seen::Reset(again, ResetCode::NotTaken, b"new".into())]);
+    pair.callee.give_back(kept.unwrap());
+    pair.arm();
+    pair.caller_sees();
+    assert_eq!(pair.caller.lane.arena.free_bytes(), 256 * 1024);
+}
