@@ -1,7 +1,7 @@
 //! What an operator wants: the checked form of a configuration file, and of what stands in the desired state.
 //!
 //! The file's own form, with its many spellings, is read in `supervisor`'s and the command's one reader,
-//! [`file`]; what comes out of it is this.
+//! [`mod@file`]; what comes out of it is this.
 
 pub mod file;
 

@@ -149,7 +149,11 @@ fn ci() -> Outcome {
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     test(&[])?;
     loom()?;
-    run_with("cargo", ["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    run_with(
+        "cargo",
+        ["doc", "--workspace", "--no-deps", "--document-private-items"],
+        &[("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links")],
+    )?;
     if has("fuzz") {
         fuzz(&[])?;
     } else {

@@ -13,7 +13,7 @@
 //! - **Memory never changes owner.** Every pointer is borrowed for the call it is passed to, or for as long as
 //!   its documentation says. Whoever receives bytes copies what it keeps.
 //! - **No unwinding crosses the boundary.** Each entry of either side catches what it may throw.
-//! - **Threads.** The host calls entries from several threads as the class's [flags](flags) allow, and never
+//! - **Threads.** The host calls entries from several threads as the class's [flags] allow, and never
 //!   otherwise: entries flagged exclusive run while no other entry of that instance is running. A request is
 //!   *running* from its `call` or `invoke` until [`Host::finish`], [`Host::respond`] or [`Host::fail`]; so an
 //!   entry may return early and finish its exchange later, from any thread.
@@ -64,7 +64,7 @@ pub mod status {
     pub const DEADLINE: i32 = -8;
 }
 
-/// What [`Class::flags`] and [`Method::flags`] say.
+/// What [`Class::call_flags`](crate::Class::call_flags) and [`Method::flags`](crate::Method::flags) say.
 pub mod flags {
     /// The entry takes the instance exclusively (`&mut self`): never two at a time, nor beside another entry.
     pub const EXCLUSIVE: u32 = 1;
@@ -99,7 +99,7 @@ pub mod kind {
     pub const CALL: u32 = 1;
 }
 
-/// Log levels of [`Host::log`](super::Host::log).
+/// Log levels of [`Host::log`](crate::Host::log).
 pub mod level {
     /// Something failed.
     pub const ERROR: u32 = 1;

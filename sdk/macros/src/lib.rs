@@ -1,5 +1,5 @@
-//! `#[deployment]`: turns a function or an `impl` into a class that the host can load. [`read`] takes the author's
-//! item apart and says what does not fit, [`write`] makes the class's entries and its two exported symbols.
+//! `#[deployment]`: turns a function or an `impl` into a class that the host can load. `read` takes the author's
+//! item apart and says what does not fit, `write` makes the class's entries and its two exported symbols.
 
 mod derive;
 mod metadata;

@@ -6,7 +6,7 @@ use crate::admin::ask::AskError;
 use crate::change::Refusal;
 use crate::store::StoreError;
 
-/// Makes a problem of one of [`problem`]'s types.
+/// Makes a problem of one of [`mod@problem`]'s types.
 #[must_use]
 pub fn problem(kind: &str, detail: impl Into<String>) -> Problem {
     let (status, title) = match kind {
