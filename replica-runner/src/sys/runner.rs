@@ -68,6 +68,8 @@ struct Turn {
     /// The leader is to look again.
     poked: bool,
     idle: u32,
+    /// One of the idle is on its way, and will see what there is; until then no other need be woken.
+    idle_woken: bool,
     waiters: u32,
     deputies: u32,
     /// There is a deputy, or will be.
@@ -120,6 +122,7 @@ impl Runner {
             due_ns: u64::MAX,
             poked: false,
             idle: 0,
+            idle_woken: false,
             waiters: 0,
             deputies: 0,
             has_deputy: false,
@@ -258,6 +261,9 @@ impl Runner {
         };
         let (mut turn, _) = changed.wait_timeout(turn, timeout).unwrap_or_else(PoisonError::into_inner);
         *turn.count(role) -= 1;
+        if role == Role::Idle {
+            turn.idle_woken = false;
+        }
         turn
     }
 
@@ -347,7 +353,7 @@ impl Runner {
             self.waiters.notify_all();
         }
         if work && turn.idle > 0 {
-            self.idle.notify_one();
+            self.wake_idle(turn);
         }
         match turn.leader {
             Some(Role::Idle) => turn.poked |= work && turn.idle == 0,
@@ -360,10 +366,17 @@ impl Runner {
         if turn.poked { std::mem::take(&mut turn.asleep) } else { false }
     }
 
+    /// One at a time: it takes a while, in which the others get on; and each that leaves wakes the next.
+    fn wake_idle(&self, turn: &mut Turn) {
+        if !std::mem::replace(&mut turn.idle_woken, true) {
+            self.idle.notify_one();
+        }
+    }
+
     /// Nobody leads: whoever may is to.
     fn hand_over(&self, turn: &mut Turn) {
         if turn.idle > 0 {
-            self.idle.notify_one();
+            self.wake_idle(turn);
         } else if turn.waiters > 0 {
             self.waiters.notify_one();
         } else if turn.deputies > 0 && (turn.engine.needs_care() || turn.engine.is_stopped()) {
