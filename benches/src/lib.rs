@@ -2,3 +2,4 @@
 
 pub mod lane;
 pub mod place;
+pub mod replica;

@@ -43,3 +43,11 @@ impl Allowed {
         })
     }
 }
+
+/// Lets this thread run on every processor again.
+pub fn unpin() {
+    let allowed = Allowed::of_process();
+    let mut all = CpuSet::new();
+    let _ = (allowed.first..=allowed.last).try_for_each(|cpu| all.set(cpu));
+    let _ = sched_setaffinity(Pid::from_raw(0), &all);
+}

@@ -139,8 +139,12 @@ fn bench(arguments: &[&str]) -> Outcome {
             let bench = target().join("release/end_to_end");
             run(&bench.to_string_lossy(), &arguments[1..])
         }
-        Some(name) => cargo(&["bench", "-p", "decurion-benches", "--bench", name]),
-        None => cargo(&["bench", "-p", "decurion-benches"]),
+        some => {
+            // What the replica bench starts.
+            cargo(&["build", "--release", "-p", "hello", "-p", "decurion-replica-runner"])?;
+            let one: Vec<&str> = some.into_iter().flat_map(|name| ["--bench", name]).collect();
+            cargo(&[&["bench", "-p", "decurion-benches"], &one[..]].concat())
+        }
     }
 }
 
