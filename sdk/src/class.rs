@@ -1,8 +1,10 @@
 //! What `#[deployment]` implements: a class as typed entries. Nothing here is for authors to write by hand.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 
-use decurion_abi::{self as abi, encoding};
+use decurion_abi::{self as abi, encoding, flags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -37,28 +39,34 @@ pub trait Class: Sized + Send + 'static {
     fn create(args: &[u8]) -> Result<Self>;
 }
 
-/// The concurrency contract of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Concurrency {
-    /// Many at once.
-    Shared,
-    /// Alone.
-    Exclusive,
-}
-
 /// The one function of an entry, with the reference it takes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Entry<S, E> {
+pub(crate) enum Entry<S, E, SA = Infallible, EA = Infallible> {
     Shared(S),
     Exclusive(E),
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only made with the feature `tokio`"))]
+    SharedAsync(SA),
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only made with the feature `tokio`"))]
+    ExclusiveAsync(EA),
 }
+
+/// What an async entry gives.
+pub type Pending<'a, R> = Pin<Box<dyn Future<Output = R> + Send + 'a>>;
 
 /// An entry's type: made from a function that takes `&T`, which asks for `T: Sync`, or one that takes `&mut T`.
 macro_rules! entry {
-    ($(#[$doc:meta])* $name:ident, ($($argument:ty),*) -> $result:ty) => {
+    ($(#[$doc:meta])* $name:ident, ($($argument:ty),*) -> $result:ty, async $taken:ty) => {
         $(#[$doc])*
         #[derive(Debug)]
-        pub struct $name<T>(Entry<fn(&T $(, $argument)*) -> $result, fn(&mut T $(, $argument)*) -> $result>);
+        #[allow(clippy::type_complexity, reason = "each function is written once, here")]
+        pub struct $name<T>(
+            Entry<
+                fn(&T $(, $argument)*) -> $result,
+                fn(&mut T $(, $argument)*) -> $result,
+                for<'a> fn(&'a T, $taken) -> Pending<'a, $result>,
+                for<'a> fn(&'a mut T, $taken) -> Pending<'a, $result>,
+            >,
+        );
 
         impl<T> $name<T> {
             /// Runs beside others.
@@ -74,18 +82,43 @@ macro_rules! entry {
                 Self(Entry::Exclusive(function))
             }
 
-            /// How it runs.
+            /// Runs beside others, and answers later.
+            #[cfg(feature = "tokio")]
+            pub const fn shared_async(function: for<'a> fn(&'a T, $taken) -> Pending<'a, $result>) -> Self
+            where
+                T: Sync,
+            {
+                Self(Entry::SharedAsync(function))
+            }
+
+            /// Runs alone, and answers later.
+            #[cfg(feature = "tokio")]
+            pub const fn exclusive_async(
+                function: for<'a> fn(&'a mut T, $taken) -> Pending<'a, $result>,
+            ) -> Self {
+                Self(Entry::ExclusiveAsync(function))
+            }
+
+            /// How it runs, as the ABI has it.
             #[must_use]
-            pub const fn concurrency(&self) -> Concurrency {
+            pub const fn flags(&self) -> u32 {
                 match self.0 {
-                    Entry::Shared(_) => Concurrency::Shared,
-                    Entry::Exclusive(_) => Concurrency::Exclusive,
+                    Entry::Shared(_) => 0,
+                    Entry::Exclusive(_) => flags::EXCLUSIVE,
+                    Entry::SharedAsync(_) => flags::ASYNC,
+                    Entry::ExclusiveAsync(_) => flags::EXCLUSIVE | flags::ASYNC,
                 }
             }
 
+            #[allow(clippy::type_complexity, reason = "as above")]
             pub(crate) fn entry(
                 &self,
-            ) -> Entry<fn(&T $(, $argument)*) -> $result, fn(&mut T $(, $argument)*) -> $result> {
+            ) -> Entry<
+                fn(&T $(, $argument)*) -> $result,
+                fn(&mut T $(, $argument)*) -> $result,
+                for<'a> fn(&'a T, $taken) -> Pending<'a, $result>,
+                for<'a> fn(&'a mut T, $taken) -> Pending<'a, $result>,
+            > {
                 self.0
             }
         }
@@ -102,19 +135,19 @@ macro_rules! entry {
 
 entry!(
     /// `call`.
-    CallEntry, (Request) -> Result<Response>
+    CallEntry, (Request) -> Result<Response>, async Request
 );
 entry!(
     /// A method.
-    MethodEntry, (&MethodCall) -> Result<MethodResult>
+    MethodEntry, (&MethodCall) -> Result<MethodResult>, async Invocation
 );
 entry!(
     /// `reconfigure`.
-    ReconfigureEntry, (&[u8]) -> Result<()>
+    ReconfigureEntry, (&[u8]) -> Result<()>, async Infallible
 );
 entry!(
     /// `check_health`.
-    HealthEntry, () -> Result<()>
+    HealthEntry, () -> Result<()>, async Infallible
 );
 
 /// A call of a method: its arguments as bytes.
@@ -124,6 +157,29 @@ pub struct MethodCall {
     body: Vec<u8>,
     /// What the caller says of its types.
     types: Option<String>,
+}
+
+/// A call of a method whose arguments are yet to be read.
+#[derive(Debug)]
+pub struct Invocation(
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "as its entry"))] Arc<Exchange>,
+);
+
+#[cfg(feature = "tokio")]
+impl Invocation {
+    pub(crate) fn new(exchange: Arc<Exchange>) -> Self {
+        Self(exchange)
+    }
+
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// Where they do not come whole.
+    pub async fn read(self) -> Result<MethodCall> {
+        let encoding = MethodCall::encoding_of(&self.0)?;
+        let body = request::read_whole_async(&self.0).await?;
+        Ok(MethodCall::new(&self.0, encoding, body))
+    }
 }
 
 /// Stands for a result whose type can't be named.
@@ -139,6 +195,12 @@ pub struct MethodResult {
 
 impl MethodCall {
     pub(crate) fn read(exchange: &Arc<Exchange>) -> Result<Self> {
+        let encoding = Self::encoding_of(exchange)?;
+        let body = request::read_whole(exchange)?;
+        Ok(Self::new(exchange, encoding, body))
+    }
+
+    fn encoding_of(exchange: &Exchange) -> Result<u32> {
         let encoding = exchange.facts().encoding;
         if ![encoding::JSON, encoding::BINCODE].contains(&encoding) {
             return Err(Error::status(
@@ -146,15 +208,15 @@ impl MethodCall {
                 format_args!("arguments come as JSON or bincode, not as encoding {encoding}"),
             ));
         }
+        Ok(encoding)
+    }
+
+    fn new(exchange: &Exchange, encoding: u32, body: Vec<u8>) -> Self {
         let types = match encoding {
             encoding::BINCODE => exchange.head().header(abi::TYPES_HEADER).map(String::from_utf8_lossy),
             _ => None,
         };
-        Ok(Self {
-            encoding,
-            body: request::read_whole(exchange)?,
-            types: types.map(|types| types.into_owned()),
-        })
+        Self { encoding, body, types: types.map(|types| types.into_owned()) }
     }
 
     /// The arguments, typed, of a method with this result.

@@ -1,7 +1,11 @@
 //! Calls to other deployments.
 
+#[cfg(feature = "tokio")]
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "tokio")]
+use std::sync::Mutex;
 
 use decurion_abi::{self as abi, encoding, kind, status};
 use serde::de::{DeserializeOwned, Error as _};
@@ -13,6 +17,8 @@ use crate::codec::{self, CodecError};
 use crate::request::Request;
 use crate::response::Response;
 use crate::sys::host::{self, Call, Outgoing, Reply};
+#[cfg(feature = "tokio")]
+use crate::sys::waking::HostWaker;
 use crate::{Error, Result, types};
 
 /// A handle to a deployment: calls its methods without HTTP.
@@ -78,6 +84,11 @@ impl Handle {
     /// As [`call`](Self::call). An answer of any status is an answer, and no error.
     pub fn request(&self, request: Request) -> Result<Response> {
         let body = request.bytes()?;
+        let mut call = self.start_request(&request, &body)?;
+        self.response_of(&mut call)
+    }
+
+    fn start_request(&self, request: &Request, body: &[u8]) -> Result<Call> {
         let headers: Vec<(&[u8], &[u8])> = request.head().headers().collect();
         let parent = current::exchange();
         let outgoing = Outgoing {
@@ -87,16 +98,77 @@ impl Handle {
             target: &request.target(),
             headers: &headers,
             encoding: encoding::RAW,
-            body: &body,
+            body,
             parent: parent.as_deref(),
         };
-        let mut call = Call::start(&outgoing).map_err(|status| self.failed("", status))?;
+        Call::start(&outgoing).map_err(|status| self.failed("", status))
+    }
+
+    /// Waits for an answer.
+    fn response_of(&self, call: &mut Call) -> Result<Response> {
         let reply = call.wait().map_err(|status| self.failed("", status))?;
         let mut response = Response::new(u16::try_from(reply.status).unwrap_or(0), reply.body.to_vec());
         for (name, value) in reply.headers() {
             response.append(name, value);
         }
         Ok(response)
+    }
+
+    /// [`call`](Self::call), waiting without holding a thread.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    #[cfg(feature = "tokio")]
+    pub async fn call_async<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        args: impl Arguments + Sync,
+    ) -> Result<R> {
+        self.find().await;
+        let encoding = self.encoding(codec::needs_json::<R>(), &args)?;
+        let started = self.start_in(encoding, method, &args, types_of_call::<_, R>(&args))?;
+        match started.wait_async().await {
+            Err(error) if encoding == encoding::BINCODE && error.code().is_some_and(|code| code == 415) => {
+                self.start_in(encoding::JSON, method, &args, None)?.wait_async().await
+            }
+            result => result,
+        }
+    }
+
+    /// [`start`](Self::start), waiting without holding a thread.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    #[cfg(feature = "tokio")]
+    pub async fn start_async(&self, method: &str, args: impl Arguments) -> Result<PendingCall> {
+        self.find().await;
+        self.start(method, args)
+    }
+
+    /// [`request`](Self::request), waiting without holding a thread.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    #[cfg(feature = "tokio")]
+    pub async fn request_async(&self, request: Request) -> Result<Response> {
+        let body = request.bytes_async().await?;
+        let mut call = self.start_request(&request, &body)?;
+        ready(&mut call).await.map_err(|status| self.failed("", status))?;
+        self.response_of(&mut call)
+    }
+
+    /// The first time that a deployment is called, the supervisor is asked for it, which may take a while.
+    #[cfg(feature = "tokio")]
+    async fn find(&self) {
+        static FOUND: Mutex<BTreeSet<Arc<str>>> = Mutex::new(BTreeSet::new());
+        let found = || FOUND.lock().unwrap_or_else(|broken| broken.into_inner());
+        if !found().contains(&self.deployment) {
+            let name = Arc::clone(&self.deployment);
+            let asked = tokio::task::spawn_blocking(move || host::encodings_of(&name)).await;
+            if asked.is_ok_and(|asked| asked.is_ok()) {
+                found().insert(Arc::clone(&self.deployment));
+            }
+        }
     }
 
     fn encoding<A: Arguments>(&self, result_needs_json: bool, _args: &A) -> Result<u32> {
@@ -215,10 +287,26 @@ impl PendingCall {
         })
     }
 
+    /// [`wait`](Self::wait) without holding a thread.
+    ///
+    /// # Errors
+    /// As [`Handle::call`].
+    #[cfg(feature = "tokio")]
+    pub async fn wait_async<R: DeserializeOwned>(mut self) -> Result<R> {
+        ready(&mut self.call).await.map_err(|status| self.handle.failed(&self.method, status))?;
+        self.wait()
+    }
+
     /// Tells the callee that nobody waits.
     pub fn cancel(self) {
         self.call.cancel();
     }
+}
+
+#[cfg(feature = "tokio")]
+async fn ready(call: &mut Call) -> std::result::Result<(), i32> {
+    let place = HostWaker::new();
+    std::future::poll_fn(|cx| call.poll_ready(&place, cx)).await
 }
 
 fn types_of_call<A: Arguments, R>(_: &A) -> Option<String> {

@@ -18,6 +18,11 @@
 #[doc = include_str!("../../docs/authors.md")]
 mod guide {}
 
+/// The same of the page on async.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../../docs/async.md")]
+mod guide_to_async {}
+
 mod arguments;
 mod class;
 mod client;
@@ -29,7 +34,11 @@ mod head;
 pub mod log;
 mod request;
 mod response;
+#[cfg(feature = "tokio")]
+mod runtime;
 mod stream;
+#[cfg(feature = "tokio")]
+mod stream_async;
 #[expect(
     unsafe_code,
     clippy::disallowed_methods,
@@ -41,6 +50,7 @@ mod types;
 
 pub use arguments::Arguments;
 pub use bytes::Bytes;
+pub use class::Pending;
 pub use context::{Context, context};
 pub use decurion_macros::deployment;
 pub use error::{Error, Result};
@@ -53,6 +63,10 @@ pub use serde;
 pub use serde_json;
 pub use serde_json::{Value, json};
 pub use stream::{BodyWriter, Event};
+#[cfg(feature = "tokio")]
+pub use stream_async::AsyncBodyWriter;
+#[cfg(feature = "tokio")]
+pub use tokio;
 
 /// Everything that most deployments need.
 pub mod prelude {
@@ -67,10 +81,12 @@ pub mod prelude {
 pub mod __private {
     pub use crate::arguments::Signature;
     pub use crate::class::{
-        CallEntry, Class, Constructed, Done, HealthEntry, Hidden, MethodCall, MethodEntry, MethodResult,
-        ReconfigureEntry, argument, configuration, constructor_arguments, shared,
+        CallEntry, Class, Constructed, Done, HealthEntry, Hidden, Invocation, MethodCall, MethodEntry,
+        MethodResult, ReconfigureEntry, argument, configuration, constructor_arguments, shared,
     };
     pub use crate::response::IntoResponse;
+    #[cfg(feature = "tokio")]
+    pub use crate::runtime::block_on;
     pub use crate::sys::{ForeignClass, class_table, method};
     pub use decurion_abi as abi;
 }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
+#[cfg(feature = "tokio")]
+use std::future::poll_fn;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
@@ -14,6 +16,8 @@ use crate::arguments;
 use crate::head::{Head, Span};
 use crate::sys::clock;
 use crate::sys::host::{Exchange, ReadError};
+#[cfg(feature = "tokio")]
+use crate::sys::waking::HostWaker;
 use crate::{Error, Result};
 
 /// An HTTP request.
@@ -194,6 +198,68 @@ impl Request {
         }
     }
 
+    /// The whole body, waiting without holding a thread. May be asked for again, but not by two at once.
+    ///
+    /// # Errors
+    /// As [`bytes`](Self::bytes).
+    #[cfg(feature = "tokio")]
+    pub async fn bytes_async(&self) -> Result<Bytes> {
+        if let Some(exchange) = self.still_streaming() {
+            let bytes = read_whole_async(exchange).await?;
+            *self.body() = Body::Whole(bytes.into());
+        }
+        self.bytes()
+    }
+
+    #[cfg(feature = "tokio")]
+    fn still_streaming(&self) -> Option<&Exchange> {
+        match (&*self.body(), &self.source) {
+            (Body::Streaming, Source::Incoming(exchange)) => Some(exchange),
+            _ => None,
+        }
+    }
+
+    /// The whole body as text, waiting without holding a thread.
+    ///
+    /// # Errors
+    /// As [`text`](Self::text).
+    #[cfg(feature = "tokio")]
+    pub async fn text_async(&self) -> Result<String> {
+        self.bytes_async().await?;
+        self.text()
+    }
+
+    /// The whole body, read as JSON, waiting without holding a thread.
+    ///
+    /// # Errors
+    /// As [`json`](Self::json).
+    #[cfg(feature = "tokio")]
+    pub async fn json_async<T: DeserializeOwned>(&self) -> Result<T> {
+        self.bytes_async().await?;
+        self.json()
+    }
+
+    /// The next part of the body as it streams in; `None` at its end. As with [`reader`](Self::reader), what is read
+    /// here is gone for the others.
+    ///
+    /// # Errors
+    /// As [`bytes`](Self::bytes).
+    #[cfg(feature = "tokio")]
+    pub async fn chunk(&self) -> Result<Option<Bytes>> {
+        let exchange = match (&mut *self.body(), &self.source) {
+            (Body::Streaming, Source::Incoming(exchange)) => Arc::clone(exchange),
+            (Body::Whole(rest), _) => {
+                return Ok(Some(std::mem::take(rest)).filter(|rest| !rest.is_empty()));
+            }
+            (Body::Streaming, Source::Made(_)) => return Ok(None),
+        };
+        let mut buffer = vec![0; CHUNK_LEN];
+        let place = HostWaker::new();
+        let read = poll_fn(|cx| exchange.poll_read(&mut buffer, &place, cx)).await.map_err(unread)?;
+        buffer.truncate(read);
+        Ok(Some(Bytes::from(buffer)).filter(|chunk| !chunk.is_empty()))
+    }
+
     /// The whole body as text.
     ///
     /// # Errors
@@ -314,17 +380,15 @@ const BROKEN: &str = "the body was cut off before its end";
 const CLOSED: &str = "the request was already answered";
 /// Read at a time where nothing says how much there is.
 const READ_LEN: usize = 16 * 1024;
+/// The most that [`Request::chunk`] reads at a time: what the channel carries in one block.
+#[cfg(feature = "tokio")]
+const CHUNK_LEN: usize = 64 * 1024;
 /// Room made in advance on the word of a content-length alone.
 const ANNOUNCED_MAX: u64 = 1024 * 1024;
 
 /// The whole body of an exchange.
 pub(crate) fn read_whole(exchange: &Exchange) -> Result<Vec<u8>> {
-    let announced = match exchange.facts().content_length {
-        u64::MAX => 0,
-        length => usize::try_from(length.min(ANNOUNCED_MAX)).unwrap_or(0),
-    };
-    // One byte more than announced, so that the end shows without growing.
-    let mut bytes = vec![0; announced + 1];
+    let mut bytes = room_for(exchange);
     let mut filled = 0;
     loop {
         if filled == bytes.len() {
@@ -333,13 +397,48 @@ pub(crate) fn read_whole(exchange: &Exchange) -> Result<Vec<u8>> {
         match exchange.read(&mut bytes[filled..]) {
             Ok(0) => break,
             Ok(read) => filled += read,
-            Err(ReadError::Cancelled) => return Err(Error::status(499, CANCELLED)),
-            Err(ReadError::Broken) => return Err(Error::status(400, BROKEN)),
-            Err(ReadError::Closed) => return Err(Error::msg(CLOSED)),
+            Err(error) => return Err(unread(error)),
         }
     }
     bytes.truncate(filled);
     Ok(bytes)
+}
+
+/// The whole body of an exchange.
+#[cfg(feature = "tokio")]
+pub(crate) async fn read_whole_async(exchange: &Exchange) -> Result<Vec<u8>> {
+    let mut bytes = room_for(exchange);
+    let mut filled = 0;
+    let place = HostWaker::new();
+    loop {
+        if filled == bytes.len() {
+            bytes.resize((bytes.len() * 2).max(READ_LEN), 0);
+        }
+        let read =
+            poll_fn(|cx| exchange.poll_read(&mut bytes[filled..], &place, cx)).await.map_err(unread)?;
+        if read == 0 {
+            bytes.truncate(filled);
+            return Ok(bytes);
+        }
+        filled += read;
+    }
+}
+
+/// Room for what is announced, within reason; one byte more, so that the end shows without growing.
+fn room_for(exchange: &Exchange) -> Vec<u8> {
+    let announced = match exchange.facts().content_length {
+        u64::MAX => 0,
+        length => usize::try_from(length.min(ANNOUNCED_MAX)).unwrap_or(0),
+    };
+    vec![0; announced + 1]
+}
+
+fn unread(error: ReadError) -> Error {
+    match error {
+        ReadError::Cancelled => Error::status(499, CANCELLED),
+        ReadError::Broken => Error::status(400, BROKEN),
+        ReadError::Closed => Error::msg(CLOSED),
+    }
 }
 
 /// Query text with `+` and percent-encoding resolved.

@@ -32,9 +32,15 @@ pub(crate) enum Body {
     Whole(Bytes),
     /// Runs after the handler has returned, on the same thread.
     Stream(Producer),
+    #[cfg(feature = "tokio")]
+    Async(AsyncProducer),
 }
 
 pub(crate) type Producer = Box<dyn FnOnce(&mut BodyWriter<'_>) -> Result<()> + Send>;
+
+#[cfg(feature = "tokio")]
+pub(crate) type AsyncProducer =
+    Box<dyn for<'a> FnOnce(&'a mut crate::AsyncBodyWriter) -> crate::Pending<'a, Result<()>> + Send>;
 
 impl Default for Body {
     fn default() -> Self {
@@ -47,6 +53,8 @@ impl fmt::Debug for Body {
         match self {
             Self::Whole(bytes) => write!(f, "{} bytes", bytes.len()),
             Self::Stream(_) => f.write_str("a stream"),
+            #[cfg(feature = "tokio")]
+            Self::Async(_) => f.write_str("a stream"),
         }
     }
 }
@@ -89,6 +97,33 @@ impl Response {
         F: FnOnce(&mut BodyWriter<'_>) -> Result<()> + Send + 'static,
     {
         Self { parts: Parts { body: Body::Stream(Box::new(write)), ..Parts::default() }, refused: None }
+    }
+
+    /// The same, written by a future.
+    ///
+    /// ```
+    /// use decurion::prelude::*;
+    ///
+    /// #[deployment]
+    /// async fn count(_req: Request) -> Response {
+    ///     Response::stream_async(|w| {
+    ///         Box::pin(async move {
+    ///             for number in 0..3 {
+    ///                 w.event(number.to_string()).await?;
+    ///             }
+    ///             Ok(())
+    ///         })
+    ///     })
+    /// }
+    /// # let local = decurion::test::Local::<count>::new(()).unwrap();
+    /// # assert_eq!(local.get("/").unwrap().text().unwrap(), "data: 0\n\ndata: 1\n\ndata: 2\n\n");
+    /// ```
+    #[cfg(feature = "tokio")]
+    pub fn stream_async<F>(write: F) -> Self
+    where
+        F: for<'a> FnOnce(&'a mut crate::AsyncBodyWriter) -> crate::Pending<'a, Result<()>> + Send + 'static,
+    {
+        Self { parts: Parts { body: Body::Async(Box::new(write)), ..Parts::default() }, refused: None }
     }
 
     /// The same with one header field; another of this name is replaced. A name or a value that can't stand in a
@@ -138,6 +173,8 @@ impl Response {
         match &self.parts.body {
             Body::Whole(bytes) => bytes,
             Body::Stream(_) => &NONE,
+            #[cfg(feature = "tokio")]
+            Body::Async(_) => &NONE,
         }
     }
 
@@ -155,6 +192,11 @@ impl Response {
     /// Naming the field where it is not what `T` asks for.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         arguments::value_from_json(self.body()).map_err(Error::msg)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_async(&self) -> bool {
+        matches!(self.parts.body, Body::Async(_))
     }
 
     pub(crate) fn into_parts(self) -> Result<Parts> {

@@ -13,7 +13,7 @@ use crate::sys::host::{Exchange, WriteError};
 use crate::{Error, Result};
 
 /// Bytes gathered before they are sent without being asked for.
-const GATHERED_MAX: usize = 16 * 1024;
+pub(crate) const GATHERED_MAX: usize = 16 * 1024;
 
 /// Writes the body of an answer as it comes to be.
 ///
@@ -29,7 +29,7 @@ pub struct BodyWriter<'a> {
     gathered: Vec<u8>,
 }
 
-enum State {
+pub(crate) enum State {
     /// Nothing was sent.
     Fresh(Box<Parts>),
     Started,
@@ -40,7 +40,7 @@ enum State {
 /// What becomes of an exchange when its writer is through.
 pub(crate) enum End {
     /// Everything was small enough to be one whole answer.
-    Whole(Parts, Vec<u8>),
+    Whole(Box<Parts>, Vec<u8>),
     /// The rest was sent.
     Streamed,
 }
@@ -74,7 +74,7 @@ impl<'a> BodyWriter<'a> {
     /// As [`write`](Self::write).
     pub fn flush(&mut self) -> Result<()> {
         self.send_gathered()?;
-        self.exchange.flush().map_err(|error| self.refused(error))
+        self.exchange.flush().map_err(refused)
     }
 
     /// Writes a server-sent event, and flushes. Where the author chose no content type, the first one makes the answer
@@ -83,11 +83,7 @@ impl<'a> BodyWriter<'a> {
     /// # Errors
     /// As [`write`](Self::write); where the event's name or id has a line break.
     pub fn event(&mut self, event: impl Into<Event>) -> Result<()> {
-        let text = event.into().written()?;
-        if let State::Fresh(parts) = &mut self.state {
-            parts.content_type.get_or_insert(HeaderValue::from_static("text/event-stream"));
-            parts.headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
-        }
+        let text = as_event(&mut self.state, &event.into())?;
         self.write(text)?;
         self.flush()
     }
@@ -101,9 +97,8 @@ impl<'a> BodyWriter<'a> {
     /// The author is through.
     pub(crate) fn end(mut self) -> Result<End> {
         if let State::Fresh(mut parts) = self.state {
-            parts.content_type.get_or_insert(HeaderValue::from_static(OCTETS));
-            parts.headers.remove(CONTENT_LENGTH);
-            return Ok(End::Whole(*parts, self.gathered));
+            let _ = prepare(&mut parts);
+            return Ok(End::Whole(parts, self.gathered));
         }
         self.send_gathered()?;
         Ok(End::Streamed)
@@ -120,28 +115,41 @@ impl<'a> BodyWriter<'a> {
     fn send(&mut self, mut bytes: &[u8]) -> Result<()> {
         match std::mem::replace(&mut self.state, State::Over) {
             State::Fresh(mut parts) => {
-                parts.content_type.get_or_insert(HeaderValue::from_static(OCTETS));
-                let length = parts.headers.remove(CONTENT_LENGTH);
-                let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-                self.exchange.respond_start(&parts, length).map_err(|error| self.refused(error))?;
+                let length = prepare(&mut parts);
+                self.exchange.respond_start(&parts, length).map_err(refused)?;
             }
             State::Started => {}
             State::Over => return Err(Error::msg("the answer is over")),
         }
         while !bytes.is_empty() {
-            let taken = self.exchange.write(bytes).map_err(|error| self.refused(error))?;
+            let taken = self.exchange.write(bytes).map_err(refused)?;
             bytes = &bytes[taken.min(bytes.len())..];
         }
         self.state = State::Started;
         Ok(())
     }
+}
 
-    fn refused(&self, error: WriteError) -> Error {
-        match error {
-            WriteError::Cancelled => Error::status(499, "nobody waits for the answer any more"),
-            WriteError::Invalid => {
-                Error::msg("the answer has a status or a header field that HTTP does not allow, or is over")
-            }
+/// Gives an answer's head its type, and takes the length that its author announced.
+pub(crate) fn prepare(parts: &mut Parts) -> Option<u64> {
+    parts.content_type.get_or_insert(HeaderValue::from_static(OCTETS));
+    parts.headers.remove(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok())
+}
+
+/// An event as it is sent; the first thing of an answer makes it one of events.
+pub(crate) fn as_event(state: &mut State, event: &Event) -> Result<String> {
+    if let State::Fresh(parts) = state {
+        parts.content_type.get_or_insert(HeaderValue::from_static("text/event-stream"));
+        parts.headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+    }
+    event.written()
+}
+
+pub(crate) fn refused(error: WriteError) -> Error {
+    match error {
+        WriteError::Cancelled => Error::status(499, "nobody waits for the answer any more"),
+        WriteError::Invalid => {
+            Error::msg("the answer has a status or a header field that HTTP does not allow, or is over")
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) enum Constructor {
     /// A function has no state: this type stands for it.
     Function { function: Ident },
     /// `new`, and where its return type stands.
-    New(Vec<Parameter>, Span),
+    New { parameters: Vec<Parameter>, returns: Span, is_async: bool },
     /// `Default::default`.
     Default,
 }
@@ -39,6 +39,7 @@ pub(crate) struct Entry {
     /// Where the receiver stands, for errors about `Sync`.
     pub(crate) receiver: Span,
     pub(crate) exclusive: bool,
+    pub(crate) is_async: bool,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) returns: Option<Type>,
 }
@@ -123,6 +124,7 @@ fn of_function(name: Option<(String, Span)>, function: ItemFn) -> Result<Class> 
         name: function_name.clone(),
         receiver: function_name.span(),
         exclusive: false,
+        is_async: signature.asyncness.is_some(),
         returns: returned(signature),
         parameters,
     };
@@ -244,7 +246,7 @@ fn constructor(function: &ImplItemFn) -> Result<Constructor> {
         return Err(Error::new(signature.inputs.span(), most));
     }
     owned(&parameters)?;
-    Ok(Constructor::New(parameters, returned.span()))
+    Ok(Constructor::New { parameters, returns: returned.span(), is_async: signature.asyncness.is_some() })
 }
 
 fn call(function: &ImplItemFn) -> Result<Entry> {
@@ -283,6 +285,7 @@ fn any_entry(
         name: name.clone(),
         receiver: receiver.span(),
         exclusive: exclusive.is_some(),
+        is_async: signature.asyncness.is_some(),
         returns: returned(signature),
         parameters,
     })
@@ -291,10 +294,10 @@ fn any_entry(
 /// Refuses what an entry can't be.
 fn plain_function(signature: &Signature) -> Result<()> {
     let name = &signature.ident;
-    if let Some(word) = &signature.asyncness {
+    if let (Some(word), false) = (&signature.asyncness, cfg!(feature = "tokio")) {
         return Err(Error::new(
             word.span(),
-            format!("`{name}` is async, which this version of the SDK does not run yet: write a plain fn"),
+            format!("`{name}` is async, which needs the feature `tokio` of the crate `decurion`"),
         ));
     }
     if let Safety::Unsafe(word) = &signature.safety {

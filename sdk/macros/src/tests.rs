@@ -21,7 +21,6 @@ fn what_is_no_deployment_is_refused_with_what_to_do() {
         ("impl [u8] { fn call(&self) {} }", "of a struct or an enum"),
         ("impl Model { fn new() -> Self { Model } }", "can't be reached"),
         ("fn hello(a: Request, b: u8) -> u8 { b }", "takes the request and nothing else"),
-        ("async fn hello(req: Request) {}", "is async"),
         ("unsafe fn hello(req: Request) {}", "can't be unsafe"),
         ("fn hello<T>(req: T) {}", "can't be generic"),
         ("fn hello(req: impl Sized) {}", "name the type"),
@@ -45,6 +44,20 @@ fn what_is_no_deployment_is_refused_with_what_to_do() {
     ] {
         let error = refused(item);
         assert!(error.contains(part), "{item}: {error}");
+    }
+}
+
+#[test]
+fn async_needs_its_feature() {
+    let read = read::class(
+        quote!(),
+        quote!(
+            async fn hello(req: Request) {}
+        ),
+    );
+    assert_eq!(read.is_ok(), cfg!(feature = "tokio"));
+    if let Err(error) = read {
+        assert!(error.to_string().contains("feature `tokio`"), "{error}");
     }
 }
 

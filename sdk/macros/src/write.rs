@@ -19,8 +19,8 @@ pub(crate) fn class(class: &Class) -> Tokens {
     let check_health = optional(class.check_health.as_ref().map(check_health));
     let methods = class.methods.iter().map(|entry| method(class, entry));
     let table = class.methods.iter().map(|entry| {
-        let (name, exclusive) = (metadata::name_of(entry), entry.exclusive);
-        quote!(__decurion::method(#name, #exclusive))
+        let (name, exclusive, is_async) = (metadata::name_of(entry), entry.exclusive, entry.is_async);
+        quote!(__decurion::method(#name, #exclusive, #is_async))
     });
     let class_symbol = format_ident!("{CLASS_SYMBOL_PREFIX}{name}");
     let meta_symbol = format_ident!("{META_SYMBOL_PREFIX}{name}");
@@ -64,12 +64,13 @@ fn create(class: &Class) -> Tokens {
             let made = quote_spanned!(at(ty.span())=> <Self as ::core::default::Default>::default());
             (&[][..], quote!(::core::result::Result::Ok(#made)))
         }
-        Constructor::New(parameters, returns) => {
+        Constructor::New { parameters, returns, is_async } => {
             let values = values(parameters.len());
             let constructed =
                 quote_spanned!(at(*returns)=> __decurion::Constructed::<Self>::constructed(__made));
+            let new = awaited_here(*is_async, quote!(<#ty>::new(#(#values),*)));
             let made = quote! {
-                let __made = <#ty>::new(#(#values),*);
+                let __made = #new;
                 #constructed
             };
             (&parameters[..], made)
@@ -97,13 +98,15 @@ fn call(class: &Class, entry: &Entry) -> Tokens {
         _ => quote!(<#ty>::#name(__this, #request)),
     };
     let response = quote_spanned!(span_of_return(entry)=> __decurion::IntoResponse::into_response(__answer));
-    let body = quote! {
-        |__this, __request| {
-            let __answer = #answer;
+    let awaited = awaited(entry);
+    let body = body(
+        entry,
+        &quote! {
+            let __answer = #answer #awaited;
             #response
-        }
-    };
-    made(entry, "CallEntry", &body)
+        },
+    );
+    made(entry, "CallEntry", &quote!(|__this, __request| #body))
 }
 
 fn method(class: &Class, entry: &Entry) -> Tokens {
@@ -116,53 +119,87 @@ fn method(class: &Class, entry: &Entry) -> Tokens {
     let question_mark = entry.returns.as_ref().filter(|ty| is_result(ty)).map(|_| quote!(?));
     let returned = returned(entry);
     let result = quote_spanned!(span_of_return(entry)=> __call.result(&__result));
-    let body = quote! {
-        |__this, __call| {
+    let read = entry.is_async.then(|| quote!(let __call = __decurion::Invocation::read(__call).await?;));
+    let awaited = awaited(entry);
+    let body = body(
+        entry,
+        &quote! {
             #checked
+            #read
             let (#(#values,)*): (#(#types,)*) = __call.arguments::<_, #returned>(#signature)?;
-            let __result = <#ty>::#name(__this, #(#values),*) #question_mark;
+            let __result = <#ty>::#name(__this, #(#values),*) #awaited #question_mark;
             #result
-        }
-    };
-    made(entry, "MethodEntry", &body)
+        },
+    );
+    made(entry, "MethodEntry", &quote!(|__this, __call| #body))
 }
 
 fn reconfigure(entry: &Entry) -> Tokens {
     let name = &entry.name;
     let checked = checked(&entry.parameters);
     let done = quote_spanned!(span_of_return(entry)=> __decurion::Done::done(__done));
+    let run = awaited_here(entry.is_async, quote!(Self::#name(__this, __decurion::configuration(__config)?)));
     let body = quote! {
         |__this, __config| {
             #checked
-            let __done = Self::#name(__this, __decurion::configuration(__config)?);
+            let __done = #run;
             #done
         }
     };
-    made(entry, "ReconfigureEntry", &body)
+    waited(entry, "ReconfigureEntry", &body)
 }
 
 fn check_health(entry: &Entry) -> Tokens {
     let name = &entry.name;
     let done = quote_spanned!(span_of_return(entry)=> __decurion::Done::done(__done));
+    let run = awaited_here(entry.is_async, quote!(Self::#name(__this)));
     let body = quote! {
         |__this| {
-            let __done = Self::#name(__this);
+            let __done = #run;
             #done
         }
     };
-    made(entry, "HealthEntry", &body)
+    waited(entry, "HealthEntry", &body)
+}
+
+/// What an entry does, at once or as a future.
+fn body(entry: &Entry, statements: &Tokens) -> Tokens {
+    if entry.is_async {
+        quote!(::std::boxed::Box::pin(async move { #statements }))
+    } else {
+        quote!({ #statements })
+    }
+}
+
+fn awaited(entry: &Entry) -> Option<Tokens> {
+    entry.is_async.then(|| quote!(.await))
+}
+
+/// A part of the life cycle: the host waits for it, async or not.
+fn awaited_here(is_async: bool, run: Tokens) -> Tokens {
+    if is_async { quote!(__decurion::block_on(#run)) } else { run }
 }
 
 /// An entry of its kind. Where the receiver is shared, it asks there that the type is `Sync`.
 fn made(entry: &Entry, kind: &str, function: &Tokens) -> Tokens {
-    let kind = format_ident!("{kind}");
+    of_kind(entry, kind, if entry.is_async { "_async" } else { "" }, function)
+}
+
+/// The same for a part of the life cycle.
+fn waited(entry: &Entry, kind: &str, function: &Tokens) -> Tokens {
+    of_kind(entry, kind, "", function)
+}
+
+fn of_kind(entry: &Entry, kind: &str, suffix: &str, function: &Tokens) -> Tokens {
+    let (kind, alone, beside) =
+        (format_ident!("{kind}"), format_ident!("exclusive{suffix}"), format_ident!("shared{suffix}"));
     if entry.exclusive {
-        return quote!(__decurion::#kind::exclusive(#function));
+        return quote!(__decurion::#kind::#alone(#function));
     }
     let checked = quote_spanned!(at(entry.receiver)=> let _ = __decurion::shared::<Self>;);
     quote!({
         #checked
-        __decurion::#kind::shared(#function)
+        __decurion::#kind::#beside(#function)
     })
 }
 

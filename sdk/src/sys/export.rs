@@ -10,9 +10,13 @@ use decurion_abi as abi;
 use decurion_abi::{flags, status};
 
 use super::host::{self, Exchange};
-use crate::class::{Class, Concurrency, MethodCall, current};
+#[cfg(feature = "tokio")]
+use crate::class::Invocation;
+use crate::class::{Class, MethodCall, MethodResult, current};
 use crate::request::Request;
 use crate::response::{Body, Parts, Producer, Response};
+#[cfg(feature = "tokio")]
+use crate::runtime;
 use crate::stream::{BodyWriter, End};
 use crate::{Error, Result};
 
@@ -22,8 +26,7 @@ pub const fn class_table<T: Class>() -> abi::Class {
     assert!(T::METHODS.len() == T::METHOD_TABLE.len(), "both list the same methods");
     let mut at = 0;
     while at < T::METHODS.len() {
-        let concurrency = T::METHODS[at].concurrency();
-        assert!(flags_of(concurrency) == T::METHOD_TABLE[at].flags, "both list the same methods");
+        assert!(T::METHODS[at].flags() == T::METHOD_TABLE[at].flags, "both list the same methods");
         at += 1;
     }
     abi::Class {
@@ -36,11 +39,11 @@ pub const fn class_table<T: Class>() -> abi::Class {
         methods: T::METHOD_TABLE.as_ptr(),
         method_count: T::METHOD_TABLE.len(),
         call_flags: match &T::CALL {
-            Some(entry) => flags_of(entry.concurrency()),
+            Some(entry) => entry.flags(),
             None => 0,
         },
         reconfigure_flags: match &T::RECONFIGURE {
-            Some(entry) => flags_of(entry.concurrency()),
+            Some(entry) => entry.flags(),
             None => 0,
         },
         create: Some(create::<T>),
@@ -52,17 +55,10 @@ pub const fn class_table<T: Class>() -> abi::Class {
     }
 }
 
-const fn flags_of(concurrency: Concurrency) -> u32 {
-    match concurrency {
-        Concurrency::Shared => 0,
-        Concurrency::Exclusive => flags::EXCLUSIVE,
-    }
-}
-
 /// One entry in a method table.
 #[must_use]
-pub const fn method(name: &'static str, exclusive: bool) -> abi::Method {
-    let flags = if exclusive { flags::EXCLUSIVE } else { 0 };
+pub const fn method(name: &'static str, exclusive: bool, is_async: bool) -> abi::Method {
+    let flags = if exclusive { flags::EXCLUSIVE } else { 0 } | if is_async { flags::ASYNC } else { 0 };
     abi::Method { name: abi::Bytes::from_slice(name.as_bytes()), flags, reserved: 0 }
 }
 
@@ -96,6 +92,26 @@ macro_rules! run {
             Entry::Shared(function) => contain(|| function(unsafe { instance.shared() }, $($argument),*)),
             // SAFETY: the table says that this entry is exclusive, so the host runs nothing beside it.
             Entry::Exclusive(function) => contain(|| function(unsafe { instance.exclusive() }, $($argument),*)),
+            Entry::SharedAsync(_) | Entry::ExclusiveAsync(_) => Err(Error::msg("an async entry was run as another")),
+        }
+    }};
+}
+
+/// Starts the future of an async entry; `None` for another.
+#[cfg(feature = "tokio")]
+macro_rules! start {
+    ($entry:expr, $instance:expr, $argument:expr) => {{
+        use crate::class::Entry;
+        let instance = $instance;
+        match $entry.entry() {
+            // SAFETY: the table says that this entry is shared and async, so the host runs no exclusive one beside it
+            // until its exchange is ended, which is after the future was dropped.
+            Entry::SharedAsync(function) => Some(contain(|| Ok(function(unsafe { instance.shared() }, $argument)))),
+            Entry::ExclusiveAsync(function) => {
+                // SAFETY: as above; it is exclusive, so the host runs nothing beside it.
+                Some(contain(|| Ok(function(unsafe { instance.exclusive() }, $argument))))
+            }
+            Entry::Shared(_) | Entry::Exclusive(_) => None,
         }
     }};
 }
@@ -139,6 +155,18 @@ unsafe extern "C" fn call<T: Class>(instance: *mut c_void, exchange: *mut abi::E
         return status::INVALID;
     };
     let _current = current::enter(&exchange);
+    #[cfg(feature = "tokio")]
+    match start!(entry, Instance::<T>(instance.cast()), Request::incoming(Arc::clone(&exchange))) {
+        Some(Ok(future)) => {
+            runtime::call(exchange, future);
+            return status::OK;
+        }
+        Some(Err(error)) => {
+            fail_http(&exchange, &error);
+            return status::OK;
+        }
+        None => {}
+    }
     let request = Request::incoming(Arc::clone(&exchange));
     match run!(entry, Instance::<T>(instance.cast()), request) {
         Ok(response) => respond(&exchange, response),
@@ -157,14 +185,32 @@ unsafe extern "C" fn invoke<T: Class>(instance: *mut c_void, exchange: *mut abi:
         return status::INVALID;
     };
     let _current = current::enter(&exchange);
+    #[cfg(feature = "tokio")]
+    match start!(entry, Instance::<T>(instance.cast()), Invocation::new(Arc::clone(&exchange))) {
+        Some(Ok(future)) => {
+            runtime::invoke(exchange, future);
+            return status::OK;
+        }
+        Some(Err(error)) => {
+            fail_call(&exchange, &error);
+            return status::OK;
+        }
+        None => {}
+    }
     let result = MethodCall::read(&exchange)
-        .and_then(|method_call| run!(entry, Instance::<T>(instance.cast()), &method_call));
-    match result {
-        Ok(result) if exchange.respond_call(result.encoding, &result.bytes) => {}
-        Ok(_) => fail_call(&exchange, &Error::msg("the host refused the result")),
-        Err(error) => fail_call(&exchange, &error),
+        .and_then(|method_call| run!(entry, Instance::<T>(instance.cast()), &method_call))
+        .and_then(|result| respond_call(&exchange, &result));
+    if let Err(error) = result {
+        fail_call(&exchange, &error);
     }
     status::OK
+}
+
+pub(crate) fn respond_call(exchange: &Exchange, result: &MethodResult) -> Result<()> {
+    if exchange.respond_call(result.encoding, &result.bytes) {
+        return Ok(());
+    }
+    Err(Error::msg("the host refused the result"))
 }
 
 unsafe extern "C" fn reconfigure<T: Class>(
@@ -194,11 +240,11 @@ unsafe extern "C" fn check_health<T: Class>(instance: *mut c_void, slot: *mut ab
 }
 
 /// Runs the author's code; a panic becomes an error. (With `panic = "abort"` it ends the replica.)
-fn contain<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(crate) fn contain<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| Err(panicked(payload)))
 }
 
-fn panicked(payload: Box<dyn Any + Send>) -> Error {
+pub(crate) fn panicked(payload: Box<dyn Any + Send>) -> Error {
     let message = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
         (Some(text), _) => (*text).to_owned(),
         (_, Some(text)) => text.clone(),
@@ -219,17 +265,26 @@ fn report(host: &abi::Host, slot: *mut abi::ErrorSlot, error: &Error) -> i32 {
     status::ERROR
 }
 
-fn respond(exchange: &Exchange, response: Response) {
+fn respond(exchange: &Arc<Exchange>, response: Response) {
+    #[cfg(feature = "tokio")]
+    if response.is_async() {
+        if let Err(error) = contain(|| runtime::respond_now(exchange, response)) {
+            fail_http(exchange, &error);
+        }
+        return;
+    }
     let outcome = response.into_parts().and_then(|mut parts| match std::mem::take(&mut parts.body) {
         Body::Whole(body) => respond_whole(exchange, &parts, &body),
         Body::Stream(produce) => contain(|| respond_streamed(exchange, parts, produce)),
+        #[cfg(feature = "tokio")]
+        Body::Async(_) => Err(Error::msg("an async answer was written as another")),
     });
     if let Err(error) = outcome {
         fail_http(exchange, &error);
     }
 }
 
-fn respond_streamed(exchange: &Exchange, mut parts: Parts, produce: Producer) -> Result<()> {
+pub(crate) fn respond_streamed(exchange: &Exchange, mut parts: Parts, produce: Producer) -> Result<()> {
     let mut writer = BodyWriter::new(exchange, std::mem::take(&mut parts));
     produce(&mut writer)?;
     match writer.end()? {
@@ -241,7 +296,7 @@ fn respond_streamed(exchange: &Exchange, mut parts: Parts, produce: Producer) ->
     }
 }
 
-fn respond_whole(exchange: &Exchange, parts: &Parts, body: &[u8]) -> Result<()> {
+pub(crate) fn respond_whole(exchange: &Exchange, parts: &Parts, body: &[u8]) -> Result<()> {
     // Nearly every answer has its type and nothing else: that one needs no list.
     let only = parts.content_type.as_ref().map(|value| {
         let (name, value) = (b"content-type", value.as_bytes());
@@ -259,7 +314,7 @@ fn respond_whole(exchange: &Exchange, parts: &Parts, body: &[u8]) -> Result<()> 
 }
 
 /// A chosen status shows its text; anything else is a 500 with a fixed body, and its text goes to the log.
-fn fail_http(exchange: &Exchange, error: &Error) {
+pub(crate) fn fail_http(exchange: &Exchange, error: &Error) {
     match error.code() {
         Some(code) if code.is_server_error() => exchange.fail(code.as_u16(), error.message(), &error.chain()),
         Some(code) => exchange.fail(code.as_u16(), error.message(), ""),
@@ -268,7 +323,7 @@ fn fail_http(exchange: &Exchange, error: &Error) {
 }
 
 /// Callers by handle are of the house: they get the whole text.
-fn fail_call(exchange: &Exchange, error: &Error) {
+pub(crate) fn fail_call(exchange: &Exchange, error: &Error) {
     let text = error.chain();
     let code = error.code().map_or(0, |code| code.as_u16());
     exchange.fail(code, &text, if (400..500).contains(&code) { "" } else { &text });

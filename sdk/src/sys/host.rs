@@ -2,10 +2,14 @@
 
 use std::ptr;
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+#[cfg(feature = "tokio")]
+use std::task::{Context, Poll};
 
 use decurion_abi as abi;
 use decurion_abi::status;
 
+#[cfg(feature = "tokio")]
+use super::waking::HostWaker;
 use crate::head::Head;
 use crate::response::Parts;
 
@@ -151,15 +155,50 @@ impl Exchange {
             // SAFETY: an open exchange, a buffer of that length, no waker: it waits.
             unsafe { (host.body_read)(raw, buffer.as_mut_ptr(), buffer.len(), ptr::null()) }
         });
-        match read {
-            None => Err(ReadError::Closed),
-            Some(read) if read == status::CANCELLED as isize || read == status::DEADLINE as isize => {
-                Err(ReadError::Cancelled)
-            }
-            Some(read) => {
-                usize::try_from(read).ok().filter(|read| *read <= buffer.len()).ok_or(ReadError::Broken)
-            }
+        have_read(read, buffer.len())
+    }
+
+    /// Calls `waker` once it is cancelled.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn on_cancel(&self, waker: &abi::Waker) {
+        // SAFETY: an open exchange; the waker is copied, and what it calls takes any number at any time.
+        self.while_open(|host, raw| unsafe { (host.on_cancel)(raw, waker) });
+    }
+
+    /// Reads body bytes, or sees that `place` is called when there are some. 0 at the end.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_read(
+        &self,
+        buffer: &mut [u8],
+        place: &HostWaker,
+        cx: &Context<'_>,
+    ) -> Poll<Result<usize, ReadError>> {
+        let waker = place.listen(cx.waker());
+        let read = self.while_open(|host, raw| {
+            // SAFETY: an open exchange, a buffer of that length, a waker that is copied and may be called at any time.
+            unsafe { (host.body_read)(raw, buffer.as_mut_ptr(), buffer.len(), &raw const waker) }
+        });
+        if read == Some(status::PENDING as isize) {
+            Poll::Pending
+        } else {
+            Poll::Ready(have_read(read, buffer.len()))
         }
+    }
+
+    /// Writes bytes of a streamed answer, or sees that `place` is called when there is room.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_write(
+        &self,
+        body: &[u8],
+        place: &HostWaker,
+        cx: &Context<'_>,
+    ) -> Poll<Result<usize, WriteError>> {
+        let waker = place.listen(cx.waker());
+        let taken = self.while_open(|host, raw| {
+            // SAFETY: an open exchange, bytes that live through the call, and a waker as above.
+            unsafe { (host.respond_write)(raw, bytes(body), &raw const waker) }
+        });
+        if taken == Some(status::PENDING as isize) { Poll::Pending } else { Poll::Ready(have_written(taken)) }
     }
 
     /// Answers an HTTP exchange and ends it. `false` where the host refuses status or header fields: it is still open.
@@ -188,13 +227,7 @@ impl Exchange {
             // SAFETY: an open exchange, bytes that live through the call, no waker: it waits.
             unsafe { (host.respond_write)(raw, bytes(body), ptr::null()) }
         });
-        match written {
-            Some(taken) if taken > 0 => usize::try_from(taken).map_err(|_| WriteError::Invalid),
-            Some(failed) if failed == status::CANCELLED as isize || failed == status::DEADLINE as isize => {
-                Err(WriteError::Cancelled)
-            }
-            _ => Err(WriteError::Invalid),
-        }
+        have_written(written)
     }
 
     /// Sends on its way what was written.
@@ -248,6 +281,28 @@ fn written(done: Option<i32>) -> Result<(), WriteError> {
     match done {
         Some(status::OK) => Ok(()),
         Some(status::CANCELLED | status::DEADLINE) => Err(WriteError::Cancelled),
+        _ => Err(WriteError::Invalid),
+    }
+}
+
+/// What reading gave; `None` where the exchange is over.
+fn have_read(read: Option<isize>, room: usize) -> Result<usize, ReadError> {
+    match read {
+        None => Err(ReadError::Closed),
+        Some(read) if read == status::CANCELLED as isize || read == status::DEADLINE as isize => {
+            Err(ReadError::Cancelled)
+        }
+        Some(read) => usize::try_from(read).ok().filter(|read| *read <= room).ok_or(ReadError::Broken),
+    }
+}
+
+/// What writing gave; `None` where the exchange is over.
+fn have_written(written: Option<isize>) -> Result<usize, WriteError> {
+    match written {
+        Some(taken) if taken > 0 => usize::try_from(taken).map_err(|_| WriteError::Invalid),
+        Some(failed) if failed == status::CANCELLED as isize || failed == status::DEADLINE as isize => {
+            Err(WriteError::Cancelled)
+        }
         _ => Err(WriteError::Invalid),
     }
 }
@@ -327,6 +382,16 @@ impl Reply<'_> {
     }
 }
 
+const EMPTY_REPLY: abi::CallReply = abi::CallReply {
+    size: size_of_u32::<abi::CallReply>(),
+    status: 0,
+    encoding: 0,
+    flags: 0,
+    headers: ptr::null(),
+    header_count: 0,
+    body: abi::Bytes::EMPTY,
+};
+
 /// A call under way. Dropped, it is cancelled.
 #[derive(Debug)]
 pub(crate) struct Call {
@@ -372,17 +437,24 @@ impl Call {
         for_parent.unwrap_or_else(|| start(ptr::null_mut()))
     }
 
+    /// Sees whether the whole answer is there, so that [`wait`](Self::wait) gives it at once, or that `place` is called
+    /// then. The error is an ABI status.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_ready(&mut self, place: &HostWaker, cx: &Context<'_>) -> Poll<Result<(), i32>> {
+        let waker = place.listen(cx.waker());
+        let mut reply = EMPTY_REPLY;
+        // SAFETY: a call that is not freed yet, a reply of the size it states, a waker that is copied and may be
+        // called at any time.
+        match unsafe { (self.host.call_wait)(self.raw, &raw mut reply, &raw const waker) } {
+            status::PENDING => Poll::Pending,
+            status::OK => Poll::Ready(Ok(())),
+            failed => Poll::Ready(Err(failed)),
+        }
+    }
+
     /// Waits for the whole answer. The error is an ABI status.
     pub(crate) fn wait(&mut self) -> Result<Reply<'_>, i32> {
-        let mut reply = abi::CallReply {
-            size: size_of_u32::<abi::CallReply>(),
-            status: 0,
-            encoding: 0,
-            flags: 0,
-            headers: ptr::null(),
-            header_count: 0,
-            body: abi::Bytes::EMPTY,
-        };
+        let mut reply = EMPTY_REPLY;
         // SAFETY: a call that is not freed yet, a reply of the size it states, no waker: it waits.
         match unsafe { (self.host.call_wait)(self.raw, &raw mut reply, ptr::null()) } {
             status::OK => {}

@@ -4,6 +4,8 @@ pub(crate) mod clock;
 pub(crate) mod export;
 pub(crate) mod host;
 pub(crate) mod local;
+#[cfg(feature = "tokio")]
+pub(crate) mod waking;
 
 pub use export::{class_table, method};
 

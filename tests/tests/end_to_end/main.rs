@@ -1,5 +1,6 @@
 //! The main job, end to end: the real command, supervisor, proxy, replicas and libraries.
 
+mod asynchronous;
 mod examples;
 mod faults;
 mod files;

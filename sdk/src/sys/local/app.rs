@@ -102,7 +102,7 @@ impl App {
     ) -> Result<Arc<Exchange>, i32> {
         let instance = self.instance(name).ok_or(status::NOT_FOUND)?;
         let http = incoming.kind == kind::HTTP;
-        let (entry, flags) = if http {
+        let (entry, entry_flags) = if http {
             (instance.table.call, instance.table.call_flags)
         } else {
             let (index, flags) = instance.method(&incoming.method).ok_or(status::NOT_FOUND)?;
@@ -114,9 +114,14 @@ impl App {
         let (app, running) = (Arc::clone(self), Arc::clone(&exchange));
         let serve = move || {
             let _running = Running::enter(&app);
-            let done = instance.run(flags & flags::EXCLUSIVE != 0, || {
+            let done = instance.run(entry_flags & flags::EXCLUSIVE != 0, || {
                 // SAFETY: an instance of this class and an open exchange, both kept alive by this thread.
-                unsafe { entry(instance.raw, running.raw()) }
+                let done = unsafe { entry(instance.raw, running.raw()) };
+                if done == status::OK && entry_flags & flags::ASYNC != 0 {
+                    // It answers later, and is inside the gate until then.
+                    running.wait_for_end();
+                }
+                done
             });
             if done != status::OK || !running.has_ended() {
                 running.fail(0, b"the entry did not answer");

@@ -235,6 +235,13 @@ impl Exchange {
         self.state().ended
     }
 
+    pub(super) fn wait_for_end(&self) {
+        let mut state = self.state();
+        while !state.ended {
+            state = self.changed.wait(state).unwrap_or_else(|broken| broken.into_inner());
+        }
+    }
+
     /// Takes the answer once there is one; waits for it where there is no waker.
     pub(super) fn take_answer(&self, waker: Option<abi::Waker>) -> Result<Answer, i32> {
         let mut state = self.state();

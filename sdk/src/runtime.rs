@@ -1,0 +1,155 @@
+//! The library's own tokio runtime, on which async entries run. An entry that the host calls returns at once; its
+//! future answers later from here.
+
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::class::{MethodResult, Pending, current};
+use crate::response::{Body, Response};
+use crate::stream_async::AsyncBodyWriter;
+use crate::sys::export::{
+    contain, fail_call, fail_http, panicked, respond_call, respond_streamed, respond_whole,
+};
+use crate::sys::host::Exchange;
+use crate::sys::waking::HostWaker;
+use crate::{Error, Result};
+
+/// Lives as long as the process, as the library does. With as many workers as the replica has handler threads.
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let workers = usize::try_from(crate::context().threads).unwrap_or(1).max(1);
+        let mut builder = Builder::new_multi_thread();
+        let built = builder.worker_threads(workers).thread_name("decurion-async").enable_all().build();
+        // Runs inside an entry, which contains it.
+        built.unwrap_or_else(|error| panic!("can't start the async runtime: {error}"))
+    })
+}
+
+/// Runs a future of a part of the life cycle, while the host waits.
+pub fn block_on<R>(future: impl Future<Output = R>) -> R {
+    runtime().block_on(future)
+}
+
+/// Answers an HTTP exchange with what comes of `future`.
+pub(crate) fn call(exchange: Arc<Exchange>, future: Pending<'static, Result<Response>>) {
+    spawn(exchange, fail_http, |exchange| async move {
+        let response = watched(&exchange, future).await?;
+        respond(&exchange, response).await
+    });
+}
+
+/// Answers a method call with what comes of `future`.
+pub(crate) fn invoke(exchange: Arc<Exchange>, future: Pending<'static, Result<MethodResult>>) {
+    spawn(exchange, fail_call, |exchange| async move {
+        let result = watched(&exchange, future).await?;
+        respond_call(&exchange, &result)
+    });
+}
+
+fn spawn<F>(exchange: Arc<Exchange>, fail: fn(&Exchange, &Error), answer: impl FnOnce(Arc<Exchange>) -> F)
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let answering = Answering { exchange: Arc::clone(&exchange), fail };
+    let answer = answer(exchange);
+    let task = async move {
+        let answering = answering;
+        if let Err(error) = answer.await {
+            fail(&answering.exchange, &error);
+        }
+    };
+    // Where it fails, what was moved into it is dropped, and fails the exchange.
+    let _ = contain(|| {
+        runtime().spawn(task);
+        Ok(())
+    });
+}
+
+/// Ends the exchange where nothing else has.
+struct Answering {
+    exchange: Arc<Exchange>,
+    fail: fn(&Exchange, &Error),
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        (self.fail)(&self.exchange, &Error::msg("the handler was dropped before it answered"));
+    }
+}
+
+/// Runs the author's future: contained, as the exchange that its thread is answering, and only until nobody waits any
+/// more. It is dropped before this returns: the host may destroy the instance as soon as the exchange is ended.
+async fn watched<R>(exchange: &Arc<Exchange>, mut future: Pending<'_, Result<R>>) -> Result<R> {
+    let mut cancelled = Cancelled::default();
+    let outcome = poll_fn(|cx| {
+        let entered = current::enter(exchange);
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        drop(entered);
+        match polled {
+            Ok(Poll::Ready(outcome)) => Poll::Ready(outcome),
+            Err(payload) => Poll::Ready(Err(panicked(payload))),
+            Ok(Poll::Pending) if cancelled.poll(exchange, cx) => {
+                Poll::Ready(Err(Error::status(499, "nobody waits for the answer any more")))
+            }
+            Ok(Poll::Pending) => Poll::Pending,
+        }
+    })
+    .await;
+    let _current = current::enter(exchange);
+    contain(|| {
+        drop(future);
+        Ok(())
+    })?;
+    outcome
+}
+
+/// Listens for the cancellation, once there is something to wait for.
+#[derive(Default)]
+struct Cancelled {
+    place: Option<HostWaker>,
+}
+
+impl Cancelled {
+    fn poll(&mut self, exchange: &Exchange, cx: &Context<'_>) -> bool {
+        match &self.place {
+            Some(place) => place.has_fired(cx.waker()),
+            None => {
+                let place = self.place.insert(HostWaker::new());
+                exchange.on_cancel(&place.listen(cx.waker()));
+                // It may have come before anybody listened.
+                exchange.is_cancelled()
+            }
+        }
+    }
+}
+
+async fn respond(exchange: &Arc<Exchange>, response: Response) -> Result<()> {
+    let mut parts = response.into_parts()?;
+    match std::mem::take(&mut parts.body) {
+        Body::Whole(body) => respond_whole(exchange, &parts, &body),
+        Body::Stream(produce) => {
+            // It waits for room: not on a worker.
+            let exchange = Arc::clone(exchange);
+            let written = tokio::task::spawn_blocking(move || {
+                let _current = current::enter(&exchange);
+                contain(|| respond_streamed(&exchange, parts, produce))
+            });
+            written.await?
+        }
+        Body::Async(produce) => {
+            let mut writer = AsyncBodyWriter::new(Arc::clone(exchange), parts);
+            watched(exchange, produce(&mut writer)).await?;
+            writer.end().await
+        }
+    }
+}
+
+/// Streams an answer of a handler that is not async itself.
+pub(crate) fn respond_now(exchange: &Arc<Exchange>, response: Response) -> Result<()> {
+    block_on(respond(exchange, response))
+}
