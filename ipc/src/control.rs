@@ -221,6 +221,11 @@ pub enum ReplicaOrder {
     Drain,
     /// For the handles inside.
     Caller(CallerOrder),
+    /// Give a sign of life, by the thread that reads this; answered with `Alive`.
+    Probe {
+        /// Comes back in the answer.
+        sequence: u64,
+    },
 }
 
 /// Replica to supervisor.
@@ -266,6 +271,11 @@ pub enum ReplicaReport {
     Drained,
     /// From the handles inside.
     Caller(CallerReport),
+    /// Answer to `Probe`.
+    Alive {
+        /// Of the order.
+        sequence: u64,
+    },
 }
 
 /// Supervisor to a process with handles.

@@ -229,6 +229,7 @@ impl Control {
                 self.life.reconfigure(sequence, user_config);
             }
             ReplicaOrder::CheckHealth { sequence } => self.life.check_health(sequence),
+            ReplicaOrder::Probe { sequence } => self.runner.outbox.send(ReplicaReport::Alive { sequence }),
             ReplicaOrder::Limit(limit) => self.runner.with(|engine| engine.set_limit(limit.max(1))),
             ReplicaOrder::Drain => self.drain(),
             ReplicaOrder::Caller(order) => self.peers.obey(order, fds),

@@ -157,7 +157,10 @@ fn shortened(mut report: ReplicaReport) -> ReplicaReport {
             StartFailure::Library(why) | StartFailure::Class(why) | StartFailure::Constructor(why),
         ) => (Some(why), None),
         ReplicaReport::CallerFault { fault, .. } => (Some(fault), None),
-        ReplicaReport::Ready | ReplicaReport::Drained | ReplicaReport::Caller(_) => (None, None),
+        ReplicaReport::Ready
+        | ReplicaReport::Alive { .. }
+        | ReplicaReport::Drained
+        | ReplicaReport::Caller(_) => (None, None),
     };
     for text in first.into_iter().chain(second).filter(|text| text.len() > TEXT_MAX) {
         text.truncate(text.floor_char_boundary(TEXT_MAX));

@@ -10,6 +10,7 @@ use crate::desired::Desired;
 use crate::reconcile::callers::INTERESTS_MAX;
 use crate::reconcile::deployment::{Deployment, Outcome};
 use crate::reconcile::fact::{Board, CallerId, Exit, Fact, ProxyInstance};
+use crate::reconcile::liveness::Liveness;
 use crate::reconcile::observed::{Condemned, Observed, Stopping};
 use crate::reconcile::order::{Order, Why};
 use crate::reconcile::plan::{Report, plan};
@@ -152,6 +153,7 @@ impl Core {
                 self.reconfigured(&replica, sequence, result);
             }
             Fact::Health { replica, sequence, result } => self.health(&replica, sequence, result, at),
+            Fact::Alive { replica, sequence } => self.observed.alive(&replica, sequence),
             Fact::Drained { replica } => self.drained(&replica, at),
             Fact::Exited { replica, exit, last_words } => self.exited(&replica, exit, &last_words, now),
             Fact::Lost { replica, how } => self.lost(&replica, how, at),
@@ -159,7 +161,10 @@ impl Core {
                 self.condemn(&replica, format!("broke the rules of the data plane: {fault}"));
             }
             Fact::Deaf { replica } => self.condemn(&replica, "did not read its orders".to_owned()),
-            Fact::Board { replica, board } => self.observed.with(&replica, |replica| replica.board = board),
+            Fact::Board { replica, board } => self.observed.with(&replica, |replica| {
+                replica.liveness.board(replica.board, board, at);
+                replica.board = board;
+            }),
             Fact::ProxySpawned { instance, pid } => {
                 if let Some(proxy) = self.observed.proxies.all.get_mut(&instance) {
                     proxy.pid = Some(pid);
@@ -193,6 +198,7 @@ impl Core {
         }
         replica.phase = Phase::Serving { since: now, taking: None };
         replica.health = Health::new(now);
+        replica.liveness = Liveness::new(now);
         let period = self.observed.deployments[&replica.deployment].wanted.spec.health_check_period;
         replica.health.next_at = now + jittered(period, id, 0);
         let (name, took) = (replica.deployment.clone(), now.duration_since(replica.spawned_at));

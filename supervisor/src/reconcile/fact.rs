@@ -87,6 +87,13 @@ pub enum Fact {
         /// The library's word.
         result: Result<(), String>,
     },
+    /// A replica has answered a probe.
+    Alive {
+        /// Which.
+        replica: ReplicaId,
+        /// Of the order.
+        sequence: u64,
+    },
     /// A replica has finished everything and exits.
     Drained {
         /// Which.

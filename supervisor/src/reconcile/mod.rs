@@ -14,6 +14,7 @@ pub mod callers;
 pub mod core;
 pub mod deployment;
 pub mod fact;
+pub mod liveness;
 pub mod observed;
 pub mod order;
 pub mod plan;

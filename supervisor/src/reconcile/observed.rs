@@ -11,6 +11,7 @@ use crate::reconcile::backoff::GOOD_LIFE;
 use crate::reconcile::callers::{Caller, Callers, Interest};
 use crate::reconcile::deployment::{Deployment, Outcome};
 use crate::reconcile::fact::{Board, CallerId};
+use crate::reconcile::liveness::Liveness;
 use crate::reconcile::order::{Order, Spawn, Why};
 use crate::reconcile::proxy::Proxies;
 use crate::reconcile::replica::{HEALTH_FAILURES_MAX, Health, Phase, Replica, Taking, jittered};
@@ -75,7 +76,7 @@ impl Observed {
     /// Whether a replica may get requests, and everyone who sends some knows it.
     #[must_use]
     pub fn is_available(&self, replica: &Replica, now: Instant) -> bool {
-        replica.is_serving()
+        replica.is_in_rotation()
             && replica.taking().is_none()
             && replica.lost.is_none()
             && self.callers.all_use(&replica.id, &replica.deployment, now)
@@ -93,6 +94,7 @@ impl Observed {
 
     /// Takes what time alone has changed, and renews the views.
     pub fn elapse(&mut self, desired: &Desired, now: Instant) {
+        self.miss_signs_of_life(now);
         self.miss_health_checks(now);
         let names: Vec<DeploymentName> = self.deployments.keys().cloned().collect();
         for name in &names {
@@ -125,6 +127,10 @@ impl Observed {
                     replica.health.asked = Some((now, replica.board.heartbeat));
                     replica.health.sequence = *sequence;
                 });
+            }
+            Order::Probe { replica, sequence } => {
+                self.sequence = *sequence;
+                self.with(replica, |replica| replica.liveness.probed(*sequence, now));
             }
             Order::Retire { replica, why } => {
                 self.count_failure(replica, why, now);
@@ -227,6 +233,7 @@ impl Observed {
                 config: spawn.config.clone(),
                 limit: start.max_ongoing_requests,
                 health: Health::new(now),
+                liveness: Liveness::new(now),
                 board: Board::default(),
                 condemned: None,
                 lost: None,

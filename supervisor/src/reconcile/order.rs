@@ -40,6 +40,13 @@ pub enum Order {
         /// Comes back in the answer.
         sequence: u64,
     },
+    /// Ask a replica for a sign of life. Answered with `Alive`.
+    Probe {
+        /// Which.
+        replica: ReplicaId,
+        /// Comes back in the answer.
+        sequence: u64,
+    },
     /// Take a replica out of the views; nothing is to be done outside.
     Retire {
         /// Which.

@@ -7,6 +7,7 @@ use decurion_api::{DeploymentName, ReplicaId};
 
 use crate::desired::{ConfigId, TemplateId, Wanted};
 use crate::reconcile::fact::Board;
+use crate::reconcile::liveness::Liveness;
 use crate::reconcile::observed::Condemned;
 use crate::reconcile::order::Why;
 
@@ -37,6 +38,8 @@ pub struct Replica {
     pub limit: u32,
     /// Its health.
     pub health: Health,
+    /// Its signs of life.
+    pub liveness: Liveness,
     /// What its board said last.
     pub board: Board,
     /// Why it is to go, not yet carried out.
@@ -120,7 +123,13 @@ pub const LOST_MAX: Duration = Duration::from_secs(1);
 pub const LEAVING_MAX: Duration = Duration::from_secs(5);
 
 impl Replica {
-    /// Whether new requests may be sent to it.
+    /// Whether new requests are sent to it: it serves, and gives signs of life.
+    #[must_use]
+    pub fn is_in_rotation(&self) -> bool {
+        self.is_serving() && self.liveness.silent_since.is_none()
+    }
+
+    /// Whether it is ready, and not on its way out.
     #[must_use]
     pub fn is_serving(&self) -> bool {
         matches!(self.phase, Phase::Serving { .. })

@@ -44,6 +44,7 @@ fn behaviour(dice: &mut Dice) -> Behaviour {
             1 => Some(Err("ill")),
             _ => Some(Ok(())),
         },
+        lives: if dice.one_in(8) { None } else { Some(Duration::from_millis(dice.below(3_000))) },
     }
 }
 

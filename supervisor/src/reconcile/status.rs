@@ -48,7 +48,7 @@ impl Core {
         replicas.sort_by_key(|replica| (replica.place, replica.spawned_at, replica.id.clone()));
         let available: Vec<bool> =
             replicas.iter().map(|replica| self.observed().is_available(replica, now)).collect();
-        let serving = replicas.iter().filter(|replica| replica.is_serving()).count();
+        let serving = replicas.iter().filter(|replica| replica.is_in_rotation()).count();
         let updated = replicas
             .iter()
             .zip(&available)

@@ -333,6 +333,40 @@ fn a_replica_that_hangs_is_found_and_one_that_is_busy_is_left_alone() {
 }
 
 #[test]
+fn a_hung_replica_is_out_of_rotation_first_and_then_replaced() {
+    let mut world = World::with(&[spec("a", "1", 2)]);
+    let start = world.now;
+    let stuck = world.ids("a");
+    world.behave("1", Behaviour { lives: None, ..Behaviour::default() });
+    world.until(|world| !world.core.observed().replicas[&stuck[0]].is_in_rotation());
+    assert!(world.now.duration_since(start) <= Duration::from_secs(5));
+    let routes = world.core.observed().routes.clone().unwrap();
+    assert!(!routes.deployments[0].replicas.contains(&stuck[0]));
+    // A handle would let go of its channel, and the replica may come back.
+    let view = world.core.observed().views[&name("a")].1.clone().unwrap();
+    assert!(view.replicas.contains(&stuck[0]));
+    assert_eq!(world.state("a"), DeploymentState::Unhealthy);
+    world.until(|world| !world.ids("a").iter().any(|id| stuck.contains(id)));
+    world.behave("1", Behaviour::default());
+    world.settle();
+    assert!(world.now.duration_since(start) <= Duration::from_secs(10));
+    let ended = &world.status("a").ended;
+    assert!(ended.iter().all(|it| it.failed && it.reason == "hung: no sign of life for 6 s"), "{ended:?}");
+}
+
+#[test]
+fn a_replica_that_was_silent_for_a_while_comes_back() {
+    let mut world = World::with(&[spec("a", "1", 1)]);
+    let ids = world.ids("a");
+    world.behave("1", Behaviour { lives: Some(Duration::from_secs(4)), ..Behaviour::default() });
+    world.until(|world| !world.core.observed().replicas[&ids[0]].is_in_rotation());
+    world.behave("1", Behaviour::default());
+    world.settle();
+    world.pass(Duration::from_secs(60));
+    assert_eq!((world.ids("a"), world.state("a")), (ids, DeploymentState::Healthy));
+}
+
+#[test]
 fn deleting_takes_the_route_first_and_then_drains() {
     let mut world = World::with(&[spec("a", "1", 2), spec("b", "1", 1)]);
     world.change(|changer| changer.delete(&name("a"))).unwrap();

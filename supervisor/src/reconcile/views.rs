@@ -8,6 +8,7 @@ use decurion_ipc::control::{Availability, DeploymentView, Generation, MethodView
 use crate::desired::{Desired, Wanted};
 use crate::reconcile::deployment::{Deployment, Outcome};
 use crate::reconcile::observed::Observed;
+use crate::reconcile::replica::Replica;
 
 /// Bytes of the reason why a deployment failed, as callers are told it; `status` has all of it.
 pub const REASON_IN_VIEW_MAX: usize = 480;
@@ -43,7 +44,7 @@ impl Observed {
         let deployments: Vec<DeploymentView> = fresh
             .into_iter()
             .filter(|(name, _)| desired.deployments.contains_key(name))
-            .map(|(_, v)| v)
+            .map(|(_, view)| self.in_rotation(view))
             .collect();
         if self.routes.as_ref().is_none_or(|routes| routes.deployments != deployments) {
             self.routes = Some(RouteView { generation: next, deployments });
@@ -52,6 +53,13 @@ impl Observed {
         if changed {
             self.generation = next;
         }
+    }
+
+    /// A view without those that are silent, for the proxy. Handles let go of a channel to whom no view names, so they
+    /// are told once it is certain that nobody comes back.
+    fn in_rotation(&self, mut view: DeploymentView) -> DeploymentView {
+        view.replicas.retain(|id| self.replicas.get(id).is_some_and(Replica::is_in_rotation));
+        view
     }
 
     fn view_of(&self, deployment: &Deployment, serving: Vec<ReplicaId>) -> DeploymentView {

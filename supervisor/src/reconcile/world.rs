@@ -30,6 +30,8 @@ pub(crate) struct Behaviour {
     pub(crate) refuses_config: Option<Value>,
     /// Answers health checks.
     pub(crate) health: Option<Result<(), &'static str>>,
+    /// From a probe to its answer; `None`: hangs.
+    pub(crate) lives: Option<Duration>,
 }
 
 impl Default for Behaviour {
@@ -41,6 +43,7 @@ impl Default for Behaviour {
             drain: Some(Duration::from_millis(5)),
             refuses_config: None,
             health: Some(Ok(())),
+            lives: Some(Duration::from_millis(1)),
         }
     }
 }
@@ -311,6 +314,7 @@ impl World {
             | Fact::StartFailed { replica, .. }
             | Fact::Reconfigured { replica, .. }
             | Fact::Health { replica, .. }
+            | Fact::Alive { replica, .. }
             | Fact::Drained { replica }
             | Fact::Exited { replica, .. } => self.processes.contains_key(replica),
             Fact::ProxyStarted { instance } | Fact::ProxyExited { instance, .. } => {
@@ -382,6 +386,11 @@ impl World {
                     let result = result.map_err(str::to_owned);
                     let fact = Fact::Health { replica: replica.clone(), sequence: *sequence, result };
                     self.later(Duration::from_millis(1), fact);
+                }
+            }
+            Order::Probe { replica, sequence } => {
+                if let Some(after) = self.behaviour_of(replica).lives {
+                    self.later(after, Fact::Alive { replica: replica.clone(), sequence: *sequence });
                 }
             }
             Order::Drain { replica } => self.drain(replica),

@@ -41,6 +41,53 @@ fn a_killed_replica_is_replaced_and_status_says_why() {
 }
 
 #[test]
+fn a_stopped_replica_is_found_and_replaced_and_status_says_why() {
+    let world = World::start();
+    let _ = world.deploy(&deployment("who", "Who", "num_replicas = 2")).ok();
+    let pids = world.pids("who");
+    let load = Load::start(world.address(), "/who", 8);
+    load.answer_more(200);
+    hit(pids[0], Signal::SIGSTOP);
+    // What is not idempotent and was given to the one that is stopped ends when its time is over.
+    for _ in 0..4 {
+        let mut client = world.connect();
+        let headers = [("x-request-timeout-seconds", "0.5")];
+        client.request("POST", "/who", &headers, b"").expect("sent");
+        let status = client.read().expect("an answer").status;
+        assert!(status == 200 || status == 504, "{status}");
+    }
+    let status = world.until("replaced", |status| {
+        let replicas = &status.deployments[0].replicas;
+        replicas.iter().filter(|it| it.state.can_serve()).count() == 2
+            && replicas.iter().all(|it| it.pid != pids[0])
+    });
+    load.answer_more(200);
+    assert_eq!(load.stop().failures(), Vec::<String>::new());
+    let ended = &status.deployments[0].ended;
+    let why = "hung: no sign of life for";
+    assert!(
+        ended.iter().any(|it| it.pid == pids[0] && it.failed && it.reason.starts_with(why)),
+        "{ended:#?}"
+    );
+    assert!(world.run(&["events"]).ok().stdout.contains("it gets no new requests"));
+}
+
+#[test]
+fn a_handler_that_blocks_does_not_make_a_replica_hang() {
+    let world = World::start();
+    let _ = world.deploy(&deployment("gate", "Gate", &format!("args = [{:?}]", world.path()))).ok();
+    let pids = world.pids("gate");
+    let mut client = world.connect();
+    client.request("GET", "/gate", &[("x-request-id", "blocked")], b"").expect("sent");
+    world.until("entered", |_| world.path().join("entered-blocked").exists());
+    // Longer than it takes to find one that hangs.
+    world.until("some time", |status| status.deployments[0].replicas.iter().all(|it| it.uptime_s >= 10));
+    std::fs::write(world.path().join("open"), "").expect("open the gate");
+    assert_eq!(client.read().expect("an answer").status, 200);
+    assert_eq!(world.pids("gate"), pids);
+}
+
+#[test]
 fn every_kind_of_end_is_told_apart() {
     let world = World::start();
     let _ = world.deploy(&deployment("fail", "Fail", "num_replicas = 2")).ok();

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use decurion_api::ReplicaId;
+use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::ReplicaStart;
 
 use crate::desired::Wanted;
 use crate::reconcile::backoff::GOOD_LIFE;
 use crate::reconcile::deployment::{Deployment, Outcome};
+use crate::reconcile::liveness::probe_period;
 use crate::reconcile::order::{Order, PutBack, Spawn, Why};
 use crate::reconcile::plan::Planner;
-use crate::reconcile::replica::{Phase, Replica};
+use crate::reconcile::replica::{Phase, Replica, jittered};
 use crate::reconcile::takedown::{Standing, TakeDown, Verdict};
 
 impl<'a> Planner<'a> {
@@ -22,6 +23,7 @@ impl<'a> Planner<'a> {
             self.reconfigure(wanted, deployment);
         }
         self.look_after(wanted, deployment);
+        self.probe(&wanted.spec.name);
     }
 
     fn put_back(&mut self, wanted: &Wanted, deployment: &Deployment) {
@@ -151,7 +153,9 @@ impl<'a> Planner<'a> {
         let accepted = serving().any(|r| r.config == wanted.config && r.taking().is_none());
         let busy = serving().filter(|replica| replica.taking().is_some()).count();
         let mut room = if accepted { down_max.max(1) } else { 1 }.saturating_sub(to_number(busy));
-        for replica in serving().filter(|r| r.config != wanted.config && r.taking().is_none()) {
+        for replica in
+            serving().filter(|r| r.config != wanted.config && r.taking().is_none() && r.is_in_rotation())
+        {
             if room == 0 {
                 let reason = "others take their user_config first".to_owned();
                 self.hold(&wanted.spec.name, Some(&replica.id), reason);
@@ -189,6 +193,22 @@ impl<'a> Planner<'a> {
                     self.order(Order::CheckHealth { replica: replica.id.clone(), sequence });
                 }
                 None => {}
+            }
+        }
+    }
+
+    /// Asks for signs of life, and looks again when one has not come.
+    fn probe(&mut self, name: &'a DeploymentName) {
+        let replicas = self.active(name);
+        // Whoever hangs does not move: that others of its kind do, says that requests may wait for it.
+        let busy = replicas.iter().any(|replica| replica.liveness.is_busy(self.now));
+        let period = probe_period(busy, self.observed.replicas.len());
+        for replica in replicas.into_iter().filter(|replica| replica.is_serving()) {
+            let liveness = &replica.liveness;
+            let sequence = self.next_sequence();
+            let period = jittered(period, &replica.id, 0);
+            if self.due(liveness.next_at(period)) && liveness.asked.is_none() {
+                self.order(Order::Probe { replica: replica.id.clone(), sequence });
             }
         }
     }

@@ -28,6 +28,9 @@ impl Machine {
             Order::Limit { replica, limit } => {
                 self.tell_replica(&replica, ReplicaOrder::Limit(limit), Vec::new());
             }
+            Order::Probe { replica, sequence } => {
+                self.tell_replica(&replica, ReplicaOrder::Probe { sequence }, Vec::new());
+            }
             Order::CheckHealth { replica, sequence } => {
                 self.tell_replica(&replica, ReplicaOrder::CheckHealth { sequence }, Vec::new());
             }

@@ -76,6 +76,7 @@ impl Machine {
             ReplicaReport::Health { sequence, result } => {
                 self.facts.push(Fact::Health { replica, sequence, result: result.map_err(shorten) });
             }
+            ReplicaReport::Alive { sequence } => self.facts.push(Fact::Alive { replica, sequence }),
             ReplicaReport::Drained => self.facts.push(Fact::Drained { replica }),
             // The word of a replica does no harm to others: what callers are guilty of is shown to the operator.
             ReplicaReport::CallerFault { caller, fault } => {
