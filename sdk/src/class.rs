@@ -23,6 +23,9 @@ pub trait Class: Sized + Send + 'static {
     const METADATA: &'static str;
     /// Answers HTTP requests.
     const CALL: Option<CallEntry<Self>>;
+    /// Answers HTTP requests by a router, instead of [`CALL`](Self::CALL).
+    #[cfg(feature = "axum")]
+    const INGRESS: Option<crate::ingress::IngressEntry<Self>> = None;
     /// Methods for handles.
     const METHODS: &'static [MethodEntry<Self>];
     /// The same for the ABI.

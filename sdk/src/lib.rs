@@ -23,6 +23,11 @@ mod guide {}
 #[doc = include_str!("../../docs/async.md")]
 mod guide_to_async {}
 
+/// The same of the page on axum.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../../docs/axum.md")]
+mod guide_to_axum {}
+
 mod arguments;
 mod class;
 mod client;
@@ -31,6 +36,8 @@ mod context;
 mod error;
 mod handle;
 mod head;
+#[cfg(feature = "axum")]
+mod ingress;
 pub mod log;
 mod request;
 mod response;
@@ -49,6 +56,8 @@ pub mod test;
 mod types;
 
 pub use arguments::Arguments;
+#[cfg(feature = "axum")]
+pub use axum;
 pub use bytes::Bytes;
 pub use class::Pending;
 pub use context::{Context, context};
@@ -84,6 +93,8 @@ pub mod __private {
         CallEntry, Class, Constructed, Done, HealthEntry, Hidden, Invocation, MethodCall, MethodEntry,
         MethodResult, ReconfigureEntry, argument, configuration, constructor_arguments, shared,
     };
+    #[cfg(feature = "axum")]
+    pub use crate::ingress::IngressEntry;
     pub use crate::response::IntoResponse;
     #[cfg(feature = "tokio")]
     pub use crate::runtime::block_on;

@@ -433,7 +433,7 @@ fn room_for(exchange: &Exchange) -> Vec<u8> {
     vec![0; announced + 1]
 }
 
-fn unread(error: ReadError) -> Error {
+pub(crate) fn unread(error: ReadError) -> Error {
     match error {
         ReadError::Cancelled => Error::status(499, CANCELLED),
         ReadError::Broken => Error::status(400, BROKEN),

@@ -24,6 +24,8 @@ pub(crate) struct Parts {
     /// Kept apart from the others: nearly every answer has just this one, and it costs no allocation.
     pub(crate) content_type: Option<HeaderValue>,
     pub(crate) headers: HeaderMap,
+    /// What has no type is sent without one.
+    pub(crate) untyped: bool,
     pub(crate) body: Body,
 }
 
@@ -192,6 +194,13 @@ impl Response {
     /// Naming the field where it is not what `T` asks for.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         arguments::value_from_json(self.body()).map_err(Error::msg)
+    }
+
+    /// The same; a stream without a type stays so.
+    #[cfg(feature = "axum")]
+    pub(crate) fn untyped(mut self) -> Self {
+        self.parts.untyped = true;
+        self
     }
 
     #[cfg(feature = "tokio")]

@@ -132,7 +132,9 @@ impl<'a> BodyWriter<'a> {
 
 /// Gives an answer's head its type, and takes the length that its author announced.
 pub(crate) fn prepare(parts: &mut Parts) -> Option<u64> {
-    parts.content_type.get_or_insert(HeaderValue::from_static(OCTETS));
+    if !parts.untyped {
+        parts.content_type.get_or_insert(HeaderValue::from_static(OCTETS));
+    }
     parts.headers.remove(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok())
 }
 
@@ -170,6 +172,12 @@ impl fmt::Debug for BodyWriter<'_> {
         f.debug_struct("BodyWriter").field("gathered", &self.gathered.len()).finish_non_exhaustive()
     }
 }
+
+/// A body that ended too soon, as a standard error.
+#[cfg(feature = "axum")]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Broken(pub(crate) String);
 
 fn into_io(error: Error) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, error.to_string())

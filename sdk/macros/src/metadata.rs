@@ -12,9 +12,12 @@ pub(crate) fn of(class: &Class) -> String {
     let sdk = concat!("rust ", env!("CARGO_PKG_VERSION"));
     let mut json =
         format!("{{\"abi\":[{ABI_MAJOR},{ABI_MINOR}],\"sdk\":\"{sdk}\",\"class\":{}", text(&class.name));
-    for (field, entry) in
-        [("call", &class.call), ("reconfigure", &class.reconfigure), ("check_health", &class.check_health)]
-    {
+    for (field, entry) in [
+        ("call", &class.call),
+        ("call", &class.ingress),
+        ("reconfigure", &class.reconfigure),
+        ("check_health", &class.check_health),
+    ] {
         if let Some(entry) = entry {
             let _ = write!(json, ",\"{field}\":\"{}\"", concurrency(entry));
         }

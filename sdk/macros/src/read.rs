@@ -18,6 +18,8 @@ pub(crate) struct Class {
     pub(crate) name: String,
     pub(crate) constructor: Constructor,
     pub(crate) call: Option<Entry>,
+    /// Where a router for HTTP comes from, instead of `call`.
+    pub(crate) ingress: Option<Entry>,
     pub(crate) reconfigure: Option<Entry>,
     pub(crate) check_health: Option<Entry>,
     pub(crate) methods: Vec<Entry>,
@@ -144,6 +146,7 @@ fn of_function(name: Option<(String, Span)>, function: ItemFn) -> Result<Class> 
         name: class_name(name, &function_name)?,
         constructor: Constructor::Function { function: function_name },
         call: Some(entry),
+        ingress: None,
         reconfigure: None,
         check_health: None,
         methods: Vec::new(),
@@ -170,6 +173,7 @@ fn of_impl(name: Option<(String, Span)>, block: ItemImpl) -> Result<Class> {
         name: class_name(name, &ident)?,
         constructor: Constructor::Default,
         call: None,
+        ingress: None,
         reconfigure: None,
         check_health: None,
         methods: Vec::new(),
@@ -179,7 +183,13 @@ fn of_impl(name: Option<(String, Span)>, block: ItemImpl) -> Result<Class> {
             take(&mut class, function)?;
         }
     }
-    if class.call.is_none() && class.methods.is_empty() {
+    if let (Some(_), Some(ingress)) = (&class.call, &class.ingress) {
+        return Err(Error::new(
+            ingress.name.span(),
+            "HTTP requests go to `call` or to `ingress`: write one of them",
+        ));
+    }
+    if class.call.is_none() && class.ingress.is_none() && class.methods.is_empty() {
         return Err(Error::new(
             ident.span(),
             format!(
@@ -208,12 +218,7 @@ fn take(class: &mut Class, function: &ImplItemFn) -> Result<()> {
             }
             class.check_health = Some(health);
         }
-        "ingress" => {
-            return Err(Error::new(
-                function.sig.ident.span(),
-                "`ingress` is the name for axum routers, which this version of the SDK does not serve yet",
-            ));
-        }
+        "ingress" => class.ingress = Some(ingress(function)?),
         _ if matches!(function.vis, Visibility::Public(_)) && function.sig.receiver().is_some() => {
             fits_in_length(&name, function.sig.ident.span())?;
             let most = format!("a method takes at most {PARAMETERS_MAX} arguments; put them into a struct");
@@ -222,6 +227,21 @@ fn take(class: &mut Class, function: &ImplItemFn) -> Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+fn ingress(function: &ImplItemFn) -> Result<Entry> {
+    let name = &function.sig.ident;
+    if !cfg!(feature = "axum") {
+        let needs = "`ingress` gives an axum router, which needs the feature `axum` of the crate `decurion`";
+        return Err(Error::new(name.span(), needs));
+    }
+    let entry = entry(function, 0..=0, "`ingress` takes only &self")?;
+    if entry.exclusive || entry.is_async || entry.returns.is_none() {
+        let why =
+            "`ingress` is `fn ingress(&self) -> Router`: it makes the router, whose handlers may be async";
+        return Err(Error::new(name.span(), why));
+    }
+    Ok(entry)
 }
 
 fn constructor(function: &ImplItemFn) -> Result<Constructor> {

@@ -40,7 +40,6 @@ fn what_is_no_deployment_is_refused_with_what_to_do() {
         ("impl Model { pub fn score(&self, rows: &[f64]) {} }", "write `Vec<f64>` instead"),
         ("impl Model { #[cfg(test)] pub fn score(&self) {} }", "can't depend on a cfg"),
         ("impl Model { #[batch(max = 3)] pub fn score(&self) {} }", "#[batch] is not supported"),
-        ("impl Model { pub fn ingress(&self) -> Router {} }", "axum"),
     ] {
         let error = refused(item);
         assert!(error.contains(part), "{item}: {error}");
@@ -58,6 +57,28 @@ fn async_needs_its_feature() {
     assert_eq!(read.is_ok(), cfg!(feature = "tokio"));
     if let Err(error) = read {
         assert!(error.to_string().contains("feature `tokio`"), "{error}");
+    }
+}
+
+#[test]
+fn ingress_needs_its_feature_and_no_call_beside_it() {
+    let read = |item: &str| read::class(quote!(), item.parse().unwrap());
+    let why = |item: &str| read(item).err().map(|error| error.to_string()).unwrap_or_default();
+    let router = "impl Model { fn ingress(&self) -> Router {} }";
+    if cfg!(feature = "axum") {
+        let class = read(router).ok().unwrap();
+        assert!(metadata::of(&class).contains(r#""call":"shared""#), "{}", metadata::of(&class));
+        let both = "impl Model { fn call(&self) {} fn ingress(&self) -> Router {} }";
+        assert!(why(both).contains("one of them"), "{}", why(both));
+        assert!(
+            why("impl Model { fn ingress(&mut self) -> Router {} }").contains("fn ingress(&self) -> Router")
+        );
+        assert!(
+            why("impl Model { async fn ingress(&self) -> Router {} }")
+                .contains("fn ingress(&self) -> Router")
+        );
+    } else {
+        assert!(why(router).contains("feature `axum`"), "{}", why(router));
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) fn class(class: &Class) -> Tokens {
     let metadata = metadata::of(class);
     let create = create(class);
     let call = optional(class.call.as_ref().map(|entry| call(class, entry)));
+    let ingress = class.ingress.as_ref().map(ingress);
     let reconfigure = optional(class.reconfigure.as_ref().map(reconfigure));
     let check_health = optional(class.check_health.as_ref().map(check_health));
     let methods = class.methods.iter().map(|entry| method(class, entry));
@@ -35,6 +36,7 @@ pub(crate) fn class(class: &Class) -> Tokens {
                 const NAME: &'static str = #name;
                 const METADATA: &'static str = #metadata;
                 const CALL: ::core::option::Option<__decurion::CallEntry<Self>> = #call;
+                #ingress
                 const METHODS: &'static [__decurion::MethodEntry<Self>] = &[#(#methods),*];
                 const METHOD_TABLE: &'static [__decurion::abi::Method] = &[#(#table),*];
                 const RECONFIGURE: ::core::option::Option<__decurion::ReconfigureEntry<Self>> = #reconfigure;
@@ -107,6 +109,19 @@ fn call(class: &Class, entry: &Entry) -> Tokens {
         },
     );
     made(entry, "CallEntry", &quote!(|__this, __request| #body))
+}
+
+fn ingress(entry: &Entry) -> Tokens {
+    let name = &entry.name;
+    let checked = quote_spanned!(at(entry.receiver)=> let _ = __decurion::shared::<Self>;);
+    let made =
+        quote_spanned!(span_of_return(entry)=> __decurion::IngressEntry::new(|__this| Self::#name(__this)));
+    quote! {
+        const INGRESS: ::core::option::Option<__decurion::IngressEntry<Self>> = ::core::option::Option::Some({
+            #checked
+            #made
+        });
+    }
 }
 
 fn method(class: &Class, entry: &Entry) -> Tokens {

@@ -40,6 +40,8 @@ pub const fn class_table<T: Class>() -> abi::Class {
         method_count: T::METHOD_TABLE.len(),
         call_flags: match &T::CALL {
             Some(entry) => entry.flags(),
+            #[cfg(feature = "axum")]
+            None if T::INGRESS.is_some() => flags::ASYNC,
             None => 0,
         },
         reconfigure_flags: match &T::RECONFIGURE {
@@ -48,7 +50,14 @@ pub const fn class_table<T: Class>() -> abi::Class {
         },
         create: Some(create::<T>),
         destroy: Some(destroy::<T>),
+        #[cfg(not(feature = "axum"))]
         call: if T::CALL.is_some() { Some(call::<T>) } else { None },
+        #[cfg(feature = "axum")]
+        call: match (&T::CALL, &T::INGRESS) {
+            (Some(_), _) => Some(call::<T>),
+            (None, Some(_)) => Some(ingress::<T>),
+            (None, None) => None,
+        },
         invoke: if T::METHODS.is_empty() { None } else { Some(invoke::<T>) },
         reconfigure: if T::RECONFIGURE.is_some() { Some(reconfigure::<T>) } else { None },
         check_health: if T::CHECK_HEALTH.is_some() { Some(check_health::<T>) } else { None },
@@ -63,21 +72,29 @@ pub const fn method(name: &'static str, exclusive: bool, is_async: bool) -> abi:
 }
 
 /// The author's state behind the ABI's instance pointer.
-struct Instance<T>(*mut T);
+struct Instance<T>(*mut Held<T>);
+
+/// What the instance pointer is to.
+struct Held<T> {
+    value: T,
+    /// Made when it is first asked for, and again after a new configuration.
+    #[cfg(feature = "axum")]
+    router: std::sync::Mutex<Option<axum::Router>>,
+}
 
 impl<T> Instance<T> {
     /// # Safety
     /// No exclusive entry runs on the instance beside this one, and it is not destroyed before 'a ends.
     unsafe fn shared<'a>(&self) -> &'a T {
         // SAFETY: made by `create` from a box; the caller promises the rest.
-        unsafe { &*self.0 }
+        unsafe { &(*self.0).value }
     }
 
     /// # Safety
     /// No entry at all runs on the instance beside this one, and it is not destroyed before 'a ends.
     unsafe fn exclusive<'a>(&self) -> &'a mut T {
         // SAFETY: as above.
-        unsafe { &mut *self.0 }
+        unsafe { &mut (*self.0).value }
     }
 }
 
@@ -130,8 +147,13 @@ unsafe extern "C" fn create<T: Class>(
     let args = unsafe { args.as_slice() };
     match contain(|| T::create(args)) {
         Ok(made) => {
+            let held = Held {
+                value: made,
+                #[cfg(feature = "axum")]
+                router: std::sync::Mutex::default(),
+            };
             // SAFETY: the ABI gives a place for the instance.
-            unsafe { instance.write(Box::into_raw(Box::new(made)).cast()) };
+            unsafe { instance.write(Box::into_raw(Box::new(held)).cast()) };
             status::OK
         }
         Err(error) => report(host, slot, &error),
@@ -140,7 +162,7 @@ unsafe extern "C" fn create<T: Class>(
 
 unsafe extern "C" fn destroy<T: Class>(instance: *mut c_void) {
     // SAFETY: `create` made it from a box of this type, and the ABI destroys it once, when nothing of it runs.
-    let instance = unsafe { Box::from_raw(instance.cast::<T>()) };
+    let instance = unsafe { Box::from_raw(instance.cast::<Held<T>>()) };
     if let Err(error) = contain(|| {
         drop(instance);
         Ok(())
@@ -170,6 +192,26 @@ unsafe extern "C" fn call<T: Class>(instance: *mut c_void, exchange: *mut abi::E
     let request = Request::incoming(Arc::clone(&exchange));
     match run!(entry, Instance::<T>(instance.cast()), request) {
         Ok(response) => respond(&exchange, response),
+        Err(error) => fail_http(&exchange, &error),
+    }
+    status::OK
+}
+
+#[cfg(feature = "axum")]
+unsafe extern "C" fn ingress<T: Class>(instance: *mut c_void, exchange: *mut abi::Exchange) -> i32 {
+    // SAFETY: the ABI gives an open exchange, and only this entry ends it.
+    let (Some(exchange), Some(entry)) = (unsafe { Exchange::adopt(exchange) }, &T::INGRESS) else {
+        return status::INVALID;
+    };
+    // SAFETY: made by `create`; the table says that this entry is shared, so that no exclusive one runs beside it.
+    let held = unsafe { &*instance.cast::<Held<T>>() };
+    let _current = current::enter(&exchange);
+    let router = contain(|| {
+        let mut router = held.router.lock().unwrap_or_else(|broken| broken.into_inner());
+        Ok(router.get_or_insert_with(|| entry.router(&held.value)).clone())
+    });
+    match router {
+        Ok(router) => crate::ingress::answer(exchange, router),
         Err(error) => fail_http(&exchange, &error),
     }
     status::OK
@@ -224,9 +266,21 @@ unsafe extern "C" fn reconfigure<T: Class>(
     // SAFETY: the ABI lends the configuration for this call.
     let config = unsafe { config.as_slice() };
     match run!(entry, Instance::<T>(instance.cast()), config) {
-        Ok(()) => status::OK,
+        Ok(()) => {
+            #[cfg(feature = "axum")]
+            forget_router::<T>(instance);
+            status::OK
+        }
         Err(error) => report(host, slot, &error),
     }
+}
+
+/// The next request asks for the router again: the author's may depend on the configuration.
+#[cfg(feature = "axum")]
+fn forget_router<T>(instance: *mut c_void) {
+    // SAFETY: made by `create` and alive, since an entry of it runs; the router has a lock of its own.
+    let router = unsafe { &(*instance.cast::<Held<T>>()).router };
+    *router.lock().unwrap_or_else(|broken| broken.into_inner()) = None;
 }
 
 unsafe extern "C" fn check_health<T: Class>(instance: *mut c_void, slot: *mut abi::ErrorSlot) -> i32 {

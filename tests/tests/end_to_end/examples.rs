@@ -115,3 +115,28 @@ fn c_says_hello() {
     assert_eq!(answer.status, 200);
     assert!(answer.text().starts_with("Hello"), "{}", answer.text());
 }
+
+#[test]
+fn axum_is_nested_under_its_prefix() {
+    let world = World::start();
+    deploy_example(&world, "axum");
+    assert_eq!(world.get("/shop").text(), "What do you want?");
+    assert_eq!(world.get("/shop/items/7?count=2").json(), serde_json::json!({ "item": 7, "count": 2 }));
+    assert_eq!(world.get("/shop/asked").text(), "1");
+    assert_eq!(world.get("/shop/where?x=1").text(), "/shop/where?x=1");
+    assert_eq!(world.get("/shop/nowhere").status, 404);
+    assert_eq!(world.get("/shop/echo").status, 405);
+    let body: Vec<u8> =
+        (0..5_000_000u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
+    let mut connection = world.connect();
+    let mut sending = connection.stream().try_clone().expect("a second descriptor");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let head =
+                format!("POST /shop/echo HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+            std::io::Write::write_all(&mut sending, &[head.as_bytes(), &body].concat()).expect("sent");
+        });
+        let answer = connection.read().expect("an answer");
+        assert!(answer.status == 200 && answer.body == body, "{} bytes came back", answer.body.len());
+    });
+}

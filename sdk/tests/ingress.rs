@@ -1,0 +1,112 @@
+//! Axum routers as classes, driven through the plugin ABI by the host of `decurion::test`.
+#![cfg(feature = "axum")]
+
+use std::sync::Arc;
+
+use decurion::axum::Router;
+use decurion::axum::body::Body;
+use decurion::axum::extract::{OriginalUri, Path};
+use decurion::axum::http::StatusCode;
+use decurion::axum::response::IntoResponse;
+use decurion::axum::routing::{get, post};
+use decurion::prelude::{Deserialize, Request, deployment, json};
+use decurion::test::Local;
+
+/// A router that depends on its configuration.
+#[derive(Debug)]
+pub struct Site {
+    word: Arc<str>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Config {
+    word: String,
+}
+
+#[deployment]
+impl Site {
+    fn new() -> Self {
+        Self { word: "first".into() }
+    }
+
+    fn ingress(&self) -> Router {
+        let word = Arc::clone(&self.word);
+        Router::new()
+            .route("/", get(move || async move { word.to_string() }))
+            .route("/users/{id}", get(|Path(id): Path<u32>| async move { format!("user {id}") }))
+            .route("/uri", get(|OriginalUri(uri): OriginalUri| async move { uri.to_string() }))
+            .route("/echo", post(|body: Body| async { body }))
+            .route("/length", post(|body: String| async move { body.len().to_string() }))
+            .route("/none", get(|| async { StatusCode::NO_CONTENT }))
+            .route("/cookies", get(cookies))
+            .route("/panic", get(panics))
+    }
+
+    /// A method beside the router.
+    pub fn word(&self) -> String {
+        self.word.to_string()
+    }
+
+    fn reconfigure(&mut self, config: Config) {
+        self.word = config.word.into();
+    }
+}
+
+async fn cookies() -> impl IntoResponse {
+    let cookies = [("set-cookie", "a=1"), ("x-kind", "two")];
+    (StatusCode::CREATED, cookies, "made")
+}
+
+async fn panics() -> &'static str {
+    panic!("a secret")
+}
+
+fn site() -> Local<Site> {
+    Local::new(()).unwrap()
+}
+
+#[test]
+fn the_router_answers() {
+    let site = site();
+    assert_eq!(site.get("/").unwrap().text().unwrap(), "first");
+    assert_eq!(site.get("/users/7").unwrap().text().unwrap(), "user 7");
+    assert_eq!(site.get("/users/x").unwrap().status(), 400);
+    assert_eq!(site.get("/nowhere").unwrap().status(), 404);
+    assert_eq!(site.request(Request::post("/users/7", "")).unwrap().status(), 405);
+    assert_eq!(site.get("/uri?a=b%20c").unwrap().text().unwrap(), "/uri?a=b%20c");
+    let none = site.get("/none").unwrap();
+    assert_eq!((none.status().as_u16(), none.header("content-type"), none.body().len()), (204, None, 0));
+    let made = site.get("/cookies").unwrap();
+    assert_eq!(
+        (made.status().as_u16(), made.header("set-cookie"), made.header("x-kind")),
+        (201, Some("a=1"), Some("two"))
+    );
+    assert_eq!(made.header("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(site.call::<String>("word", ()).unwrap(), "first");
+}
+
+#[test]
+fn bodies_of_any_size_go_through() {
+    let site = site();
+    for size in [0, 1, 100, 1_000_000] {
+        let body = "x".repeat(size);
+        assert_eq!(site.request(Request::post("/echo", body.clone())).unwrap().text().unwrap(), body);
+        assert_eq!(site.request(Request::post("/length", body)).unwrap().text().unwrap(), size.to_string());
+    }
+}
+
+#[test]
+fn a_panic_is_an_answer() {
+    let site = site();
+    let answer = site.get("/panic").unwrap();
+    assert_eq!((answer.status().as_u16(), answer.text().unwrap()), (500, "Internal Server Error"));
+    assert_eq!(site.get("/").unwrap().status(), 200);
+}
+
+#[test]
+fn a_new_configuration_makes_a_new_router() {
+    let site = site();
+    assert_eq!(site.get("/").unwrap().text().unwrap(), "first");
+    site.reconfigure(json!({ "word": "second" })).unwrap();
+    assert_eq!(site.get("/").unwrap().text().unwrap(), "second");
+}
