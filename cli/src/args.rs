@@ -24,8 +24,8 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 3 rollout failed and was undone, 4 timed out while waiting
-(the rollout goes on), 5 no such thing, 6 revision mismatch, 7 supervisor unreachable,
+Exit codes: 0 done, 1 failed, 2 changes present (plan --detailed-exitcode), 3 rollout failed
+and was undone, 4 timed out while waiting (the rollout goes on), 5 no such thing, 6 revision mismatch, 7 supervisor unreachable,
 64 wrong usage.";
 
 /// Flags of every command.
@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Deploy what a file says, or one library
     Deploy(DeployArgs),
+    /// Say what deploying a file would change, and change nothing
+    Plan(PlanArgs),
     /// Show deployments, or one of them with its replicas
     Status {
         /// One deployment
@@ -102,6 +104,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         change: ChangeArgs,
     },
+    /// Steer the update of a deployment
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
     /// Delete deployments
     Delete {
         /// Deployments
@@ -219,6 +224,30 @@ pub(crate) struct DeployArgs {
     pub(crate) library: LibraryArgs,
     #[command(flatten)]
     pub(crate) change: ChangeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// A configuration file (.toml, .json); its libraries are uploaded to be looked at
+    pub(crate) file: PathBuf,
+    /// End with 2 where something would change
+    #[arg(long)]
+    pub(crate) detailed_exitcode: bool,
+}
+
+/// What to do with an update.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RolloutCommand {
+    /// Go back to the form before, or to that of an earlier revision, step by step
+    Undo {
+        /// Deployment
+        name: DeploymentName,
+        /// Revision whose form comes back [default: the last that was rolled out whole]
+        #[arg(long, value_name = "N")]
+        to: Option<u64>,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
 }
 
 /// What a file would say of a library that is deployed without one.

@@ -9,6 +9,7 @@ mod deploy;
 mod follow;
 mod look;
 mod new;
+mod plan;
 mod run;
 mod supervise;
 mod system;
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 use decurion_client::admin::Admin;
 use decurion_client::default_socket;
 
-use crate::args::{Cli, Command, Global};
+use crate::args::{Cli, Command, Global, RolloutCommand};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Supervise(args) => supervise::supervise(args, socket(&global)?, output),
         Command::Run(args) => run::run(args, output),
         Command::Deploy(args) => deploy::deploy(&args, &admin()?, output),
+        Command::Plan(args) => plan::plan(&args, &admin()?, output),
         Command::Status { name } => look::status(name.as_ref(), &admin()?, output),
         Command::Routes => look::routes(&admin()?, output),
         Command::Call(args) => call::call(&args, &socket(&global)?, output),
@@ -42,6 +44,9 @@ pub(crate) fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
             changes::reconfigure(&name, &config, &change, &admin()?, output)
         }
         Command::Restart { name, change } => changes::restart(&name, &change, &admin()?, output),
+        Command::Rollout(RolloutCommand::Undo { name, to, change }) => {
+            changes::undo(&name, to, &change, &admin()?, output)
+        }
         Command::Delete { names, change } => changes::delete(&names, &change, &admin()?, output),
         Command::Config { name } => configuration::config(name.as_ref(), &admin()?, output),
         Command::Logs(args) => follow::logs(&args, &admin()?, output),

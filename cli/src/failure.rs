@@ -18,6 +18,8 @@ pub(crate) enum Exit {
     Done = 0,
     /// Failed.
     Failed = 1,
+    /// Something would change.
+    Changes = 2,
     /// The rollout failed and was undone.
     Undone = 3,
     /// Timed out while waiting; the rollout goes on.

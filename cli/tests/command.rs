@@ -54,6 +54,8 @@ fn help_goes_to_stdout_and_lists_every_command() {
         "supervise",
         "run",
         "deploy",
+        "plan",
+        "rollout",
         "status",
         "routes",
         "call",

@@ -287,6 +287,34 @@ fn a_file_is_put_whole_and_each_library_uploaded_once() {
 }
 
 #[test]
+fn a_plan_lists_changes_and_asks_for_a_rehearsal() {
+    let scripted = Scripted::new(|asked, _| match asked {
+        "GET /v1/status" => (200, system(&[])),
+        "POST /v1/artifacts" => (200, json!({ "digest": "ab".repeat(32), "classes": ["A"] })),
+        _ => (200, applied("roll")),
+    });
+    std::fs::write(scripted.dir.path().join("libm.so"), "x").unwrap();
+    let file = "application = \"app\"\n[[deployment]]\nlibrary = \"libm.so\"\nclass = \"A\"\n";
+    std::fs::write(scripted.dir.path().join("f.toml"), file).unwrap();
+    let ran = scripted.run(&["plan", "f.toml"]);
+    let table = "DEPLOYMENT  CHANGE                       FIELDS\nm           replace, replica by replica  num_replicas\n";
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, table), "{}", ran.stderr);
+    assert_eq!(ran.stderr, "nothing was changed: `decurion deploy` does it\n");
+    let (asked, _) = scripted.asked("PUT", "/v1/applications/app?dry_run=1");
+    assert_eq!(asked.unwrap().2.as_deref(), Some("\"4\""));
+    assert_eq!(scripted.run(&["plan", "f.toml", "--detailed-exitcode", "-o", "json"]).code, 2);
+}
+
+#[test]
+fn undoing_names_the_revision_and_is_seen_through() {
+    let scripted = Scripted::new(|asked, looks| changing(asked, looks, "done"));
+    let ran = scripted.run(&["rollout", "undo", "m", "--to", "3"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let (_, _, _, body) = scripted.asked("POST", "/v1/deployments/m:rollback").0.unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), json!({ "revision": 3 }));
+}
+
+#[test]
 fn a_refused_library_is_told_of_by_its_path() {
     let scripted = Scripted::new(|asked, _| match asked {
         "POST /v1/artifacts" => problem("refused", 422, "the file is text, not a shared library"),

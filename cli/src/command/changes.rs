@@ -1,4 +1,4 @@
-//! `scale`, `reconfigure`, `restart` and `delete`: changes of what is deployed.
+//! `scale`, `reconfigure`, `restart`, `rollout undo` and `delete`: changes of what is deployed.
 
 use decurion_api::DeploymentName;
 use decurion_api::admin::Applied;
@@ -32,6 +32,18 @@ pub(super) fn restart(
     output: &Output,
 ) -> Result<Exit, Failure> {
     carry_out(change, admin, output, || admin.restart(name, condition(change)).map_err(Failure::of_change))
+}
+
+pub(super) fn undo(
+    name: &DeploymentName,
+    to: Option<u64>,
+    change: &ChangeArgs,
+    admin: &Admin,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    carry_out(change, admin, output, || {
+        admin.rollback(name, to, condition(change)).map_err(Failure::of_change)
+    })
 }
 
 pub(super) fn reconfigure(

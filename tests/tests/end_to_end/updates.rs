@@ -25,6 +25,26 @@ fn healthy(world: &World, name: &str) {
 }
 
 #[test]
+fn a_plan_tells_changes_and_undo_takes_them_back() {
+    let world = World::start();
+    let _ = world.deploy(&who("old", 2, "")).ok();
+    let pids = world.pids("who");
+    let plan = |word: &str, replicas: u32| {
+        fs::write(world.path().join("next.toml"), who(word, replicas, "")).expect("write");
+        world.run(&["plan", "next.toml", "--detailed-exitcode"])
+    };
+    let _ = plan("old", 2).code(0);
+    let told = plan("new", 3).code(2);
+    assert!(told.stdout.contains("replace") && told.stdout.contains("num_replicas"), "{}", told.stdout);
+    assert_eq!(world.pids("who"), pids);
+    let version = world.deployment("who").version;
+    let _ = world.deploy(&who("new", 3, "")).ok();
+    assert_ne!(world.deployment("who").version, version);
+    let _ = world.run(&["rollout", "undo", "who"]).ok();
+    assert_eq!((world.deployment("who").version, world.pids("who").len()), (version, 2));
+}
+
+#[test]
 fn a_rolling_update_of_five_loses_nothing() {
     let world = World::start();
     let _ = world.deploy(&who("old", 5, "")).ok();
