@@ -330,3 +330,120 @@ fn arguments_and_replies_larger_than_the_channel_stream_through() {
     }
     assert!(scene.caller.take_reply(key).expect("a reply").body == arguments);
 }
+
+#[test]
+fn a_call_whose_head_is_too_large_is_refused_and_holds_up_nobody() {
+    let mut scene = Scene::new(view(&[1], 5, None));
+    let headers = vec![(b"x-long".to_vec(), vec![b'x'; 70_000])];
+    let refused = scene.caller.start(NewCall { headers, ..call("too much") }, 0);
+    assert!(matches!(refused, Err(CallError::TooLarge { .. })), "{refused:?}");
+    let next = scene.start("next");
+    scene.answer(0, "done");
+    assert_eq!(scene.body(next), "done");
+}
+
+#[test]
+fn what_a_retired_replica_gives_back_goes_to_its_successor() {
+    let mut scene = Scene::new(view(&[1], 5, None));
+    let key = scene.start("early");
+    assert_eq!(scene.arrived(), [["early"]]);
+    scene.announce(view(&[2], 5, None));
+    let (_, lane, queue) = &mut scene.callees[0];
+    let (stream, _) = queue.pop_front().expect("it has come");
+    lane.refuse(stream);
+    lane.flush();
+    scene.caller.poll(0);
+    assert_eq!(scene.arrived()[1], ["early"]);
+    scene.answer(1, "done");
+    assert_eq!(scene.body(key), "done");
+    assert_eq!(scene.caller.bell(&replica(1)).map(|_| ()), None, "nothing of ours is left there");
+}
+
+#[test]
+fn a_replica_that_was_joined_for_a_view_to_come_is_kept_until_then() {
+    let mut scene = Scene::new(view(&[1], 5, None));
+    let order = CallerOrder::Attach { deployment: name("model"), replica: replica(2) };
+    assert_eq!(scene.caller.handle(order), Some(replica(2)));
+    let (near, mut far) = attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel");
+    scene.callees.push((replica(2), far.lanes.remove(0), VecDeque::new()));
+    scene.caller.attached(replica(2), Some(near));
+    // An older view comes between the two.
+    scene.announce(view(&[1], 6, None));
+    scene.announce(view(&[2], 5, None));
+    scene.start("new");
+    assert_eq!(scene.arrived()[1], ["new"]);
+}
+
+#[test]
+fn a_replica_that_is_joined_anew_breaks_what_went_by_the_old_channel() {
+    let mut scene = Scene::new(view(&[1], 5, None));
+    let key = scene.start("taken");
+    scene.arrived();
+    let (_, lane, queue) = &mut scene.callees[0];
+    let stream = queue[0].0;
+    assert!(lane.take(stream));
+    let (near, _far) = attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel");
+    scene.caller.attached(replica(1), Some(near));
+    assert_eq!(scene.caller.outcome(key), Outcome::Failed(CallError::Broken));
+}
+
+#[test]
+fn only_watched_calls_are_told_of() {
+    let mut scene = Scene::new(view(&[1], 5, None));
+    let (watched, other) = (scene.start("watched"), scene.start("other"));
+    scene.caller.watch(watched);
+    scene.answer(0, "one");
+    scene.answer(0, "two");
+    assert_eq!(scene.caller.take_touched(), [watched]);
+    assert_eq!((scene.body(watched), scene.body(other)), ("one".to_owned(), "two".to_owned()));
+    assert_eq!(scene.caller.take_touched(), []);
+}
+
+#[test]
+fn calls_that_are_not_wholly_sent_are_known() {
+    let mut scene = Scene::new(view(&[1], 1, None));
+    assert!(!scene.caller.has_unsent());
+    let large =
+        scene.caller.start(NewCall { body: vec![0; 1_000_000], ..call("") }, 0).expect("it is begun with");
+    assert!(scene.caller.has_unsent(), "there is no room for all of it");
+    scene.caller.cancel(large);
+    assert!(!scene.caller.has_unsent());
+    scene.caller.free(large);
+    scene.arrived();
+    scene.caller.poll(0);
+    scene.start("takes the place");
+    let waiting = scene.start("waits");
+    assert!(scene.caller.has_unsent());
+    scene.caller.free(waiting);
+    assert!(!scene.caller.has_unsent());
+}
+
+#[test]
+fn freed_calls_leave_nothing_behind() {
+    let mut scene = Scene::new(view(&[1], 64, None));
+    for round in 0..300 {
+        let key = scene.start("x");
+        match round % 3 {
+            0 => scene.answer(0, "done"),
+            1 => drop(scene.arrived()),
+            _ => {}
+        }
+        scene.caller.free(key);
+        let (_, lane, queue) = &mut scene.callees[0];
+        scene.caller.flush();
+        let mut blocks = Vec::new();
+        lane.poll(64, &mut |request| {
+            if let Request::Open { body, .. } = request {
+                blocks.extend(body);
+            }
+        })
+        .expect("no fault");
+        blocks.into_iter().for_each(|block| lane.give_back(block));
+        queue.clear();
+        lane.flush();
+        scene.caller.poll(0);
+    }
+    assert!(scene.caller.calls.is_empty() && scene.caller.deadlines.is_empty());
+    assert_eq!(scene.caller.peers[&replica(1)].lane.in_flight(), 0);
+    assert!(scene.caller.peers[&replica(1)].streams.is_empty());
+}
