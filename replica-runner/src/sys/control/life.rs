@@ -11,7 +11,7 @@ use decurion_abi::{Bytes, Context};
 use decurion_ipc::control::{ReplicaReport, ReplicaStart, StartFailure};
 
 use super::{Notice, Notify};
-use crate::engine::ClassShape;
+use crate::engine::{ClassShape, Engine};
 use crate::gate::Entry;
 use crate::sys::host;
 use crate::sys::library::{self, Instance};
@@ -81,7 +81,10 @@ impl Life {
     /// Hands a configuration over; answered with `Reconfigured`, whatever comes of it.
     pub(super) fn reconfigure(&mut self, sequence: u64, user_config: String) {
         let task = Task::Reconfigure { sequence, user_config };
+        // From the order on, not from when its thread gets to run: what comes later sees the new configuration.
+        self.runner.with(Engine::hold_gate);
         if let Err(refusal) = self.run(task) {
+            self.runner.with(Engine::release_gate);
             let result = Err(refusal.to_owned());
             self.runner.outbox.send(ReplicaReport::Reconfigured { sequence, result });
         }
@@ -190,15 +193,15 @@ fn run_task(runner: &Runner, instance: &Instance, task: Task) {
         }
         Task::CheckHealth { sequence } => {
             // Waits for an exclusive entry to return: one that never does is no sign of health.
+            runner.with(Engine::hold_gate);
             let result = inside(runner, Entry::Shared, || instance.check_health());
             runner.outbox.send(ReplicaReport::Health { sequence, result });
         }
     }
 }
 
-/// Runs an entry of the life cycle inside the gate, before requests that wait for it.
+/// Runs an entry of the life cycle inside the gate, which is held for it, before requests that wait.
 fn inside<T>(runner: &Runner, entry: Entry, run: impl FnOnce() -> T) -> T {
-    runner.with(|engine| engine.hold_gate());
     runner.wait(0, |engine, _| engine.enter_gate(entry).then(|| engine.release_gate()));
     let result = run();
     runner.with(|engine| engine.gate_left(entry));
