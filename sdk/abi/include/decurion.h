@@ -171,7 +171,7 @@ typedef struct decurion_host {
     const decurion_request *(*request)(decurion_exchange *exchange);
     /* 1 once nobody waits any more. */
     int32_t (*is_cancelled)(decurion_exchange *exchange);
-    /* Has the waker called when the exchange is cancelled; NULL takes it back. */
+    /* Has the waker called when the exchange is cancelled, at once where it is already; NULL takes it back. */
     int32_t (*on_cancel)(decurion_exchange *exchange, const decurion_waker *waker);
     /* Reads body bytes: how many, 0 at the end, or PENDING (only with a waker; without one it waits), CANCELLED,
      * BROKEN. */

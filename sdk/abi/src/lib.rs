@@ -165,7 +165,9 @@ pub struct Header {
     pub value: Bytes,
 }
 
-/// Called once, from any thread, when trying a `PENDING` operation again makes sense. Copied by the host.
+/// Called once, from any thread, when trying a `PENDING` operation again makes sense: also when the exchange was
+/// cancelled, ended or is late. A waker given again for the same operation takes the place of the one before, which is
+/// then not called. Copied by the host.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Waker {
@@ -346,7 +348,8 @@ pub struct Host {
     pub request: unsafe extern "C" fn(exchange: *mut Exchange) -> *const Request,
     /// 1 once the client left, the caller cancelled or the deadline passed, else 0.
     pub is_cancelled: unsafe extern "C" fn(exchange: *mut Exchange) -> i32,
-    /// Registers `waker` to be called once when the exchange is cancelled; null takes it back.
+    /// Registers `waker` to be called once when the exchange is cancelled, at once where it is already; null takes it
+    /// back.
     pub on_cancel: unsafe extern "C" fn(exchange: *mut Exchange, waker: *const Waker) -> i32,
     /// Reads up to `len` bytes of the body into `buffer`: their number, 0 at the end of the body, or `PENDING`
     /// (only with a waker; without one it waits), `CANCELLED`, `BROKEN`.
