@@ -284,6 +284,12 @@ impl<'a> Changer<'a> {
             next.attempt += 1;
             next.seal();
         }
+        let config_goes = held.spec.user_config.is_some() && next.spec.user_config.is_none();
+        if next.template == held.template && config_goes {
+            // No call takes a configuration back: only a fresh instance has none.
+            next.attempt += 1;
+            next.seal();
+        }
         let differing = differing_fields(&held.spec, &next.spec);
         let owner_stays = next.application == held.application;
         if next.template == held.template && differing.is_empty() && owner_stays {

@@ -292,6 +292,25 @@ fn a_refused_user_config_reaches_one_replica_only_and_is_put_back() {
 }
 
 #[test]
+fn a_user_config_that_is_taken_away_is_gone_from_every_replica() {
+    let mut world = World::with(&[spec("a", "1", 3)]);
+    world.reconfigure("a", json!(1));
+    world.settle();
+    let ids = world.ids("a");
+    world.deploy(spec("a", "1", 3)).unwrap();
+    assert_eq!(world.state("a"), DeploymentState::Updating);
+    world.settle();
+    let left = world.ids("a");
+    assert!(left.len() == 3 && left.iter().all(|id| !ids.contains(id)), "{left:?}");
+    let without = world.core.desired().deployments[&name("a")].clone();
+    assert!(world.core.observed().replicas.values().all(|replica| replica.config == without.config));
+    // The same again is no change.
+    world.deploy(spec("a", "1", 3)).unwrap();
+    world.settle();
+    assert_eq!(world.ids("a"), left);
+}
+
+#[test]
 fn a_replica_that_dies_of_its_user_config_has_refused_it() {
     let mut with_config = spec("a", "1", 3);
     with_config.user_config = Some(json!(1));
