@@ -160,6 +160,34 @@ pub struct HttpSpec {
     pub max_connections_per_address: u32,
     /// Worker threads; 0: from the machine's CPUs.
     pub workers: u32,
+    /// A line for each request.
+    #[serde(default)]
+    pub access_log: AccessLog,
+    /// The part of the requests that has a line, 0 to 1.
+    #[serde(default = "all")]
+    pub access_log_sample: f64,
+    /// Where the lines go, an absolute path; `None`: to the proxy's stderr, which the supervisor logs.
+    #[serde(default)]
+    pub access_log_file: Option<String>,
+}
+
+/// Form of the access log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessLog {
+    /// None is written.
+    #[default]
+    Off,
+    /// As Ray Serve has it.
+    Text,
+    /// One object a line.
+    Json,
+    /// As nginx and Apache have it.
+    Combined,
+}
+
+fn all() -> f64 {
+    1.0
 }
 
 impl Default for HttpSpec {
@@ -177,6 +205,9 @@ impl Default for HttpSpec {
             max_connections: 20_000,
             max_connections_per_address: 0,
             workers: 0,
+            access_log: AccessLog::Off,
+            access_log_sample: all(),
+            access_log_file: None,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! [`exchange`] what becomes of one that lost its replica, [`engine`] a worker's whole work over abstract sockets
 //! and channels. The machine is touched under [`sys`] alone.
 
+pub mod access_log;
 pub mod balance;
 pub mod engine;
 pub mod exchange;

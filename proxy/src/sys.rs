@@ -1,5 +1,6 @@
 //! The proxy's machine: sockets, threads, clocks, the control channel.
 
+mod access_log;
 pub mod clock;
 pub mod control;
 mod gate;

@@ -134,7 +134,11 @@ fn connections_are_bounded_in_all_and_by_address() {
 
 #[test]
 fn a_drain_finishes_what_there_is_and_ends() {
-    let (mut rig, replica) = Rig::serving("a", Behaviour::Hold);
+    // One worker: whoever sees the idle connection end knows that the busy one's worker drains as well.
+    let mut rig = Rig::with(ProxySettings { workers: 1, ..settings() });
+    let replica = rig.replica("a", 1, Behaviour::Hold);
+    rig.deployment("a", &[&replica], |_| {});
+    rig.apply();
     let mut idle = rig.client();
     assert_eq!(idle.get("/-/healthz").status, 200);
     let mut busy = rig.client();

@@ -45,6 +45,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 out.extend_from_slice(&page.body);
             }
         });
+        let (status, bytes) = (page.status, if conn.request.to_head { 0 } else { page.body.len() as u64 });
+        self.note_answered(id, status, bytes, now);
+        let Some(conn) = self.connections.get_mut(id) else { return Step::Wait };
         if page.close {
             conn.close = Close::Lingering;
             conn.phase = Phase::Head;
@@ -88,6 +91,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             .map_err(|error| BadHead::Handler(error.to_string()))?;
         conn.request.keep_alive = keep_alive && body != BodyOut::Close;
         conn.request.answer = Answer::Begun(body);
+        conn.request.status = head.status;
         Ok(())
     }
 
@@ -120,6 +124,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             self.return_lent(lane, block);
             return true;
         }
+        conn.request.body_sent += len as u64;
         if chunked {
             conn.output.write(|out| push_chunk_size(out, len));
         }
@@ -155,7 +160,10 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             Answer::Begun(_) => {}
             Answer::Nothing => return self.cut(id),
         }
-        let keep_alive = conn.request.keep_alive;
+        let (keep_alive, status, bytes) =
+            (conn.request.keep_alive, conn.request.status, conn.request.body_sent);
+        self.note_answered(id, status, bytes, now);
+        let Some(conn) = self.connections.get_mut(id) else { return };
         conn.answered(keep_alive, now, &self.settings);
         self.mark(id);
     }

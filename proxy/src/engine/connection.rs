@@ -114,6 +114,16 @@ pub(super) struct Request {
     pub(super) refusals: u8,
     /// Where it was last.
     pub(super) tried: Option<LaneIndex>,
+    /// When its head was there.
+    pub(super) began: Nanos,
+    /// Where it was routed to.
+    pub(super) deployment: Option<Arc<Deployment>>,
+    /// Of a replica's answer.
+    pub(super) status: u16,
+    /// Bytes of a replica's answer's body that were passed on.
+    pub(super) body_sent: u64,
+    /// It has begun, and is not noted yet.
+    pub(super) under_way: bool,
 }
 
 impl Default for Request {
@@ -140,13 +150,24 @@ impl Default for Request {
             retried: false,
             refusals: 0,
             tried: None,
+            began: Nanos(0),
+            deployment: None,
+            status: 0,
+            body_sent: 0,
+            under_way: false,
         }
     }
 }
 
 impl Request {
     /// Begins a request; `made` makes an id where the client gave none.
-    pub(super) fn begin(&mut self, head: &Head<'_, '_>, at: std::ops::Range<usize>, ids: &mut Ids) {
+    pub(super) fn begin(
+        &mut self,
+        head: &Head<'_, '_>,
+        at: std::ops::Range<usize>,
+        ids: &mut Ids,
+        now: Nanos,
+    ) {
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         *self = Self {
@@ -161,6 +182,8 @@ impl Request {
             to_head: head.method == "HEAD",
             idempotent: method::is_idempotent(head.method),
             id: head.request_id.map_or_else(|| ids.next(), RequestId::given),
+            began: now,
+            under_way: true,
             ..Self::default()
         };
     }
@@ -230,7 +253,7 @@ impl Ids {
 }
 
 /// The finaliser of splitmix64.
-fn mix(mut x: u64) -> u64 {
+pub(super) fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

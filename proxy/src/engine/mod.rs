@@ -5,6 +5,7 @@
 //! [`Engine::hear_replicas`] takes in what replicas have answered. It knows sockets and channels as traits ([`port`]),
 //! and the time as an argument.
 
+mod account;
 mod answer;
 mod body;
 mod connection;
@@ -104,6 +105,9 @@ pub struct Engine<S: Socket, L: Lane<S>> {
     pool: Pool,
     ids: Ids,
     date: Vec<u8>,
+    access_log: account::AccessLog,
+    /// As of the last turn.
+    now: Nanos,
     draining: bool,
     turn: usize,
     notices: Vec<Notice>,
@@ -154,6 +158,8 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             pool: Pool::default(),
             ids: Ids::new(seed),
             date: Vec::new(),
+            access_log: account::AccessLog::default(),
+            now: Nanos(0),
             draining: false,
             turn: usize::from(worker),
             notices: Vec::new(),
@@ -285,6 +291,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
 
     /// Looks after each client that something has happened to: reads, sends on, writes. Rings replicas.
     pub fn serve_clients(&mut self, now: Nanos) {
+        self.now = now;
         self.settle(now);
         self.flush_lanes();
     }
@@ -293,6 +300,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     /// become free can be used before time is spent on clients: see [`Engine::ring`].
     #[must_use]
     pub fn hear_replicas(&mut self, now: Nanos) -> bool {
+        self.now = now;
         self.poll_lanes(now)
     }
 
@@ -445,6 +453,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
 
     /// Ends a connection at once, with everything that it holds.
     fn abort(&mut self, id: ConnectionId) {
+        self.note_cut_off(id);
         self.let_go(id);
         let Some(mut conn) = self.connections.remove(id) else { return };
         for (lane, block) in conn.output.clear() {

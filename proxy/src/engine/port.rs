@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::net::IpAddr;
 use std::ops::Range;
 
 use decurion_ipc::channel::{Busy, Fault, NoRoom, ResetCode};
@@ -20,6 +21,10 @@ pub trait Socket {
     fn write(&mut self, from: &[u8]) -> io::Result<usize>;
     /// Says that nothing more will be written.
     fn shutdown_write(&mut self);
+    /// Who is at the other end, where that is known.
+    fn peer(&self) -> Option<IpAddr> {
+        None
+    }
 }
 
 /// The caller's end of one channel to one replica, and how a socket's bytes get in and out of it.

@@ -62,7 +62,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             Ok(head) => head,
             Err(refusal) => return self.refuse(id, refusal, now),
         };
-        request.begin(&head, at.clone(), &mut self.ids);
+        request.begin(&head, at.clone(), &mut self.ids, now);
         let (prefix, route) = match judge(&self.view, self.draining, &head) {
             Ok(found) => found,
             Err(page) => {
@@ -72,6 +72,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         };
         let limit = head.timeout.or(route.request_timeout).unwrap_or(self.settings.request_timeout);
         request.deadline = now.limit(limit);
+        request.deployment = Some(Arc::clone(&route.deployment));
         if let Framing::Length(length) = head.framing {
             if length > self.settings.max_body {
                 return self.refuse_body(id, now);

@@ -23,6 +23,13 @@ pub fn http_date() -> String {
     httpdate::fmt_http_date(SystemTime::now())
 }
 
+/// Milliseconds since 1970.
+#[must_use]
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Random enough to tell lives and workers apart.
 #[must_use]
 pub fn seed() -> u64 {

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use decurion_api::spec::AccessLog;
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::attach::{self, Connected, UpBell};
 use decurion_ipc::channel::Geometry;
@@ -21,9 +22,11 @@ use decurion_ipc::proxy_control::{self, ControlError, Received, ReportSender};
 use mio::net::TcpListener;
 use mio::{Poll, Waker};
 
+use super::access_log::Writer;
 use super::gate::Gate;
 use super::mailbox::{Mail, Mailbox, Mailboxes};
 use super::worker::{self, FromWorker, Seat, WAKER};
+use crate::access_log::Sink;
 use crate::balance::{Backends, Deployment, LaneIndex, Replica};
 use crate::route::RouteTable;
 use crate::view::{Route, View};
@@ -158,6 +161,7 @@ struct Control {
     workers: Option<Arc<Mailboxes>>,
     gate: Arc<Gate>,
     settings: ProxySettings,
+    access_log: Option<Arc<Writer>>,
     listener: Option<OwnedFd>,
     /// The workers have been sent a view.
     routed: bool,
@@ -212,6 +216,7 @@ impl Control {
             workers: None,
             gate: Arc::default(),
             settings: ProxySettings::default(),
+            access_log: None,
             listener: None,
             routed: false,
             replicas: HashMap::new(),
@@ -256,10 +261,11 @@ impl Control {
                 self.listen()
             }
             ProxyOrder::Configure(settings) => {
+                self.configure_access_log(&settings);
                 self.settings = settings;
                 self.gate.configure(self.settings.max_connections, self.settings.max_connections_per_address);
                 let workers = self.workers()?;
-                workers.post_all(|| Mail::Configure(self.settings.clone()));
+                workers.post_all(|| Mail::Configure(self.settings.clone(), self.sink()));
                 self.listen()
             }
             ProxyOrder::Attach { replica, .. } => self.attach(replica, descriptors),
@@ -276,6 +282,27 @@ impl Control {
             }
             ProxyOrder::Drain(limit) => self.drain(limit),
         }
+    }
+
+    /// Starts another access log where its settings are others. The old one ends once no worker has it any more.
+    fn configure_access_log(&mut self, settings: &ProxySettings) {
+        let of = |settings: &ProxySettings| (settings.access_log, settings.access_log_file.clone());
+        if of(settings) == of(&self.settings) {
+            return;
+        }
+        let (format, path) = of(settings);
+        self.access_log = None;
+        if format == AccessLog::Off {
+            return;
+        }
+        match Writer::start(format, path.as_deref(), self.reports.clone()) {
+            Ok(writer) => self.access_log = Some(Arc::new(writer)),
+            Err(error) => self.log(1, format!("failed to start the access log: {error}")),
+        }
+    }
+
+    fn sink(&self) -> Option<Arc<dyn Sink>> {
+        self.access_log.clone().map(|writer| writer as Arc<dyn Sink>)
     }
 
     /// Starts the workers, the first time: how many is known from the settings.
@@ -295,6 +322,7 @@ impl Control {
                 mailboxes: Arc::clone(&mailboxes),
                 gate: Arc::clone(&self.gate),
                 settings: self.settings.clone(),
+                access_log: self.sink(),
                 reports: self.reports.clone(),
             };
             let tell = self.sender.clone();
@@ -541,6 +569,9 @@ impl Control {
     }
 
     fn end(&self) {
+        if let Some(access_log) = &self.access_log {
+            access_log.flush(FLUSH_TIMEOUT);
+        }
         let _ = self.reports.send(ProxyReport::Drained);
         let _ = self.reports.flush(FLUSH_TIMEOUT);
         if let Some(workers) = &self.workers {

@@ -10,6 +10,7 @@ use decurion_ipc::control::ProxySettings;
 use mio::Waker;
 use mio::net::TcpListener;
 
+use crate::access_log::Sink;
 use crate::balance::{Grant, LaneIndex, Post, Replica};
 use crate::view::View;
 
@@ -20,7 +21,7 @@ pub(super) enum Mail {
     View(Arc<View>),
     Attach { replica: Arc<Replica>, lane: Box<Requester>, pidfd: Arc<OwnedFd> },
     Detach(LaneIndex),
-    Configure(ProxySettings),
+    Configure(ProxySettings, Option<Arc<dyn Sink>>),
     Listen(TcpListener),
     Drain,
     Abort,

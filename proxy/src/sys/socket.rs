@@ -1,7 +1,7 @@
 //! A client's TCP socket.
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use mio::net::TcpStream;
@@ -13,12 +13,13 @@ use crate::engine::port::Socket;
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) stream: TcpStream,
+    address: IpAddr,
     _pass: Pass,
 }
 
 impl Client {
-    pub(super) fn new(stream: TcpStream, pass: Pass) -> Self {
-        Self { stream, _pass: pass }
+    pub(super) fn new(stream: TcpStream, address: IpAddr, pass: Pass) -> Self {
+        Self { stream, address, _pass: pass }
     }
 }
 
@@ -34,6 +35,10 @@ impl Socket for Client {
     fn shutdown_write(&mut self) {
         // Fails where the client is gone, which the next read says as well.
         let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        Some(self.address)
     }
 }
 

@@ -20,6 +20,7 @@ use super::clock;
 use super::gate::Gate;
 use super::mailbox::{Mail, Mailboxes};
 use super::socket::Client;
+use crate::access_log::Sink;
 use crate::balance::{LaneIndex, Replica};
 use crate::engine::{ConnectionId, Engine, Notice, Ready};
 use crate::time::Nanos;
@@ -66,6 +67,7 @@ pub(super) struct Seat {
     pub(super) mailboxes: Arc<Mailboxes>,
     pub(super) gate: Arc<Gate>,
     pub(super) settings: ProxySettings,
+    pub(super) access_log: Option<Arc<dyn Sink>>,
     pub(super) reports: ReportSender,
 }
 
@@ -87,7 +89,8 @@ pub(super) fn run<T: From<FromWorker> + Send>(seat: Seat, tell: Sender<T>) {
     Mailboxes::enter(seat.index);
     let index = u16::try_from(seat.index).unwrap_or(u16::MAX);
     let post: Arc<Mailboxes> = Arc::clone(&seat.mailboxes);
-    let engine = Engine::new(index, clock::seed(), seat.settings.clone(), post);
+    let mut engine = Engine::new(index, clock::seed(), seat.settings.clone(), post);
+    engine.set_access_log(seat.access_log.clone());
     let mut worker = Worker {
         seat,
         engine,
@@ -128,6 +131,8 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             self.engine.expire(now);
             self.accept(now);
             self.engine.serve_clients(now);
+            // What came meanwhile is not to look as if it had taken no time.
+            now = clock::now();
             busy = self.engine.hear_replicas(now);
             // Slots that have become free are used, and their replicas rung, before answers are written.
             if !self.read_mail(&mut mail, now) {
@@ -208,7 +213,10 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             }
             Mail::Attach { replica, lane, pidfd } => self.attach(replica, *lane, pidfd, now),
             Mail::Detach(lane) => self.detach(lane, now),
-            Mail::Configure(settings) => self.engine.configure(settings),
+            Mail::Configure(settings, access_log) => {
+                self.engine.configure(settings);
+                self.engine.set_access_log(access_log);
+            }
             Mail::Listen(listener) => self.listen(listener),
             Mail::Drain => {
                 if let Some(mut listener) = self.listener.take() {
@@ -275,7 +283,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             };
             match listener.accept() {
                 Ok((stream, address)) => match self.seat.gate.enter(address.ip()) {
-                    Some(pass) => self.welcome(Client::new(stream, pass), now),
+                    Some(pass) => self.welcome(Client::new(stream, address.ip(), pass), now),
                     None => turn_away(stream),
                 },
                 Err(error) => match error.kind() {

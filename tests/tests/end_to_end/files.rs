@@ -59,7 +59,7 @@ fn mistakes_in_the_file_are_shown_where_they_are() {
         (format!("[[deployment]]\nlibrary = \"{library}\"\nclass = \"Whom\"\n"), &["Whom", "Who"][..]),
         (
             format!(
-                "[http]\naccess_log = \"json\"\n[[deployment]]\nlibrary = \"{library}\"\nclass = \"Who\"\n"
+                "[http]\ntls = {{ cert = \"c\" }}\n[[deployment]]\nlibrary = \"{library}\"\nclass = \"Who\"\n"
             ),
             &["not supported yet", ":3"][..],
         ),

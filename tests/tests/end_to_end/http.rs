@@ -150,3 +150,30 @@ fn curl_is_served() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.stdout.len(), 3_000_000);
 }
+
+#[test]
+fn the_access_log_is_written_where_the_file_says() {
+    let mut world = World::start();
+    let log = world.path().join("access.log");
+    let config = format!(
+        "application = \"http\"\n[http]\nlisten = \"{}\"\naccess_log = \"text\"\naccess_log_file = \"{}\"\n\
+         [[deployment]]\nname = \"echo\"\nlibrary = \"{}\"\nclass = \"Echo\"\nroute_prefix = \"/api\"\n",
+        world.address(),
+        log.display(),
+        library("fixtures").display()
+    );
+    let _ = world.deploy(&config).ok();
+    for status in [200, 404] {
+        let path = if status == 200 { "/api/x?a=1" } else { "/nowhere" };
+        assert_eq!(world.get(path).status, status);
+    }
+    world.end_supervisor(nix::sys::signal::Signal::SIGTERM);
+    let written = std::fs::read_to_string(&log).expect("an access log");
+    let lines: Vec<&str> = written.lines().collect();
+    let found = lines.iter().find(|line| line.contains(" -- GET /api/x?a=1 200 ")).expect("a line");
+    assert!(found.starts_with("INFO ") && found.contains(" echo echo-") && found.ends_with("ms"), "{found}");
+    assert!(
+        lines.iter().any(|line| line.contains(" - - ") && line.contains(" -- GET /nowhere 404 ")),
+        "{written}"
+    );
+}

@@ -11,7 +11,7 @@ use super::problems::Problems;
 use super::table::{Field, Table, not_supported, whole_of};
 use crate::limits::*;
 use crate::spec::{
-    ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, RolloutSpec, RuntimeEnvSpec, Share,
+    AccessLog, ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, RolloutSpec, RuntimeEnvSpec, Share,
 };
 use crate::{ApplicationName, ClassName, DeploymentName, NameError, RoutePrefix};
 
@@ -60,7 +60,9 @@ fn http(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<HttpSpec> {
     let max_connections = table.whole("max_connections", 1..=most, preset.max_connections, p);
     let max_connections_per_address = table.whole("max_connections_per_address", 0..=most, 0, p);
     let workers = table.whole("workers", 0..=WORKERS_MAX.into(), preset.workers, p);
-    access_log(&mut table, p);
+    let access_log = access_log(&mut table, p);
+    let access_log_sample = access_log_sample(&mut table, p);
+    let access_log_file = access_log_file(&mut table, p);
     table.later("tls", "put a server that ends TLS in front", p);
     table.finish(p);
     Some(HttpSpec {
@@ -76,6 +78,9 @@ fn http(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<HttpSpec> {
         max_connections,
         max_connections_per_address,
         workers,
+        access_log,
+        access_log_sample,
+        access_log_file,
     })
 }
 
@@ -88,16 +93,39 @@ fn listen(table: &mut Table<'_>, preset: &HttpSpec, problems: &mut Problems<'_>)
     text.to_owned()
 }
 
-fn access_log(table: &mut Table<'_>, problems: &mut Problems<'_>) {
-    if let Some((field, text)) = table.text("access_log", problems) {
-        match text {
-            "off" => {}
-            "text" | "json" | "combined" => field.refuse(problems, not_supported("write \"off\"")),
-            _ => field
-                .refuse(problems, format!("'{text}' is none of \"off\", \"text\", \"json\", \"combined\"")),
+fn access_log(table: &mut Table<'_>, problems: &mut Problems<'_>) -> AccessLog {
+    let Some((field, text)) = table.text("access_log", problems) else { return AccessLog::Off };
+    match text {
+        "off" => AccessLog::Off,
+        "text" => AccessLog::Text,
+        "json" => AccessLog::Json,
+        "combined" => AccessLog::Combined,
+        _ => {
+            field.refuse(problems, format!("'{text}' is none of \"off\", \"text\", \"json\", \"combined\""));
+            AccessLog::Off
         }
     }
-    table.later("access_log_sample", "", problems);
+}
+
+fn access_log_sample(table: &mut Table<'_>, problems: &mut Problems<'_>) -> f64 {
+    let Some(field) = table.take("access_log_sample") else { return 1.0 };
+    match &field.node.value {
+        NodeValue::Number(number) if number.as_f64().is_some_and(|part| (0.0..=1.0).contains(&part)) => {
+            number.as_f64().unwrap_or(1.0)
+        }
+        _ => {
+            field.expected(problems, "a number from 0 to 1");
+            1.0
+        }
+    }
+}
+
+fn access_log_file(table: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<String> {
+    let (field, path) = table.text("access_log_file", problems)?;
+    if !path.starts_with('/') {
+        field.refuse(problems, format!("'{path}' does not begin with '/'; give an absolute path"));
+    }
+    Some(path.to_owned())
 }
 
 fn deployments(list: &Field<'_>, problems: &mut Problems<'_>) -> Vec<DeploymentSpec> {

@@ -23,7 +23,9 @@ max_body = "64MiB"
 max_connections = 20000
 max_connections_per_address = 100
 workers = 0
-access_log = "off"
+access_log = "json"
+access_log_sample = 0.5
+access_log_file = "/var/log/decurion/access.log"
 
 [[deployment]]
 name = "http_deployment"
@@ -281,12 +283,16 @@ fn features_that_come_later_are_refused_by_name() {
             "f.toml:3:1: http.tls: not supported yet; put a server that ends TLS in front",
         ),
         (
-            "application = \"a\"\n[http]\naccess_log = \"json\"",
-            "f.toml:3:14: http.access_log: not supported yet; write \"off\"",
+            "application = \"a\"\n[http]\naccess_log = \"xml\"",
+            "f.toml:3:14: http.access_log: 'xml' is none of \"off\", \"text\", \"json\", \"combined\"",
         ),
         (
-            "application = \"a\"\n[http]\naccess_log_sample = 1.0",
-            "f.toml:3:1: http.access_log_sample: not supported yet; remove it",
+            "application = \"a\"\n[http]\naccess_log_sample = 1.5",
+            "f.toml:3:21: http.access_log_sample: takes a number from 0 to 1, and this is a fraction",
+        ),
+        (
+            "application = \"a\"\n[http]\naccess_log_file = \"a.log\"",
+            "f.toml:3:19: http.access_log_file: 'a.log' does not begin with '/'; give an absolute path",
         ),
         (
             "application = \"a\"\n[[deployment]]\nlibrary = \"bundle.tar.zst\"\nname = \"b\"",
@@ -403,7 +409,8 @@ fn columns_count_characters() {
             "f.toml:3:1: http.é: unknown field; the fields here are listen, request_timeout_s, request_timeout, \
              keep_alive_timeout_s, keep_alive_timeout, header_timeout_s, header_timeout, body_timeout_s, \
              body_timeout, max_head, max_headers, max_uri, max_body, max_connections, \
-             max_connections_per_address, workers, access_log, access_log_sample, tls"
+             max_connections_per_address, workers, access_log, access_log_sample, \
+             access_log_file, tls"
         )
     );
 }

@@ -58,7 +58,7 @@ fn env_to_json(env: &RuntimeEnvSpec) -> Value {
 }
 
 fn http_to_json(http: &HttpSpec) -> Value {
-    json!({
+    without_nulls(json!({
         "listen": http.listen,
         "request_timeout_s": seconds(http.request_timeout),
         "keep_alive_timeout_s": seconds(http.keep_alive_timeout),
@@ -71,7 +71,10 @@ fn http_to_json(http: &HttpSpec) -> Value {
         "max_connections": http.max_connections,
         "max_connections_per_address": http.max_connections_per_address,
         "workers": http.workers,
-    })
+        "access_log": http.access_log,
+        "access_log_sample": http.access_log_sample,
+        "access_log_file": http.access_log_file,
+    }))
 }
 
 /// Absent and null mean the same in the file's form; absent is shorter. Only the top: args may hold nulls.
