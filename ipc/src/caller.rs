@@ -370,14 +370,17 @@ impl Caller {
                 callee.waiting.pop_front();
                 continue;
             };
-            let order = callee::by_load(view, &self.peers, turn);
-            let sent = order.into_iter().find_map(|replica| {
-                let peer = self.peers.get_mut(&replica)?;
+            let mut tried = Vec::new();
+            let sent = loop {
+                let Some(replica) = callee::least_loaded(view, &self.peers, turn, &tried).cloned() else {
+                    break None;
+                };
+                let Some(peer) = self.peers.get_mut(&replica) else { break None };
                 match call.open(&mut peer.lane) {
-                    Ok(stream) => Some((stream, replica)),
-                    Err(Busy::Streams | Busy::Arena | Busy::TooLarge | Busy::Dead) => None,
+                    Ok(stream) => break Some((stream, replica)),
+                    Err(Busy::Streams | Busy::Arena | Busy::TooLarge | Busy::Dead) => tried.push(replica),
                 }
-            });
+            };
             let Some((stream, replica)) = sent else { return };
             callee.waiting.pop_front();
             if let Some(peer) = self.peers.get_mut(&replica) {

@@ -216,8 +216,12 @@ impl Call {
         let (record, new) = (&self.record, &self.new);
         let fits = record.len() + new.body.len() <= BLOCK_MAX;
         let inline = if fits { new.body.as_slice() } else { &[] };
-        let stream = lane.open(record, inline, fits)?;
-        self.pumped = inline.len();
+        let (stream, sent) = match lane.open(record, inline, fits) {
+            // Room for the head alone may be there, and the rest follows as room comes.
+            Err(Busy::Arena) if !inline.is_empty() => (lane.open(record, &[], false)?, 0),
+            opened => (opened?, inline.len()),
+        };
+        self.pumped = sent;
         Ok(stream)
     }
 

@@ -111,21 +111,18 @@ impl Peer {
     }
 }
 
-/// Replicas with room, the least loaded first; `turn` decides between equals, so that each has its share.
-pub(super) fn by_load(
-    view: &DeploymentView,
+/// The least loaded replica with room, but for those that were tried; `turn` decides between equals, so that each has
+/// its share.
+pub(super) fn least_loaded<'a>(
+    view: &'a DeploymentView,
     peers: &BTreeMap<ReplicaId, Peer>,
     turn: usize,
-) -> Vec<ReplicaId> {
+    tried: &[ReplicaId],
+) -> Option<&'a ReplicaId> {
     let count = view.replicas.len();
-    let mut fitting: Vec<(u64, usize, &ReplicaId)> = view
-        .replicas
-        .iter()
-        .enumerate()
-        .filter_map(|(place, id)| peers.get(id).map(|peer| (place, id, peer)))
-        .filter(|(_, _, peer)| peer.has_room(view))
-        .map(|(place, id, peer)| (peer.load(), (place + turn) % count.max(1), id))
-        .collect();
-    fitting.sort();
-    fitting.into_iter().map(|(_, _, id)| id.clone()).collect()
+    let fitting = view.replicas.iter().enumerate().filter_map(|(place, id)| {
+        let peer = peers.get(id).filter(|peer| peer.has_room(view) && !tried.contains(id))?;
+        Some((peer.load(), (place + turn) % count, id))
+    });
+    fitting.min().map(|(_, _, id)| id)
 }

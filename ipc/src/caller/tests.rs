@@ -447,3 +447,14 @@ fn freed_calls_leave_nothing_behind() {
     assert_eq!(scene.caller.peers[&replica(1)].lane.in_flight(), 0);
     assert!(scene.caller.peers[&replica(1)].streams.is_empty());
 }
+
+#[test]
+fn arguments_that_find_no_room_beside_others_follow_their_head() {
+    let mut scene = Scene::new(view(&[1], 64, None));
+    let keys: Vec<CallKey> = (0..8)
+        .map(|_| scene.caller.start(NewCall { body: vec![1; 60_000], ..call("") }, 0).expect("room"))
+        .collect();
+    assert_eq!(scene.arrived()[0].len(), 8, "nobody waits behind them");
+    keys.into_iter().for_each(|key| scene.caller.free(key));
+    assert!(!scene.caller.has_unsent());
+}

@@ -71,6 +71,8 @@ impl Engine {
             exchange.outbound = Some(rest);
         }
         self.touch(lane_key);
+        // There may be room for the head alone.
+        self.pump(key);
         self.settle(key);
         Wrote::Done(body.len())
     }
