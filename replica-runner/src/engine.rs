@@ -6,6 +6,8 @@
 
 mod calls;
 mod lane;
+#[cfg(test)]
+mod random;
 mod reply;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use super::*;
 
 /// What a caller was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Told {
+pub(super) enum Told {
     Head(StreamId, u16),
     Bytes(StreamId, usize),
     End(StreamId),
@@ -18,16 +18,16 @@ enum Told {
 }
 
 /// One engine and its callers.
-struct Scene {
-    engine: Engine,
+pub(super) struct Scene {
+    pub(super) engine: Engine,
     board: BoardReader,
-    callers: Vec<Requester>,
+    pub(super) callers: Vec<Requester>,
     lanes: Vec<Key>,
 }
 
 impl Scene {
     /// `call` is shared, `one` exclusive.
-    fn new(limit: u32, callers: usize) -> Self {
+    pub(super) fn new(limit: u32, callers: usize) -> Self {
         let (writer, fd) = BoardWriter::create().unwrap();
         let mut engine = Engine::new(limit, writer);
         engine.open(ClassShape {
@@ -46,7 +46,26 @@ impl Scene {
         self.lanes.push(self.engine.add_lane(far.lanes.remove(0), CallerKind::Proxy));
     }
 
+    /// Another one in the place of a caller that dies.
+    pub(super) fn replace_caller(&mut self, caller: usize) {
+        self.engine.drop_lane(self.lanes[caller]);
+        self.add_caller();
+        self.callers.swap_remove(caller);
+        self.lanes.swap_remove(caller);
+    }
+
     fn open(&mut self, caller: usize, method: &str, deadline_ns: u64, body: &[u8], end: bool) -> StreamId {
+        self.try_open(caller, method, deadline_ns, body, end).expect("room")
+    }
+
+    pub(super) fn try_open(
+        &mut self,
+        caller: usize,
+        method: &str,
+        deadline_ns: u64,
+        body: &[u8],
+        end: bool,
+    ) -> Option<StreamId> {
         let kind = if method == "GET" { Kind::Http } else { Kind::Call };
         let head = RequestHead {
             kind,
@@ -64,7 +83,7 @@ impl Scene {
         };
         let mut record = Vec::new();
         head.encode(std::iter::empty(), &mut record);
-        let stream = self.callers[caller].open(&record, body, end).expect("room");
+        let stream = self.callers[caller].open(&record, body, end).ok();
         self.callers[caller].flush();
         stream
     }
@@ -74,7 +93,7 @@ impl Scene {
     }
 
     /// The next request that the engine takes, after a look.
-    fn next(&mut self) -> Option<Key> {
+    pub(super) fn next(&mut self) -> Option<Key> {
         self.engine.poll(1);
         self.engine.next(1).map(|job| job.key)
     }
@@ -92,7 +111,7 @@ impl Scene {
     }
 
     /// Everything that a caller is told now; what it is lent goes back at once.
-    fn told(&mut self, caller: usize) -> Vec<Told> {
+    pub(super) fn told(&mut self, caller: usize) -> Vec<Told> {
         self.engine.flush();
         let lane = &mut self.callers[caller];
         let (mut told, mut blocks) = (Vec::new(), Vec::new());
@@ -120,7 +139,7 @@ impl Scene {
     }
 
     /// Nothing is left of anything.
-    fn assert_clean(&mut self) {
+    pub(super) fn assert_clean(&mut self) {
         self.engine.poll(1);
         let engine = &self.engine;
         assert!(engine.is_idle() && engine.waiting.is_empty() && engine.woken.is_empty());
@@ -134,7 +153,13 @@ impl Scene {
     }
 
     /// Sends more of a body, as far as there is room; how much.
-    fn send(&mut self, caller: usize, stream: StreamId, bytes: &[u8], end: bool) -> Result<usize, NoRoom> {
+    pub(super) fn send(
+        &mut self,
+        caller: usize,
+        stream: StreamId,
+        bytes: &[u8],
+        end: bool,
+    ) -> Result<usize, NoRoom> {
         let lane = &mut self.callers[caller];
         let mut block = lane.block(stream, bytes.len())?;
         let count = lane.fill(&mut block, bytes);
