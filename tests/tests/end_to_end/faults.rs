@@ -233,3 +233,37 @@ fn what_replicas_write_is_labelled_and_bounded() {
     );
     assert!(lines.iter().any(|it| it["text"] == "err one" && it["stream"] == "stderr"));
 }
+
+/// Replicas die one after the other while updates roll: `DECURION_DEATHS` of them (12 in the suite), every fourth with
+/// an update.
+#[test]
+fn deaths_and_updates_together_lose_no_get() {
+    let world = World::start();
+    let version =
+        |number: u32| deployment("who", "Who", &format!("num_replicas = 3\nversion = \"v{number}\""));
+    let _ = world.deploy(&version(0)).ok();
+    let proxy = world.status().proxy.pid;
+    let load = Load::start(world.address(), "/who", 6);
+    for number in 1..=deaths() {
+        load.answer_more(50);
+        if number % 4 == 0 {
+            let _ = world.deploy(&version(number)).ok();
+        }
+        let serving = |replica: &&decurion_api::status::ReplicaStatus| replica.state.can_serve();
+        let replicas = world.deployment("who").replicas;
+        let victim = replicas.iter().find(serving).expect("one that serves").pid;
+        hit(victim, Signal::SIGKILL);
+        world.until("replaced", |status| {
+            let replicas = &status.deployments[0].replicas;
+            replicas.iter().filter(serving).count() == 3 && replicas.iter().all(|it| it.pid != victim)
+        });
+    }
+    assert_eq!(load.stop().failures(), Vec::<String>::new());
+    assert_eq!(world.status().proxy.pid, proxy);
+}
+
+/// How long the campaign is.
+#[expect(clippy::disallowed_methods, reason = "a campaign by hand is longer than the suite's")]
+fn deaths() -> u32 {
+    std::env::var("DECURION_DEATHS").ok().and_then(|number| number.parse().ok()).unwrap_or(12)
+}
