@@ -58,7 +58,8 @@ fn a_replica_that_scribbles_over_what_is_shared_is_named_and_replaced() {
     scene.provoke_until_replaced("/bad/scribble");
     let world = scene.unharmed();
     let events = world.run(&["events"]).ok();
-    assert!(events.stdout.contains("bad-"), "{}", events.stdout);
+    let named = |line: &str| line.contains("bad-") && line.contains("broke the rules of the data plane");
+    assert!(events.stdout.lines().any(named), "{}", events.stdout);
 }
 
 #[test]

@@ -191,11 +191,12 @@ fn a_deployment_that_never_starts_answers_503_and_says_why() {
         "application = \"demo\"\n[[deployment]]\nname = \"d\"\nlibrary = \"{}\"\nclass = \"Stillborn\"\nargs = [\"exit\"]\n",
         library("fixtures").display()
     );
-    let failed = world.deploy(&config);
-    assert!(failed.code == 1 || failed.code == 3, "{}\n{}", failed.code, failed.stderr);
+    let failed = world.deploy(&config).code(1);
     assert!(failed.stderr.contains("exited with code 9"), "{}", failed.stderr);
+    assert_eq!(world.deployment("d").status, DeploymentState::DeployFailed);
     let answer = world.get("/d");
-    assert!(answer.status == 503 || answer.status == 404, "{}", answer.status);
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.header("retry-after").is_some());
 }
 
 #[test]
