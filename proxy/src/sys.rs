@@ -8,4 +8,5 @@ mod lane;
 mod mailbox;
 pub mod process;
 mod socket;
+mod transport;
 mod worker;

@@ -26,7 +26,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     pub(super) fn respond(&mut self, id: ConnectionId, page: Page, now: Nanos) -> Step {
         let Some(conn) = self.connections.get_mut(id) else { return Step::Wait };
         if conn.request.answer != Answer::Nothing {
-            conn.close = Close::Now;
+            conn.close = Close::Cut;
             return Step::Wait;
         }
         let close = page.close || !conn.request.keep_alive || self.draining;
@@ -171,7 +171,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     /// Ends a connection in the middle of an answer: the client sees that it is cut.
     pub(super) fn cut(&mut self, id: ConnectionId) {
         if let Some(conn) = self.connections.get_mut(id) {
-            conn.close = Close::Now;
+            conn.close = Close::Cut;
         }
         self.mark(id);
     }

@@ -64,6 +64,8 @@ pub(super) enum Close {
     No,
     /// The connection ends; the client has nothing more under way.
     Now,
+    /// The connection ends in the middle of an answer, as the client has to see.
+    Cut,
     /// The connection ends; the client may be sending still.
     Lingering,
 }

@@ -64,8 +64,8 @@ impl Input {
             return match socket.read(room) {
                 Ok(0) => Fill::Closed,
                 Ok(read) => {
-                    // A short read of a stream socket has emptied it (epoll(7)), which saves the next call.
-                    let drained = read < room.len();
+                    // Where a short read has emptied the socket, the next call is saved.
+                    let drained = read < room.len() && socket.short_read_drains();
                     self.end += read;
                     Fill::Bytes { drained }
                 }

@@ -258,7 +258,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             // A request may be there that was not read yet.
             self.advance(id, now);
             let Some(conn) = self.connections.get_mut(id) else { continue };
-            let idle = matches!(conn.phase, Phase::Head) && conn.input.is_empty() && conn.output.is_empty();
+            let idle = matches!(conn.phase, Phase::Head) && conn.input.is_empty() && !conn.has_output();
             if idle && conn.close == Close::No {
                 self.abort(id);
             } else {
@@ -366,7 +366,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     /// Writes what waits, and ends the connection where that was all.
     fn write(&mut self, id: ConnectionId, now: Nanos) {
         let Some(conn) = self.connections.get_mut(id) else { return };
-        let had_output = !conn.output.is_empty();
+        let had_output = conn.has_output();
         let mut done = std::mem::take(&mut self.done);
         let wrote = match (had_output, conn.writable) {
             (false, _) => Wrote::All,
@@ -406,14 +406,14 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let Some(conn) = self.connections.get_mut(id) else { return };
         match conn.close {
             Close::No if had_output && matches!(conn.phase, Phase::Head) => {
-                if conn.input.is_empty() {
-                    conn.quiet = now.limit(self.settings.keep_alive_timeout);
-                } else {
+                if !conn.input.is_empty() {
                     self.mark(id);
+                } else if conn.served > 0 {
+                    conn.quiet = now.limit(self.settings.keep_alive_timeout);
                 }
             }
             Close::No => {}
-            Close::Now => self.abort(id),
+            Close::Now | Close::Cut => self.abort(id),
             Close::Lingering => {
                 conn.socket.shutdown_write();
                 conn.close = Close::No;
@@ -443,8 +443,10 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     fn leave(&mut self, id: ConnectionId) {
         self.let_go(id);
         match self.connections.get_mut(id) {
-            Some(conn) if !conn.output.is_empty() => {
-                conn.close = Close::Now;
+            Some(conn) if conn.has_output() => {
+                // An answer that has begun is not going to be whole.
+                let begun = conn.request.answer != connection::Answer::Nothing;
+                conn.close = if begun { Close::Cut } else { Close::Now };
                 self.mark(id);
             }
             _ => self.abort(id),
@@ -456,6 +458,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         self.note_cut_off(id);
         self.let_go(id);
         let Some(mut conn) = self.connections.remove(id) else { return };
+        conn.part();
         for (lane, block) in conn.output.clear() {
             self.return_block(lane, block);
         }
@@ -470,6 +473,22 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
 }
 
 impl<S: Socket, L: Lane<S>> Connection<S, L> {
+    /// Whether something waits to be written.
+    fn has_output(&self) -> bool {
+        !self.output.is_empty() || !self.socket.is_flushed()
+    }
+
+    /// The last word before the socket closes: whether the client has got everything.
+    fn part(&mut self) {
+        use connection::Answer;
+        let answered = self.close == Close::Now || self.request.answer == Answer::Nothing;
+        if answered && self.close != Close::Cut && self.output.is_empty() {
+            self.socket.finish();
+        } else if self.request.answer == Answer::Begun(crate::http1::BodyOut::Close) {
+            self.socket.break_off();
+        }
+    }
+
     /// Reads once into `input`, where the socket may have something.
     fn take_in(&mut self, pool: &mut Pool, max: usize) -> Fill {
         if !self.readable {

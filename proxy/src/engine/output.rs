@@ -136,6 +136,11 @@ impl<In> Output<In> {
                 Err(_) => return Wrote::Broken,
             }
         }
+        match socket.flush() {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Wrote::Later { some },
+            Err(_) => return Wrote::Broken,
+        }
         self.bytes.clear();
         self.written = 0;
         if self.bytes.capacity() > KEPT_MAX {

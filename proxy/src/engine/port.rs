@@ -19,8 +19,29 @@ pub trait Socket {
     /// # Errors
     /// `WouldBlock` where there is no room; anything else ends the connection.
     fn write(&mut self, from: &[u8]) -> io::Result<usize>;
+    /// Whether a read that comes back short has emptied it. A plain socket's has (epoll(7)); where something stands
+    /// between the socket and us, only `WouldBlock` says so.
+    fn short_read_drains(&self) -> bool {
+        true
+    }
+    /// Whether the kernel has all that [`Socket::write`] took.
+    fn is_flushed(&self) -> bool {
+        true
+    }
+    /// Hands what was taken, and is still here, to the kernel.
+    ///
+    /// # Errors
+    /// `WouldBlock` where there is no room; anything else ends the connection.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// Says that nothing more will be written.
     fn shutdown_write(&mut self);
+    /// Is about to be dropped, and everything was said: the client may be told so, where that can be told.
+    fn finish(&mut self) {}
+    /// Is about to be dropped in the middle of a body that only the connection's end delimits: the client must not
+    /// take it for whole.
+    fn break_off(&mut self) {}
     /// Who is at the other end, where that is known.
     fn peer(&self) -> Option<IpAddr> {
         None

@@ -263,7 +263,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 self.respond(id, Page::unavailable("No replica takes requests of this deployment."), now)
             }
             Verdict::Cut => {
-                conn.close = Close::Now;
+                conn.close = Close::Cut;
                 Step::Wait
             }
         };

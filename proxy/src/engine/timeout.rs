@@ -32,7 +32,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
 
     fn time_is_up(&mut self, id: ConnectionId, now: Nanos) {
         let Some(conn) = self.connections.get_mut(id) else { return };
-        if !conn.output.is_empty() && conn.stall <= now {
+        if conn.has_output() && conn.stall <= now {
             return self.abort(id);
         }
         let late = conn.request_deadline() <= now;
@@ -56,9 +56,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
 impl<S: Socket, L: Lane<S>> Connection<S, L> {
     /// The earliest of everything that it waits for.
     pub(super) fn deadline(&self) -> Nanos {
-        let stall = if self.output.is_empty() { Nanos::NEVER } else { self.stall };
+        let stall = if self.has_output() { self.stall } else { Nanos::NEVER };
         // Who is still reading an answer is not idle.
-        let reads = !self.output.is_empty() && matches!(self.phase, Phase::Head);
+        let reads = self.has_output() && matches!(self.phase, Phase::Head);
         let quiet = if self.close == Close::No && !reads { self.quiet } else { Nanos::NEVER };
         quiet.min(stall).min(self.request_deadline())
     }

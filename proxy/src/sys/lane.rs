@@ -1,15 +1,15 @@
 //! The real channel: `ipc`'s requester, as the engine wants it.
 
-use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::io;
 
 use decurion_ipc::board::BoardReader;
 use decurion_ipc::channel::{Busy, Event, Fault, InBlock, NoRoom, OutBlock, Phase, Requester, StreamId};
 
+use super::socket::Client;
 use crate::balance::Load;
-use crate::engine::port::{Happened, Lane, Lost, News, Socket};
+use crate::engine::port::{Happened, Lane, Lost, News};
 
-impl<S: Socket + AsFd> Lane<S> for Requester {
+impl Lane<Client> for Requester {
     type Stream = StreamId;
     type Out = OutBlock;
     type In = InBlock;
@@ -30,8 +30,8 @@ impl<S: Socket + AsFd> Lane<S> for Requester {
         Requester::fill(self, block, bytes)
     }
 
-    fn fill_from(&mut self, block: &mut OutBlock, socket: &mut S) -> io::Result<usize> {
-        Requester::fill_from(self, block, socket.as_fd())
+    fn fill_from(&mut self, block: &mut OutBlock, socket: &mut Client) -> io::Result<usize> {
+        socket.transport.read_into(self, block)
     }
 
     fn send(&mut self, stream: StreamId, block: OutBlock, end: bool) {
@@ -66,8 +66,13 @@ impl<S: Socket + AsFd> Lane<S> for Requester {
         Requester::copy_to(self, block, at, to)
     }
 
-    fn write_to(&self, socket: &mut S, prefix: &[u8], blocks: &[(&InBlock, usize)]) -> io::Result<usize> {
-        Requester::write_to(self, socket.as_fd(), &[IoSlice::new(prefix)], blocks)
+    fn write_to(
+        &self,
+        socket: &mut Client,
+        prefix: &[u8],
+        blocks: &[(&InBlock, usize)],
+    ) -> io::Result<usize> {
+        socket.transport.write_from(self, prefix, blocks)
     }
 
     fn give_back(&mut self, block: InBlock) {

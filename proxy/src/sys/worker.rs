@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -17,9 +18,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::clock;
-use super::gate::Gate;
+use super::gate::{Gate, Pass};
 use super::mailbox::{Mail, Mailboxes};
 use super::socket::Client;
+use super::transport::Transport;
 use crate::access_log::Sink;
 use crate::balance::{LaneIndex, Replica};
 use crate::engine::{ConnectionId, Engine, Notice, Ready};
@@ -283,7 +285,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             };
             match listener.accept() {
                 Ok((stream, address)) => match self.seat.gate.enter(address.ip()) {
-                    Some(pass) => self.welcome(Client::new(stream, address.ip(), pass), now),
+                    Some(pass) => self.welcome(stream, address.ip(), pass, now),
                     None => turn_away(stream),
                 },
                 Err(error) => match error.kind() {
@@ -302,14 +304,15 @@ impl<T: From<FromWorker> + Send> Worker<T> {
         }
     }
 
-    fn welcome(&mut self, client: Client, now: Nanos) {
+    fn welcome(&mut self, stream: TcpStream, address: IpAddr, pass: Pass, now: Nanos) {
         // Answers are written whole: there is nothing to wait for.
-        let _ = client.stream.set_nodelay(true);
+        let _ = stream.set_nodelay(true);
+        let client = Client::new(Transport::Plain(stream), address, pass);
         let id = self.engine.accept(client, now);
         let token = Token(usize::try_from(id.to_bits() | CONNECTION).unwrap_or(usize::MAX));
         let registry = self.seat.poll.registry();
         let registered = self.engine.socket(id).map(|client| {
-            registry.register(&mut client.stream, token, Interest::READABLE | Interest::WRITABLE)
+            registry.register(client.transport.stream(), token, Interest::READABLE | Interest::WRITABLE)
         });
         if !matches!(registered, Some(Ok(()))) {
             self.engine.ready(id, Ready { broken: true, ..Ready::default() }, now);
