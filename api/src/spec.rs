@@ -146,6 +146,9 @@ pub struct HttpSpec {
     pub header_timeout: Duration,
     /// Without a byte of the body.
     pub body_timeout: Duration,
+    /// Of an upgraded connection (a websocket): without a byte either way; zero: no limit.
+    #[serde(default = "upgrade_idle")]
+    pub upgrade_idle_timeout: Duration,
     /// Bytes of the request line and the header section together.
     pub max_head: u32,
     /// Header fields.
@@ -186,6 +189,10 @@ pub enum AccessLog {
     Combined,
 }
 
+fn upgrade_idle() -> Duration {
+    Duration::from_secs(300)
+}
+
 fn all() -> f64 {
     1.0
 }
@@ -198,6 +205,7 @@ impl Default for HttpSpec {
             keep_alive_timeout: Duration::from_secs(90),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            upgrade_idle_timeout: upgrade_idle(),
             max_head: 64 * 1024,
             max_headers: 100,
             max_uri: 8 * 1024,

@@ -10,6 +10,15 @@ pub(crate) fn is_final_status(status: u32) -> Option<u16> {
     u16::try_from(status).ok().filter(|status| (200..=599).contains(status))
 }
 
+/// Starts what is not HTTP any more (RFC 9110, section 15.2.2).
+pub(crate) const SWITCHING_PROTOCOLS: u16 = 101;
+
+/// Whether a streamed answer can start with a status: with a final one, or with a change of protocol.
+pub(crate) fn is_first_status(status: u32) -> Option<u16> {
+    is_final_status(status)
+        .or_else(|| u16::try_from(status).ok().filter(|status| *status == SWITCHING_PROTOCOLS))
+}
+
 /// Whether a field name is a token (RFC 9110, section 5.6.2).
 pub(crate) fn is_field_name(name: &[u8]) -> bool {
     let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
@@ -42,5 +51,6 @@ mod tests {
     fn only_final_statuses_end_a_request() {
         assert_eq!(is_final_status(200), Some(200));
         assert_eq!([100, 101, 199, 600, 70_000].map(is_final_status), [None; 5]);
+        assert_eq!([200, 101, 100].map(is_first_status), [Some(200), Some(101), None]);
     }
 }

@@ -24,7 +24,7 @@ pub(crate) use calls::{CallState, HeldCall};
 pub(crate) use lane::ClassShape;
 use lane::{Arrival, Lane, SpareViews};
 
-use crate::exchange::{Exchange, Inbound, Phase, RequestView, SendWaker, Wakers};
+use crate::exchange::{Exchange, Inbound, Phase, RequestView, SendWaker, Upgrade, Wakers};
 use crate::gate::{Entry, Gate};
 use crate::slab::{Key, Slab};
 
@@ -418,6 +418,7 @@ impl Engine {
         inbound.blocks.extend(body);
         inbound.ended = end;
         let entry = self.shape.find(&mut view);
+        let upgrade = Upgrade::of(view.request(), end);
         let key = self.exchanges.insert(Exchange {
             lane,
             stream,
@@ -426,6 +427,7 @@ impl Engine {
             phase: Phase::Waiting,
             inbound,
             outbound: None,
+            upgrade,
             cancelled: false,
             returned: false,
             running: false,
@@ -532,6 +534,9 @@ impl Engine {
         }
         if exchange.is_cancelled(now_ns) {
             return Read::Cancelled;
+        }
+        if exchange.upgrade == Upgrade::Offered {
+            return Read::End;
         }
         let (lane_key, inbound) = (exchange.lane, &mut exchange.inbound);
         let Some(lane) = self.lanes.get_mut(lane_key) else { return Read::Cancelled };

@@ -41,6 +41,8 @@ pub(crate) struct Exchange {
     pub(crate) inbound: Inbound,
     /// The rest of a whole answer that found no room yet.
     pub(crate) outbound: Option<Outbound>,
+    /// The client offers to change the protocol (RFC 9110, 7.8), and how far that is.
+    pub(crate) upgrade: Upgrade,
     /// The caller left.
     pub(crate) cancelled: bool,
     /// The entry has returned, or was never called.
@@ -53,6 +55,25 @@ pub(crate) struct Exchange {
     pub(crate) wakers: Wakers,
     /// Calls to other deployments that the library made on its behalf, and has not freed.
     pub(crate) calls: Vec<Key>,
+}
+
+/// A change of protocol. What follows the request on its stream is its body only once the library has agreed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Upgrade {
+    /// Nobody has offered one.
+    No,
+    /// The body of the request itself is empty; a 101 makes what follows readable.
+    Offered,
+    /// The library has answered 101: both directions are its own, without a deadline.
+    Done,
+}
+
+impl Upgrade {
+    /// What a request's OPEN says: it has no body, and its stream stays open all the same.
+    pub(crate) fn of(request: &Request, end: bool) -> Self {
+        let offered = request.kind == decurion_abi::kind::HTTP && request.content_length == 0 && !end;
+        if offered { Upgrade::Offered } else { Upgrade::No }
+    }
 }
 
 /// Body that came and was not read.
@@ -258,6 +279,9 @@ impl Exchange {
 
     /// When the answer is due; 0: whenever.
     pub(crate) fn deadline_ns(&self) -> u64 {
+        if self.upgrade == Upgrade::Done {
+            return 0;
+        }
         self.view.request().deadline_ns
     }
 

@@ -26,7 +26,7 @@ pub(super) enum Target {
 
 /// A spec whose libraries are in the supervisor's store.
 pub(super) enum Ready {
-    Application(ApplicationSpec),
+    Application(Box<ApplicationSpec>),
     Deployment(Box<DeploymentSpec>),
 }
 
@@ -72,7 +72,7 @@ impl Target {
                 }
                 let mut spec = read_file(path)?;
                 upload_all(&mut spec, path, admin)?;
-                Ok(Ready::Application(spec))
+                Ok(Ready::Application(Box::new(spec)))
             }
             Target::Library { path, class } => {
                 let spec = library_spec(path, class.as_ref(), args, arguments, admin, output)?;

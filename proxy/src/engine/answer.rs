@@ -7,6 +7,7 @@ use super::connection::{Answer, Close, Connection, Phase};
 use super::output::{COPY_MAX, PRIVATE_MAX};
 use super::pages::Page;
 use super::port::{Lane, Socket};
+use super::tunnel::SWITCHING_PROTOCOLS;
 use super::{ConnectionId, Engine, LEVEL_WARN, Notice, Step};
 use crate::balance::LaneIndex;
 use crate::http1::answer::{LAST_CHUNK, push_chunk_size};
@@ -67,6 +68,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     ) -> Result<(), BadHead> {
         let (head, fields) =
             ResponseHead::parse(record).map_err(|error| BadHead::Record(error.to_string()))?;
+        if head.status == SWITCHING_PROTOCOLS {
+            return self.switch(id, fields);
+        }
         let Some(conn) = self.connections.get_mut(id) else { return Ok(()) };
         let length = match (known, head.content_length) {
             // An answer to HEAD says how long the body would be, and has none.
@@ -113,7 +117,10 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 false
             }
             Answer::Begun(BodyOut::Chunked) => true,
-            Answer::Begun(BodyOut::Close) => false,
+            Answer::Begun(BodyOut::Close) => {
+                conn.request.keep_tunnel(&mut conn.quiet, self.now, &self.settings);
+                false
+            }
             Answer::Begun(BodyOut::None) | Answer::Nothing => {
                 self.return_lent(lane, block);
                 return true;

@@ -2,7 +2,7 @@
 
 use decurion_ipc::channel::{BLOCK_MAX, NoRoom};
 
-use super::connection::{Answer, Connection, Phase, Request};
+use super::connection::{Answer, Connection, Phase, Request, Upgrade};
 use super::input::{Fill, Input};
 use super::port::{Lane, Socket};
 use super::request::GATHER_MAX;
@@ -66,8 +66,11 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     pub(super) fn pump(&mut self, id: ConnectionId, now: Nanos) -> Step {
         let Some(conn) = self.connections.get_mut(id) else { return Step::Wait };
         let Phase::Open { lane, stream } = conn.phase else { return Step::Wait };
-        if conn.request.ended {
-            return Step::Wait;
+        match conn.request.upgrade {
+            _ if conn.request.ended => return Step::Wait,
+            Upgrade::No => {}
+            Upgrade::Offered => return Step::Wait,
+            Upgrade::Tunnel => return self.pump_tunnel(id, lane, stream, now),
         }
         let Some(entry) = self.lanes.get_mut(lane.at()).and_then(Option::as_mut) else { return Step::Wait };
         let Connection { input, request, .. } = conn;
@@ -223,6 +226,7 @@ impl<S: Socket, L: Lane<S>> Connection<S, L> {
         self.request.head = 0..0;
         self.request.taken = 0;
         self.request.answer = Answer::Nothing;
+        self.request.upgrade = Upgrade::No;
         let idle = self.input.is_empty();
         self.quiet = now.limit(if idle { settings.keep_alive_timeout } else { settings.header_timeout });
     }

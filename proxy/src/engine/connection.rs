@@ -79,6 +79,17 @@ pub(super) enum Answer {
     Begun(BodyOut),
 }
 
+/// Whether a request's connection becomes something else than HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upgrade {
+    /// The client has not offered it.
+    No,
+    /// The client has, and the deployment may take it up. Nothing more is read until it has answered.
+    Offered,
+    /// The deployment has: bytes go both ways as they come, until either side ends.
+    Tunnel,
+}
+
 /// The current request. Its head stays in `input` until it is answered, so that it can be sent again.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -106,6 +117,7 @@ pub(super) struct Request {
     pub(super) version: Version,
     pub(super) keep_alive: bool,
     pub(super) to_head: bool,
+    pub(super) upgrade: Upgrade,
     pub(super) idempotent: bool,
     pub(super) id: RequestId,
     pub(super) deadline: Nanos,
@@ -145,6 +157,7 @@ impl Default for Request {
             version: Version::Http11,
             keep_alive: false,
             to_head: false,
+            upgrade: Upgrade::No,
             idempotent: false,
             id: RequestId::default(),
             deadline: Nanos::NEVER,
@@ -182,6 +195,7 @@ impl Request {
             version: head.version,
             keep_alive: head.keep_alive,
             to_head: head.method == "HEAD",
+            upgrade: if head.upgrade.is_some() { Upgrade::Offered } else { Upgrade::No },
             idempotent: method::is_idempotent(head.method),
             id: head.request_id.map_or_else(|| ids.next(), RequestId::given),
             began: now,

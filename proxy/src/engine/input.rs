@@ -83,6 +83,12 @@ impl Input {
         self.end -= removed;
     }
 
+    /// Keeps no more memory than what is in it needs: more will not come.
+    pub(super) fn fit(&mut self) {
+        self.bytes.truncate(self.end);
+        self.bytes.shrink_to_fit();
+    }
+
     /// Gives the memory back where nothing is in it.
     pub(super) fn rest(&mut self, pool: &mut Pool) {
         if self.end == 0 && !self.bytes.is_empty() {

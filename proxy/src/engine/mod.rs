@@ -20,6 +20,7 @@ mod sim;
 mod slab;
 mod timeout;
 mod timers;
+mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,6 +219,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         }
         conn.readable |= ready.readable || ready.half_closed;
         conn.writable |= ready.writable;
+        // (Where bytes go both ways, its end of them is told to the deployment.)
         let waits_for_us = conn.request.complete
             && matches!(conn.phase, Phase::Queued { .. } | Phase::Parked { .. } | Phase::Open { .. });
         if ready.half_closed && !std::mem::replace(&mut conn.half_closed, true) && waits_for_us {

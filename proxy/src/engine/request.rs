@@ -6,7 +6,7 @@ use decurion_ipc::channel::{BLOCK_MAX, Busy};
 use decurion_ipc::control::Availability;
 use decurion_ipc::record::{self, HEAD_MAX, Kind};
 
-use super::connection::{Close, Connection, Phase, Request};
+use super::connection::{Close, Connection, Phase, Request, Upgrade};
 use super::input::Fill;
 use super::pages::Page;
 use super::port::{Lane, Socket};
@@ -207,21 +207,23 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let Some(conn) = self.connections.get_mut(id) else { return Step::Wait };
         let at_hand = conn.request.at_hand(&conn.input);
         let first = &at_hand[..at_hand.len().min(BLOCK_MAX - self.record.len())];
-        let end = conn.request.complete && first.len() == at_hand.len();
+        // Where the protocol may change, what the client then sends follows on the same stream.
+        let all = conn.request.complete && first.len() == at_hand.len();
+        let end = all && conn.request.upgrade == Upgrade::No;
         match entry.lane.open(&self.record, first, end) {
             Ok(stream) => {
                 conn.request.sent += first.len();
                 conn.request.ended = end;
                 conn.request.tried = Some(lane);
                 conn.phase = Phase::Open { lane, stream };
-                conn.quiet = match (end, conn.half_closed) {
+                conn.quiet = match (all, conn.half_closed) {
                     (true, true) => now.after(super::HALF_CLOSED_GRACE),
                     (true, false) => Nanos::NEVER,
                     (false, _) => now.limit(self.settings.body_timeout),
                 };
                 entry.own(L::index(stream), id);
                 self.touch(lane);
-                if end { Step::Wait } else { Step::Again }
+                if all { Step::Wait } else { Step::Again }
             }
             Err(Busy::Streams | Busy::Arena) => {
                 conn.phase = Phase::Parked { replica: Arc::clone(&entry.replica) };
@@ -247,7 +249,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         conn.phase = Phase::Head;
         let request = &mut conn.request;
         let standing = Standing {
-            idempotent: request.idempotent,
+            idempotent: request.idempotent && request.upgrade == Upgrade::No,
             body_at_hand: request.whole || loss == Loss::NotTaken,
             answered: request.answer != Answer::Nothing,
             retried: request.retried,

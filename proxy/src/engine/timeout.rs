@@ -1,6 +1,6 @@
 //! What happens when time is up: for a client that does not send, or does not read, or for a request.
 
-use super::connection::{Close, Connection, Phase};
+use super::connection::{Close, Connection, Phase, Upgrade};
 use super::pages::Page;
 use super::port::{Lane, Socket};
 use super::{ConnectionId, Engine};
@@ -42,6 +42,8 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             Phase::Head if conn.input.is_empty() => return self.abort(id),
             Phase::Head | Phase::Body => Page::refused(Refusal::TooSlow),
             Phase::Queued { .. } | Phase::Parked { .. } | Phase::Open { .. } if late => Page::timed_out(),
+            // Nothing has gone either way for too long.
+            Phase::Open { .. } if conn.request.upgrade == Upgrade::Tunnel => return self.abort(id),
             // The client has said that it sends no more, and was given time to read.
             Phase::Queued { .. } | Phase::Parked { .. } => return self.abort(id),
             Phase::Open { .. } if conn.request.complete => return self.abort(id),
@@ -65,6 +67,8 @@ impl<S: Socket, L: Lane<S>> Connection<S, L> {
 
     fn request_deadline(&self) -> Nanos {
         match self.phase {
+            // The answer has come: what follows has limits of its own.
+            Phase::Open { .. } if self.request.upgrade == Upgrade::Tunnel => Nanos::NEVER,
             Phase::Body | Phase::Queued { .. } | Phase::Parked { .. } | Phase::Open { .. } => {
                 self.request.deadline
             }

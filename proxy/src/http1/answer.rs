@@ -60,6 +60,9 @@ pub enum BadAnswer {
     /// A control character.
     #[error("control character in the value of header '{0}'")]
     Value(String),
+    /// A 101 that is no answer to what the client has offered.
+    #[error("status 101 {0}")]
+    Switch(&'static str),
 }
 
 impl AnswerHead<'_> {
@@ -158,14 +161,14 @@ impl AnswerHead<'_> {
 
 /// Fields whose value is ours to say.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Ours {
+pub(super) enum Ours {
     Not,
     Length,
     Date,
     Dropped,
 }
 
-fn ours(name: &[u8]) -> Ours {
+pub(super) fn ours(name: &[u8]) -> Ours {
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     match name.len() {
         4 if is("date") => Ours::Date,
@@ -176,7 +179,7 @@ fn ours(name: &[u8]) -> Ours {
     }
 }
 
-fn check(name: &[u8], value: &[u8]) -> Result<(), BadAnswer> {
+pub(super) fn check(name: &[u8], value: &[u8]) -> Result<(), BadAnswer> {
     let shown = || String::from_utf8_lossy(&name[..name.len().min(64)]).escape_debug().to_string();
     if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
         return Err(BadAnswer::Name(shown()));
@@ -187,7 +190,7 @@ fn check(name: &[u8], value: &[u8]) -> Result<(), BadAnswer> {
     }
 }
 
-fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub(super) fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);

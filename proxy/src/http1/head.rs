@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::framing::{FramingFields, is_token};
 use super::target::{self, Target};
-use super::{Framing, Refusal, host, method};
+use super::{Framing, Refusal, host, method, upgrade};
 
 /// Header fields of one request that can be stored, whatever the configuration says.
 pub const HEADERS_MAX: usize = 256;
@@ -157,6 +157,8 @@ pub struct Head<'h, 'b> {
     pub model_id: Option<&'b str>,
     /// `x-request-timeout-seconds`: zero means no limit.
     pub timeout: Option<Duration>,
+    /// `Upgrade`, where the client offers to change the protocol after this request (RFC 9110, 7.8).
+    pub upgrade: Option<&'b [u8]>,
     /// Whether `Connection` names fields beside the usual ones, which are then not passed on.
     nominates: bool,
 }
@@ -195,6 +197,10 @@ impl<'h, 'b> Head<'h, 'b> {
         if method == "TRACE" && framing != Framing::None {
             return Err(Refusal::TraceBody);
         }
+        // RFC 9110, 7.8: ignored in HTTP/1.0, and where it is not named in Connection. An offer that is malformed, or
+        // comes with a body or with a method that has an effect of its own, is none.
+        let offers = version == Version::Http11 && method == "GET" && framing == Framing::None;
+        let upgrade = fields.upgrade().filter(|_| offers);
         // RFC 9110, 10.1.1: an expectation in an HTTP/1.0 request is ignored.
         let expects = if version == Version::Http11 { fields.expectation } else { Expectation::None };
         if expects == Expectation::Unknown {
@@ -212,22 +218,25 @@ impl<'h, 'b> Head<'h, 'b> {
             traceparent: fields.traceparent,
             model_id: fields.model_id,
             timeout: fields.timeout,
+            upgrade,
             nominates: fields.nominates,
         })
     }
 
     /// The fields that a deployment gets: all but those that are about this connection (RFC 9110, 7.6.1). In an
-    /// absolute-form request the target's authority stands in for `Host` (RFC 9112, 3.2.2).
+    /// absolute-form request the target's authority stands in for `Host` (RFC 9112, 3.2.2). An offer to change the
+    /// protocol is the deployment's to take.
     pub fn forwarded(&self) -> impl Iterator<Item = (&'b [u8], &'b [u8])> + use<'_, 'h, 'b> {
         let authority = self.target.authority;
-        self.headers.iter().filter(move |header| !self.is_hop_by_hop(header.name)).map(move |header| {
-            match authority {
-                Some(authority) if header.name.eq_ignore_ascii_case("host") => {
-                    (header.name.as_bytes(), authority.as_bytes())
-                }
-                _ => (header.name.as_bytes(), header.value),
+        let fields = self.headers.iter().filter(move |header| !self.is_hop_by_hop(header.name));
+        let fields = fields.map(move |header| match authority {
+            Some(authority) if header.name.eq_ignore_ascii_case("host") => {
+                (header.name.as_bytes(), authority.as_bytes())
             }
-        })
+            _ => (header.name.as_bytes(), header.value),
+        });
+        let offer = self.upgrade.map(|value| [(&b"connection"[..], &b"upgrade"[..]), (b"upgrade", value)]);
+        fields.chain(offer.into_iter().flatten())
     }
 
     fn is_hop_by_hop(&self, name: &str) -> bool {
@@ -284,6 +293,9 @@ struct Fields<'b> {
     traceparent: Option<&'b str>,
     model_id: Option<&'b str>,
     timeout: Option<Duration>,
+    upgrades: u8,
+    upgrade: Option<&'b [u8]>,
+    upgrade_named: bool,
 }
 
 impl<'b> Fields<'b> {
@@ -295,6 +307,7 @@ impl<'b> Fields<'b> {
             match header.name.len() {
                 4 if is("host") => fields.host(header.value)?,
                 6 if is("expect") => fields.expect(header.value),
+                7 if is("upgrade") => fields.offer(header.value),
                 10 if is("connection") => fields.connection(header.value),
                 11 if is("traceparent") => fields.traceparent = printable(header.value, 64),
                 12 if is("x-request-id") => fields.request_id = printable(header.value, REQUEST_ID_MAX),
@@ -323,6 +336,15 @@ impl<'b> Fields<'b> {
         self.expectation = if good { Expectation::Continue } else { Expectation::Unknown };
     }
 
+    fn offer(&mut self, value: &'b [u8]) {
+        self.upgrades = self.upgrades.saturating_add(1);
+        self.upgrade = upgrade::is_valid(value).then_some(value);
+    }
+
+    fn upgrade(&self) -> Option<&'b [u8]> {
+        self.upgrade.filter(|_| self.upgrade_named && self.upgrades == 1)
+    }
+
     fn connection(&mut self, value: &[u8]) {
         for option in value.split(|b| *b == b',') {
             let option = option.trim_ascii();
@@ -330,6 +352,8 @@ impl<'b> Fields<'b> {
                 self.close = true;
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive = true;
+            } else if option.eq_ignore_ascii_case(b"upgrade") {
+                self.upgrade_named = true;
             } else if !option.is_empty() {
                 self.nominates = true;
             }

@@ -46,6 +46,8 @@ pub enum Behaviour {
     Fail,
     /// Announces 10 bytes, sends 3, and then waits.
     Partial,
+    /// Switches to this protocol, and echoes what comes then.
+    Switch(&'static str),
     /// The given status and no body.
     Status(u16),
     /// Never answers the attach socket.
@@ -257,6 +259,7 @@ impl Loop {
             return body.into_iter().for_each(|block| lane.give_back(block));
         }
         let mut response = ResponseHead { status: 200, content_length: None, encoding: 0 };
+        let mut switch = None;
         let mut out = Out { ended: end, ..Out::default() };
         let text = match self.behaviour {
             Behaviour::Hello => Some("Hello world!".to_owned()),
@@ -295,6 +298,11 @@ impl Loop {
                 out.ended = true;
                 None
             }
+            Behaviour::Switch(protocol) => {
+                response.status = 101;
+                switch = Some(protocol);
+                None
+            }
             Behaviour::Echo => {
                 response.content_length = head.content_length;
                 None
@@ -326,7 +334,11 @@ impl Loop {
             Behaviour::Ignore | Behaviour::Refuse | Behaviour::Absent => unreachable!(),
         };
         let mut bytes = Vec::new();
-        response.encode([(&b"content-type"[..], &b"text/plain"[..])].into_iter(), &mut bytes);
+        let field = match switch {
+            Some(protocol) => (&b"upgrade"[..], protocol.as_bytes()),
+            None => (&b"content-type"[..], &b"text/plain"[..]),
+        };
+        response.encode([field].into_iter(), &mut bytes);
         if let Some(text) = text {
             body.into_iter().for_each(|block| lane.give_back(block));
             return lane.head(stream, &bytes, text.as_bytes(), true).unwrap();

@@ -7,8 +7,9 @@ use decurion_abi::encoding;
 use decurion_ipc::channel::{BLOCK_MAX, NoRoom, ResetCode, Responder, StreamId};
 use decurion_ipc::record::{Kind, ResponseHead};
 
-use super::{Engine, Wrote};
-use crate::exchange::{Outbound, Phase};
+use super::{Engine, Wrote, timer};
+use crate::answer::SWITCHING_PROTOCOLS;
+use crate::exchange::{Outbound, Phase, Upgrade};
 use crate::slab::Key;
 
 /// What became of bytes that were to be sent.
@@ -128,7 +129,8 @@ impl Engine {
         now_ns: u64,
     ) -> Wrote {
         let Some(exchange) = self.exchanges.get_mut(key) else { return Wrote::Invalid };
-        if exchange.phase != Phase::Taken {
+        let switches = head.status == SWITCHING_PROTOCOLS;
+        if exchange.phase != Phase::Taken || (switches && exchange.upgrade != Upgrade::Offered) {
             return Wrote::Invalid;
         }
         if exchange.is_cancelled(now_ns) {
@@ -144,6 +146,11 @@ impl Engine {
             Err(NoRoom::Gone) => return Wrote::Cancelled,
         }
         exchange.phase = Phase::Streaming;
+        if switches {
+            // The answer was in time; how long the two then talk is theirs.
+            self.woken.remove(&(timer(exchange.deadline_ns()), key));
+            exchange.upgrade = Upgrade::Done;
+        }
         let lane = exchange.lane;
         self.touch(lane);
         Wrote::Done(0)

@@ -66,6 +66,18 @@ impl Scene {
         body: &[u8],
         end: bool,
     ) -> Option<StreamId> {
+        self.try_open_as(caller, method, deadline_ns, None, body, end)
+    }
+
+    fn try_open_as(
+        &mut self,
+        caller: usize,
+        method: &str,
+        deadline_ns: u64,
+        content_length: Option<u64>,
+        body: &[u8],
+        end: bool,
+    ) -> Option<StreamId> {
         let kind = if method == "GET" { Kind::Http } else { Kind::Call };
         let head = RequestHead {
             kind,
@@ -77,7 +89,7 @@ impl Scene {
             traceparent: "",
             model_id: "",
             deadline_ns,
-            content_length: None,
+            content_length,
             encoding: 0,
             method_index: u32::MAX,
         };
@@ -445,6 +457,61 @@ fn a_body_streams_in_and_out() {
     }
     assert_eq!((read, echoed), (body.len(), body.len()));
     scene.engine.entry_returned(key, false);
+    scene.assert_clean();
+}
+
+/// The head of a streamed answer.
+fn start(status: u16) -> ResponseHead {
+    ResponseHead { status, content_length: None, encoding: 0 }
+}
+
+#[test]
+fn a_change_of_protocol_opens_the_stream_both_ways_and_lifts_the_deadline() {
+    let mut scene = Scene::new(10, 1);
+    let stream = scene.try_open_as(0, "GET", 50, Some(0), b"", false).unwrap();
+    let key = scene.next().unwrap();
+    let mut buffer = [0; 16];
+    assert_eq!(scene.engine.read(key, &mut buffer, 1), Read::End, "the request itself has no body");
+    scene.engine.set_waker(key, Pending::Cancel, Some(WAKER), 1);
+    assert_eq!(scene.engine.next_timer(), Some(50));
+    assert_eq!(scene.engine.respond_start(key, start(101), &[], 1), Wrote::Done(0));
+    assert_eq!(scene.engine.next_timer(), None);
+    assert_eq!(scene.told(0), [Told::Head(stream, 101)]);
+    assert_eq!(scene.engine.read(key, &mut buffer, 1000), Read::Wait, "late, and not cancelled");
+    scene.send(0, stream, b"ping", false).unwrap();
+    scene.engine.poll(1);
+    assert_eq!(scene.engine.read(key, &mut buffer, 1000), Read::Some(4));
+    assert_eq!(scene.engine.write(key, b"pong!", 1000), Wrote::Done(5));
+    assert_eq!(scene.told(0), [Told::Bytes(stream, 5)]);
+    scene.callers[0].end(stream);
+    scene.callers[0].flush();
+    scene.engine.poll(1);
+    assert_eq!(scene.engine.read(key, &mut buffer, 1000), Read::End);
+    assert_eq!(scene.engine.finish(key), Wrote::Done(0));
+    assert!(scene.engine.entry_returned(key, false));
+    assert_eq!(scene.told(0), [Told::End(stream)]);
+    scene.assert_clean();
+}
+
+#[test]
+fn an_offer_to_change_the_protocol_need_not_be_taken() {
+    let mut scene = Scene::new(10, 1);
+    let stream = scene.try_open_as(0, "GET", 0, Some(0), b"", false).unwrap();
+    let key = scene.next().unwrap();
+    scene.finish(key);
+    assert_eq!(scene.told(0), [Told::Head(stream, 200), Told::Bytes(stream, 4), Told::End(stream)]);
+    scene.callers[0].cancel(stream);
+    scene.callers[0].flush();
+    scene.assert_clean();
+}
+
+#[test]
+fn only_an_offer_is_answered_with_a_change_of_protocol() {
+    let mut scene = Scene::new(10, 1);
+    scene.get(0);
+    let key = scene.next().unwrap();
+    assert_eq!(scene.engine.respond_start(key, start(101), &[], 1), Wrote::Invalid);
+    scene.finish(key);
     scene.assert_clean();
 }
 

@@ -252,7 +252,7 @@ unsafe extern "C" fn respond_start(
     content_length: u64,
 ) -> i32 {
     guard(status::ERROR, |runner| {
-        let Some(code) = answer::is_final_status(code) else { return status::INVALID };
+        let Some(code) = answer::is_first_status(code) else { return status::INVALID };
         let Some(fields) = fields(headers, count) else { return status::INVALID };
         let content_length = (content_length != u64::MAX).then_some(content_length);
         let key = Key::from_opaque(exchange);

@@ -180,7 +180,9 @@ typedef struct decurion_host {
     /* Answers with a whole body, and ends the exchange. INVALID for a bad status or header: it is still open. */
     int32_t (*respond)(decurion_exchange *exchange, uint32_t status, const decurion_header *headers,
                        size_t header_count, decurion_bytes body);
-    /* Starts a streamed answer; content_length is UINT64_MAX where it is not known. */
+    /* Starts a streamed answer; content_length is UINT64_MAX where it is not known. Status 101 answers a request that
+       has an `upgrade` field: from then on body_read gives what the client sends and respond_write takes what it gets,
+       without a deadline, until finish. */
     int32_t (*respond_start)(decurion_exchange *exchange, uint32_t status, const decurion_header *headers,
                              size_t header_count, uint64_t content_length);
     /* Writes body bytes of a streamed answer: how many were taken, or PENDING (only with a waker), CANCELLED. */

@@ -358,7 +358,9 @@ pub struct Host {
     /// Answers at once: status, header fields and the whole body, and ends the exchange. `OK`, or `CANCELLED`
     /// where nobody waits any more, or `INVALID` for a bad status or header (then the exchange is still open).
     pub respond: unsafe extern "C" fn(*mut Exchange, u32, *const Header, usize, Bytes) -> i32,
-    /// Starts a streamed answer: `content_length` is `u64::MAX` where it is not known.
+    /// Starts a streamed answer: `content_length` is `u64::MAX` where it is not known. Status 101 answers a request
+    /// that has an `upgrade` field (the host passes that on only where it is a good offer): from then on `body_read`
+    /// gives what the client sends and `respond_write` takes what it gets, without a deadline, until `finish`.
     pub respond_start: unsafe extern "C" fn(*mut Exchange, u32, *const Header, usize, u64) -> i32,
     /// Writes body bytes of a streamed answer: how many were taken (at least 1), or `PENDING` (only with a
     /// waker), `CANCELLED`.

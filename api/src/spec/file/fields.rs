@@ -47,11 +47,13 @@ fn http(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<HttpSpec> {
     let some = DURATION_MIN..=DURATION_MAX;
     let p = problems;
     let listen = listen(&mut table, &preset, p);
-    let request_timeout = table.duration("request_timeout", any, p).unwrap_or(preset.request_timeout);
+    let request_timeout = table.duration("request_timeout", any.clone(), p).unwrap_or(preset.request_timeout);
     let keep_alive_timeout =
         table.duration("keep_alive_timeout", some.clone(), p).unwrap_or(preset.keep_alive_timeout);
     let header_timeout = table.duration("header_timeout", some.clone(), p).unwrap_or(preset.header_timeout);
     let body_timeout = table.duration("body_timeout", some, p).unwrap_or(preset.body_timeout);
+    let upgrade_idle_timeout =
+        table.duration("upgrade_idle_timeout", any, p).unwrap_or(preset.upgrade_idle_timeout);
     let max_head = table.size("max_head", HTTP_HEAD_MIN..=HTTP_HEAD_MAX, preset.max_head.into(), p);
     let max_headers = table.whole("max_headers", 1..=HTTP_HEADERS_MAX.into(), preset.max_headers, p);
     let max_uri = table.size("max_uri", HTTP_URI_MIN..=HTTP_HEAD_MAX, preset.max_uri.into(), p);
@@ -71,6 +73,7 @@ fn http(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<HttpSpec> {
         keep_alive_timeout,
         header_timeout,
         body_timeout,
+        upgrade_idle_timeout,
         max_head: u32::try_from(max_head).unwrap_or(preset.max_head),
         max_headers,
         max_uri: u32::try_from(max_uri).unwrap_or(preset.max_uri),

@@ -16,6 +16,7 @@ request_timeout_s = 30
 keep_alive_timeout = "90s"
 header_timeout_s = 10
 body_timeout_s = 0.5
+upgrade_idle_timeout = "1h"
 max_head = "64KiB"
 max_headers = 100
 max_uri = "8KiB"
@@ -75,6 +76,7 @@ fn the_whole_file_is_read() {
     let http = spec.http.as_ref().unwrap();
     assert_eq!(http.body_timeout, Duration::from_millis(500));
     assert_eq!(http.keep_alive_timeout, Duration::from_secs(90));
+    assert_eq!(http.upgrade_idle_timeout, Duration::from_secs(3600));
     assert_eq!((http.max_head, http.max_body), (65_536, 67_108_864));
     let [first, second] = &spec.deployments[..] else { panic!("two deployments") };
     assert_eq!(first.args["big"], json!(9_007_199_254_740_993_i64));
@@ -408,7 +410,7 @@ fn columns_count_characters() {
         Some(
             "f.toml:3:1: http.é: unknown field; the fields here are listen, request_timeout_s, request_timeout, \
              keep_alive_timeout_s, keep_alive_timeout, header_timeout_s, header_timeout, body_timeout_s, \
-             body_timeout, max_head, max_headers, max_uri, max_body, max_connections, \
+             body_timeout, upgrade_idle_timeout_s, upgrade_idle_timeout, max_head, max_headers, max_uri, max_body, max_connections, \
              max_connections_per_address, workers, access_log, access_log_sample, \
              access_log_file, tls"
         )

@@ -64,6 +64,7 @@ fn http_to_json(http: &HttpSpec) -> Value {
         "keep_alive_timeout_s": seconds(http.keep_alive_timeout),
         "header_timeout_s": seconds(http.header_timeout),
         "body_timeout_s": seconds(http.body_timeout),
+        "upgrade_idle_timeout_s": seconds(http.upgrade_idle_timeout),
         "max_head": http.max_head,
         "max_headers": http.max_headers,
         "max_uri": http.max_uri,
