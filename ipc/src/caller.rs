@@ -161,8 +161,7 @@ impl Caller {
                 return Err(CallError::Unavailable(why.clone()));
             }
             let bound = view.max_queued_requests.map_or(usize::MAX, |bound| bound as usize);
-            let room =
-                view.replicas.iter().filter_map(|id| self.peers.get(id)).any(|peer| peer.has_room(view));
+            let room = view.in_rotation().filter_map(|id| self.peers.get(id)).any(|peer| peer.has_room(view));
             if !room && callee.waiting.len() >= bound {
                 return Err(CallError::Busy { waiting: callee.waiting.len() });
             }

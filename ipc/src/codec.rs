@@ -10,19 +10,24 @@ pub const MESSAGE_MAX: usize = 160 * 1024;
 /// Why a message could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// More than [`MESSAGE_MAX`] bytes.
-    #[error("a control message has at most {MESSAGE_MAX} bytes, and this one has {0}")]
-    TooLarge(u64),
+    /// More bytes than such a message may have.
+    #[error("such a control message has at most {max} bytes, and this one has {bytes}")]
+    TooLarge {
+        /// How many it has.
+        bytes: u64,
+        /// How many are allowed.
+        max: usize,
+    },
     /// Not a message of this type, or bytes left over.
     #[error("not a control message of this kind: {0}")]
     Malformed(bincode::Error),
 }
 
-fn options() -> impl Options {
-    bincode::DefaultOptions::new()
-        .with_fixint_encoding()
-        .with_limit(MESSAGE_MAX as u64)
-        .reject_trailing_bytes()
+/// Bytes of an order to the proxy, at most: it is sent in parts. Some 400 bytes stand there for each deployment.
+pub const ORDER_MAX: usize = 16 * 1024 * 1024;
+
+fn options(max: usize) -> impl Options {
+    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(max as u64).reject_trailing_bytes()
 }
 
 /// The bytes of a message.
@@ -30,10 +35,23 @@ fn options() -> impl Options {
 /// # Errors
 /// [`CodecError::TooLarge`] where it does not fit into one packet.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
-    options().serialize(message).map_err(|error| match *error {
-        bincode::ErrorKind::SizeLimit => {
-            CodecError::TooLarge(bincode::serialized_size(message).unwrap_or(u64::MAX))
-        }
+    encode_within(message, MESSAGE_MAX)
+}
+
+/// The bytes of an order to the proxy.
+///
+/// # Errors
+/// [`CodecError::TooLarge`] where there are more than [`ORDER_MAX`].
+pub fn encode_order<T: Serialize>(order: &T) -> Result<Vec<u8>, CodecError> {
+    encode_within(order, ORDER_MAX)
+}
+
+fn encode_within<T: Serialize>(message: &T, max: usize) -> Result<Vec<u8>, CodecError> {
+    options(max).serialize(message).map_err(|error| match *error {
+        bincode::ErrorKind::SizeLimit => CodecError::TooLarge {
+            bytes: options(usize::MAX).serialized_size(message).unwrap_or(u64::MAX),
+            max,
+        },
         _ => CodecError::Malformed(error),
     })
 }
@@ -43,7 +61,15 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// [`CodecError::Malformed`] for anything else; memory for it is bounded by [`MESSAGE_MAX`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    options().deserialize(bytes).map_err(CodecError::Malformed)
+    options(MESSAGE_MAX).deserialize(bytes).map_err(CodecError::Malformed)
+}
+
+/// The order in `bytes`, all of them.
+///
+/// # Errors
+/// [`CodecError::Malformed`] for anything else; memory for it is bounded by [`ORDER_MAX`].
+pub fn decode_order<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    options(ORDER_MAX).deserialize(bytes).map_err(CodecError::Malformed)
 }
 
 /// Bytes of one argument list or result, at most.
@@ -95,6 +121,6 @@ mod tests {
 
     #[test]
     fn a_message_too_large_is_refused_before_it_is_sent() {
-        assert!(matches!(encode(&vec![0u8; MESSAGE_MAX + 1]), Err(CodecError::TooLarge(_))));
+        assert!(matches!(encode(&vec![0u8; MESSAGE_MAX + 1]), Err(CodecError::TooLarge { .. })));
     }
 }

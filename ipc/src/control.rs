@@ -37,6 +37,8 @@ pub struct DeploymentView {
     pub availability: Availability,
     /// Replicas that may get new requests.
     pub replicas: Vec<ReplicaId>,
+    /// Those of them that give no sign of life: they keep their channels, and get nothing new.
+    pub silent: Vec<ReplicaId>,
     /// Requests in flight per replica, at most.
     pub max_ongoing_requests: u32,
     /// Requests waiting in one caller, at most; `None`: unbounded.
@@ -49,6 +51,13 @@ pub struct DeploymentView {
     pub methods: Vec<MethodView>,
     /// Encodings that its methods take: bit `1 << n` for `decurion_abi::encoding` n.
     pub encodings: u32,
+}
+
+impl DeploymentView {
+    /// Replicas that get new requests.
+    pub fn in_rotation(&self) -> impl Iterator<Item = &ReplicaId> {
+        self.replicas.iter().filter(|id| !self.silent.contains(id))
+    }
 }
 
 /// What callers know of one method.
@@ -93,6 +102,10 @@ pub enum ProxyOrder {
         replica: ReplicaId,
         /// Its descriptors.
         descriptors: FdToken,
+        /// Requests in flight there, at most, as things are: its lanes are made for so many.
+        requests: u32,
+        /// Replicas that the proxy has, or is about to have: its lanes share a budget.
+        replicas: u32,
     },
     /// Route by this view; acknowledged with [`ProxyReport::Applied`].
     View(RouteView),
@@ -287,13 +300,15 @@ pub enum CallerOrder {
         deployment: DeploymentName,
         /// Which.
         replica: ReplicaId,
+        /// Requests in flight there, at most, as things are: the lane is made for so many.
+        requests: u32,
     },
     /// The newest truth of a deployment it has asked for; acknowledged with `Applied`.
     View {
         /// Of this supervisor's life.
         generation: Generation,
         /// `None`: there is no such deployment (any more).
-        view: Option<DeploymentView>,
+        view: Option<Box<DeploymentView>>,
         /// Which.
         deployment: DeploymentName,
         /// Where there is none: the names that exist.

@@ -4,7 +4,7 @@ mod rig;
 
 use std::time::Duration;
 
-use decurion_ipc::control::{ProxyOrder, ProxyReport, ProxySettings};
+use decurion_ipc::control::{Availability, ProxyOrder, ProxyReport, ProxySettings};
 use rig::replica::{Behaviour, Command, Seen};
 use rig::{Rig, WATCHDOG, settings};
 
@@ -110,6 +110,46 @@ fn more_requests_than_a_channel_has_streams_are_all_answered() {
     for client in &mut clients {
         assert_eq!(client.response().text(), "held");
     }
+}
+
+#[test]
+fn a_worker_has_as_many_requests_at_a_replica_as_that_takes() {
+    const REQUESTS: u32 = 1500;
+    let mut rig = Rig::with(ProxySettings { workers: 1, ..settings() });
+    rig.requests = REQUESTS;
+    let replica = rig.replica("a", 1, Behaviour::Hold);
+    rig.deployment("a", &[&replica], |view| view.max_ongoing_requests = REQUESTS);
+    rig.apply();
+    let mut clients: Vec<_> = (0..REQUESTS).map(|_| rig.client()).collect();
+    for client in &mut clients {
+        client.request("POST", "/a", "", b"some body");
+    }
+    // None is answered before all of them are with the replica.
+    for _ in 0..REQUESTS {
+        replica.next_open();
+    }
+    replica.command(&Command::Answer(REQUESTS as usize));
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "held");
+    }
+}
+
+#[test]
+fn a_thousand_deployments_are_routed() {
+    let mut rig = Rig::new();
+    let replica = rig.replica("d999", 1, Behaviour::Hello);
+    for number in 0..999 {
+        rig.deployment(&format!("d{number}"), &[], |view| {
+            let why = format!("deployment 'd{number}' failed to deploy: {}", "why ".repeat(100));
+            view.availability = Availability::Failed(why);
+        });
+    }
+    rig.deployment("d999", &[&replica], |_| {});
+    assert_eq!(rig.apply(), []);
+    let routes: serde_json::Value = serde_json::from_str(rig.client().get("/-/routes").text()).unwrap();
+    assert_eq!(routes.as_object().map(serde_json::Map::len), Some(1000));
+    assert_eq!(rig.client().get("/d999").text(), "Hello world!");
+    assert!(rig.client().get("/d500").text().contains("'d500'"));
 }
 
 #[test]

@@ -23,9 +23,6 @@ use crate::sys::machine::now_ns;
 
 /// How long a replica may take to answer the wish for a channel.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Channels of handles are smaller than the proxy's.
-const GEOMETRY: Geometry =
-    Geometry { down_arena: 128 * 1024, up_arena: 128 * 1024, window: 64 * 1024, streams: 64 };
 /// The listening thread looks so often whether its client is still there.
 const LISTEN_PERIOD_MS: u16 = 1_000;
 
@@ -183,6 +180,7 @@ impl Engine {
     }
 
     fn take_order(&self, order: CallerOrder, fds: Vec<OwnedFd>) {
+        let requests = if let CallerOrder::Attach { requests, .. } = &order { *requests } else { 0 };
         let Some(replica) = self.with(|caller, _| caller.handle(order)) else {
             let mut turn = self.lock();
             let Turn { caller, peers, .. } = &mut *turn;
@@ -193,7 +191,8 @@ impl Engine {
         let Some(attach) = fds.next().map(Link::from_fd) else {
             return self.with(|caller, _| caller.attached(replica, None));
         };
-        let made = attach::connect(&attach, 1, GEOMETRY, UpBell::Pipe, ATTACH_TIMEOUT).ok();
+        let geometry = Geometry::of_handle(requests);
+        let made = attach::connect(&attach, 1, geometry, UpBell::Pipe, ATTACH_TIMEOUT).ok();
         self.with(|caller, _| caller.attached(replica.clone(), made));
         let mut turn = self.lock();
         let bell = turn.caller.bell(&replica).and_then(|bell| bell.try_clone_to_owned().ok()).map(Arc::new);

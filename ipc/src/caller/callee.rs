@@ -37,10 +37,10 @@ impl Callee {
     pub(super) fn announce(
         &mut self,
         generation: Generation,
-        view: Option<DeploymentView>,
+        view: Option<Box<DeploymentView>>,
         known: Vec<DeploymentName>,
     ) {
-        let news = view.map_or(Known::Absent(known), |view| Known::View(Box::new(view)));
+        let news = view.map_or(Known::Absent(known), Known::View);
         self.announced = Some((generation, news));
     }
 
@@ -120,7 +120,7 @@ pub(super) fn least_loaded<'a>(
     tried: &[ReplicaId],
 ) -> Option<&'a ReplicaId> {
     let count = view.replicas.len();
-    let fitting = view.replicas.iter().enumerate().filter_map(|(place, id)| {
+    let fitting = view.in_rotation().enumerate().filter_map(|(place, id)| {
         let peer = peers.get(id).filter(|peer| peer.has_room(view) && !tried.contains(id))?;
         Some((peer.load(), (place + turn) % count, id))
     });

@@ -27,6 +27,7 @@ fn view(replicas: &[u32], ongoing: u32, queued: Option<u32>) -> DeploymentView {
         availability: Availability::Expected,
         replicas: replicas.iter().map(|number| replica(*number)).collect(),
         max_ongoing_requests: ongoing,
+        silent: Vec::new(),
         max_queued_requests: queued,
         request_timeout: None,
         http: true,
@@ -74,7 +75,7 @@ impl Scene {
             if self.callees.iter().any(|(known, ..)| *known == id) {
                 continue;
             }
-            let order = CallerOrder::Attach { deployment: name("model"), replica: id.clone() };
+            let order = CallerOrder::Attach { deployment: name("model"), replica: id.clone(), requests: 5 };
             assert_eq!(self.caller.handle(order), Some(id.clone()));
             let (near, mut far) = attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel");
             self.callees.push((id.clone(), far.lanes.remove(0), VecDeque::new()));
@@ -82,8 +83,12 @@ impl Scene {
         }
         self.generation += 1;
         let generation = Generation(self.generation);
-        let order =
-            CallerOrder::View { generation, view: Some(view), deployment: name("model"), known: Vec::new() };
+        let order = CallerOrder::View {
+            generation,
+            view: Some(Box::new(view)),
+            deployment: name("model"),
+            known: Vec::new(),
+        };
         assert_eq!(self.caller.handle(order), None);
         let applied = CallerReport::Applied { deployment: name("model"), generation };
         assert_eq!(self.caller.take_reports(), [applied]);
@@ -362,7 +367,7 @@ fn what_a_retired_replica_gives_back_goes_to_its_successor() {
 #[test]
 fn a_replica_that_was_joined_for_a_view_to_come_is_kept_until_then() {
     let mut scene = Scene::new(view(&[1], 5, None));
-    let order = CallerOrder::Attach { deployment: name("model"), replica: replica(2) };
+    let order = CallerOrder::Attach { deployment: name("model"), replica: replica(2), requests: 5 };
     assert_eq!(scene.caller.handle(order), Some(replica(2)));
     let (near, mut far) = attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel");
     scene.callees.push((replica(2), far.lanes.remove(0), VecDeque::new()));
@@ -457,4 +462,21 @@ fn arguments_that_find_no_room_beside_others_follow_their_head() {
     assert_eq!(scene.arrived()[0].len(), 8, "nobody waits behind them");
     keys.into_iter().for_each(|key| scene.caller.free(key));
     assert!(!scene.caller.has_unsent());
+}
+
+#[test]
+fn a_silent_replica_gets_nothing_new_and_keeps_what_it_has() {
+    let mut scene = Scene::new(view(&[1, 2], 2, None));
+    let first = scene.start("before");
+    assert_eq!(scene.arrived(), [vec![], vec!["before".to_owned()]]);
+    let silent = vec![replica(2)];
+    scene.announce(DeploymentView { silent, ..view(&[1, 2], 2, None) });
+    for text in ["a", "b", "c"] {
+        let _ = scene.start(text);
+    }
+    // The third waits, although there is room with the one that says nothing.
+    assert_eq!(scene.arrived(), [vec!["a".to_owned(), "b".to_owned()], vec!["before".to_owned()]]);
+    assert_eq!(scene.caller.outcome(first), Outcome::Pending);
+    scene.announce(view(&[1, 2], 2, None));
+    assert_eq!(scene.arrived()[1], ["before", "c"]);
 }

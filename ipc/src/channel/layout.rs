@@ -23,10 +23,18 @@ pub(crate) const SLOT_BYTES: usize = 32;
 
 const LINE: usize = 128;
 const PAGE: usize = 4096;
+const PAGE_BYTES: u32 = 4096;
 /// Lanes of one attachment, at most.
 pub(crate) const LANES_MAX: u16 = 64;
-const STREAMS_MAX: u16 = 1024;
-const ARENA_MAX: u32 = 4 * 1024 * 1024;
+const STREAMS_MAX: u16 = 4096;
+const ARENA_MAX: u32 = 8 * 1024 * 1024;
+/// What the arenas of all lanes of a proxy are to take, at most: see [`Geometry::fitting`].
+pub(crate) const ARENAS_BUDGET: u64 = 256 * 1024 * 1024;
+/// Larger arenas are for those only who need them for the number of their streams.
+const ARENA_ENOUGH: u64 = 1024 * 1024;
+/// Streams that a lane has where its arenas allow it, however few its replica takes at once: that can be changed.
+const STREAMS_USUAL: u32 = 128;
+const BYTES_PER_STREAM: u32 = 2 * GRANULE;
 /// Slots that a stream can need beside those for blocks: an end and a reset, of two generations.
 const SLOTS_PER_STREAM: u32 = 4;
 
@@ -62,6 +70,40 @@ impl Geometry {
     #[must_use]
     pub fn small() -> Geometry {
         Geometry { down_arena: 64 * 1024, up_arena: 64 * 1024, window: 64 * 1024, streams: 32 }
+    }
+
+    /// Of each of a proxy's lanes: to so many `replicas` from so many `workers`, each for `requests` at once.
+    ///
+    /// All arenas together keep to a budget, as long as none has to be smaller than the smallest for that, or too small
+    /// for its streams.
+    #[must_use]
+    pub fn fitting(workers: usize, replicas: u32, requests: u32) -> Geometry {
+        let lanes = (workers as u64).max(1) * u64::from(replicas.max(1));
+        let share = (ARENAS_BUDGET / (2 * lanes)).clamp(u64::from(BLOCK_BYTES), ARENA_ENOUGH);
+        Geometry::of_streams(u32::try_from(share).unwrap_or(BLOCK_BYTES), requests)
+    }
+
+    /// Of a handle's lane to a replica that takes so many `requests` at once: small, since edges are many.
+    #[must_use]
+    pub fn of_handle(requests: u32) -> Geometry {
+        let geometry = Geometry::of_streams(2 * BLOCK_BYTES, requests);
+        Geometry { window: BLOCK_BYTES, ..geometry }
+    }
+
+    /// With at least such arenas, larger where the streams for so many requests need it.
+    fn of_streams(arena: u32, requests: u32) -> Geometry {
+        // One that has ended keeps its place until both sides have said so.
+        let wanted = requests.saturating_add(requests / 4).saturating_add(8);
+        let usual = (arena / BYTES_PER_STREAM).min(STREAMS_USUAL);
+        let streams = wanted.max(usual).min(u32::from(STREAMS_MAX));
+        let least = (streams * BYTES_PER_STREAM).next_multiple_of(PAGE_BYTES);
+        let arena = (arena / PAGE_BYTES * PAGE_BYTES).max(least);
+        Geometry {
+            down_arena: arena,
+            up_arena: arena,
+            window: (arena / 2).clamp(BLOCK_BYTES, 2 * BLOCK_BYTES),
+            streams: u16::try_from(streams).unwrap_or(STREAMS_MAX),
+        }
     }
 
     /// Slots of each ring: so many that two sides that keep the rules never fill it.
@@ -230,5 +272,37 @@ mod tests {
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn lanes_follow_the_requests_and_keep_to_the_budget() {
+        for workers in [1usize, 2, 16, 64] {
+            for replicas in [1, 3, 64, 200, 10_000] {
+                for requests in [1, 5, 100, 1_000, 3_000, u32::MAX] {
+                    let geometry = Geometry::fitting(workers, replicas, requests);
+                    geometry.check().unwrap();
+                    assert!(u32::from(geometry.streams) >= requests.min(u32::from(STREAMS_MAX)));
+                    Geometry::of_handle(requests).check().unwrap();
+                    let lanes = workers as u64 * u64::from(replicas);
+                    let arenas = lanes * u64::from(geometry.down_arena + geometry.up_arena);
+                    let least = BLOCK_BYTES.max(BYTES_PER_STREAM * u32::from(geometry.streams));
+                    let least = lanes * 2 * u64::from(least.next_multiple_of(PAGE_BYTES));
+                    assert!(arenas <= ARENAS_BUDGET.max(least), "{workers} x {replicas}: {geometry:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sixteen_workers_and_two_hundred_replicas_take_what_is_documented() {
+        let mebibytes = |workers: u16, replicas: u32| {
+            let geometry = Geometry::fitting(usize::from(workers), replicas, 5);
+            let each =
+                [Direction::Down, Direction::Up].map(|way| Layout::segment_bytes(&geometry, way, workers));
+            replicas as usize * (each[0] + each[1]) / (1 << 20)
+        };
+        assert_eq!([mebibytes(1, 4), mebibytes(4, 64), mebibytes(16, 200)], [9, 290, 475]);
+        let geometry = Geometry::fitting(16, 200, 5);
+        assert_eq!((geometry.down_arena, geometry.up_arena, geometry.streams), (64 << 10, 64 << 10, 32));
     }
 }

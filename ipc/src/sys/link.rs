@@ -73,7 +73,7 @@ impl Link {
             return Err(LinkError::TooLarge);
         }
         let bytes = codec::encode(message).map_err(|error| match error {
-            CodecError::TooLarge(_) => LinkError::TooLarge,
+            CodecError::TooLarge { .. } => LinkError::TooLarge,
             CodecError::Malformed(error) => LinkError::Malformed(error.to_string()),
         })?;
         let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();

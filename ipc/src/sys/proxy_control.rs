@@ -13,7 +13,7 @@
 //! What ipc-channel 0.23 does badly is fenced in. Its `send` blocks where the other side does not read, so both
 //! sides send from a thread of their own behind a bounded queue. Its `recv` can't be waited for together with
 //! anything else, so both receive on a thread. It reassembles messages larger than a packet by blocking, so none
-//! is larger ([`MESSAGE_MAX`](crate::codec::MESSAGE_MAX)). Its one-shot server waits for ever, so whoever gives up
+//! is larger ([`MESSAGE_MAX`](crate::codec::MESSAGE_MAX)): an order goes in parts, each of which says whether more follow. Its one-shot server waits for ever, so whoever gives up
 //! connects to it himself. Only byte channels are used: a message names no channel that it does not carry.
 
 use std::collections::VecDeque;
@@ -36,6 +36,8 @@ use crate::link::{Link, LinkError};
 
 /// Orders or reports that wait to be sent, at most.
 pub const OUTBOX_MAX: usize = 32;
+/// Bytes of an order in one packet, beside the one that says whether more follow.
+const PART_MAX: usize = codec::MESSAGE_MAX - 1;
 /// Descriptor packets that came before the order that names them, at most.
 const PACKETS_MAX: usize = 64;
 /// How long the descriptors of an order may take: they were sent before it.
@@ -217,8 +219,13 @@ fn send_order(
             }
         }
     }
-    let bytes = codec::encode(order)?;
-    orders.send(&bytes).map_err(|error| ControlError::Channel(error.to_string()))
+    let bytes = codec::encode_order(order)?;
+    let mut parts = bytes.chunks(PART_MAX).peekable();
+    while let Some(part) = parts.next() {
+        let marked = [&[u8::from(parts.peek().is_some())], part].concat();
+        orders.send(&marked).map_err(|error| ControlError::Channel(error.to_string()))?;
+    }
+    Ok(())
 }
 
 fn wait_writable(link: &Link) -> Result<(), ControlError> {
@@ -230,14 +237,42 @@ fn wait_writable(link: &Link) -> Result<(), ControlError> {
 
 /// Hands on what comes until the other side is gone.
 fn receive<T: DeserializeOwned>(channel: &IpcBytesReceiver, mut on_message: impl FnMut(Received<T>)) {
-    // A panic inside ipc-channel ends this channel and nothing else.
-    while let Ok(Ok(bytes)) = catch_unwind(AssertUnwindSafe(|| channel.recv())) {
-        on_message(match codec::decode(&bytes) {
-            Ok(message) => Received::Message(message),
-            Err(error) => Received::Malformed(error.to_string()),
-        });
+    while let Some(bytes) = packet(channel) {
+        on_message(received(codec::decode(&bytes)));
     }
     on_message(Received::Closed);
+}
+
+/// The next packet; `None`: the other side is gone.
+fn packet(channel: &IpcBytesReceiver) -> Option<Vec<u8>> {
+    // A panic inside ipc-channel ends this channel and nothing else.
+    catch_unwind(AssertUnwindSafe(|| channel.recv())).ok()?.ok()
+}
+
+fn received<T>(decoded: Result<T, codec::CodecError>) -> Received<T> {
+    match decoded {
+        Ok(message) => Received::Message(message),
+        Err(error) => Received::Malformed(error.to_string()),
+    }
+}
+
+/// An order of which not all parts have come.
+#[derive(Debug, Default)]
+struct Parts {
+    bytes: Vec<u8>,
+}
+
+impl Parts {
+    /// Takes a part; the order, or what is wrong with it, once it is whole.
+    fn take(&mut self, packet: &[u8]) -> Option<Received<ProxyOrder>> {
+        let Some((more, part)) = packet.split_first() else {
+            return Some(Received::Malformed("an empty packet".to_owned()));
+        };
+        // One byte too many is kept, so that it is refused for its length and nothing grows without end.
+        let room = (codec::ORDER_MAX + 1).saturating_sub(self.bytes.len());
+        self.bytes.extend_from_slice(&part[..part.len().min(room)]);
+        (*more == 0).then(|| received(codec::decode_order(&std::mem::take(&mut self.bytes))))
+    }
 }
 
 /// The proxy's end for orders. Blocks, so it is for a thread of its own.
@@ -299,7 +334,9 @@ impl OrderReceiver {
     /// Hands on each order with its descriptors, until the supervisor is gone; that too.
     pub fn run(mut self, mut on_order: impl FnMut(Received<(ProxyOrder, Vec<OwnedFd>)>)) {
         let Self { channel, link, packets } = &mut self;
-        receive(channel, |received| {
+        let mut parts = Parts::default();
+        while let Some(packet) = packet(channel) {
+            let Some(received) = parts.take(&packet) else { continue };
             on_order(match received {
                 Received::Message(order) => match descriptors_of(&order, link, packets) {
                     Ok(descriptors) => Received::Message((order, descriptors)),
@@ -308,7 +345,8 @@ impl OrderReceiver {
                 Received::Malformed(why) => Received::Malformed(why),
                 Received::Closed => Received::Closed,
             });
-        });
+        }
+        on_order(Received::Closed);
     }
 }
 
@@ -391,7 +429,7 @@ mod tests {
 
         let (gift, other) = Link::pair().unwrap();
         let replica = ReplicaId::new("a-1").unwrap();
-        let attach = ProxyOrder::Attach { replica, descriptors: FdToken(7) };
+        let attach = ProxyOrder::Attach { replica, descriptors: FdToken(7), requests: 5, replicas: 1 };
         orders.send(attach.clone(), vec![gift.into()]).unwrap();
         let view = ProxyOrder::View(RouteView { generation: Generation(1), deployments: vec![] });
         orders.send(view.clone(), vec![]).unwrap();
@@ -409,6 +447,31 @@ mod tests {
         assert!(matches!(received.recv_timeout(WATCHDOG), Ok(Received::Closed)));
         drop(reporter);
         assert!(matches!(reports.recv_timeout(WATCHDOG), Ok(Received::Closed)));
+    }
+
+    #[test]
+    fn an_order_of_many_parts_is_put_together_and_one_that_never_ends_is_refused() {
+        let order = ProxyOrder::Detach(ReplicaId::new("a-1").unwrap());
+        let bytes = codec::encode_order(&order).unwrap();
+        let mut parts = Parts::default();
+        for (at, byte) in bytes.iter().enumerate() {
+            let more = at + 1 < bytes.len();
+            match parts.take(&[u8::from(more), *byte]) {
+                None => assert!(more),
+                Some(Received::Message(whole)) => assert!(!more && whole == order),
+                Some(other) => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(parts.take(&[]), Some(Received::Malformed(_))));
+        let part = vec![1; PART_MAX + 1];
+        for _ in 0..=codec::ORDER_MAX / PART_MAX + 10 {
+            assert!(parts.take(&part).is_none());
+        }
+        assert!(parts.bytes.len() <= codec::ORDER_MAX + 1);
+        assert!(matches!(parts.take(&[0, 1]), Some(Received::Malformed(_))));
+        // The next one is not spoilt by it.
+        let whole = [&[0], bytes.as_slice()].concat();
+        assert!(matches!(parts.take(&whole), Some(Received::Message(_))));
     }
 
     #[test]

@@ -268,7 +268,10 @@ impl Control {
                 workers.post_all(|| Mail::Configure(self.settings.clone(), self.sink()));
                 self.listen()
             }
-            ProxyOrder::Attach { replica, .. } => self.attach(replica, descriptors),
+            ProxyOrder::Attach { replica, requests, replicas, .. } => {
+                let geometry = Geometry::fitting(self.workers()?.count(), replicas, requests);
+                self.attach(replica, descriptors, geometry)
+            }
             ProxyOrder::View(view) => {
                 self.pending = Some(view);
                 if !self.routed {
@@ -354,7 +357,12 @@ impl Control {
         Ok(())
     }
 
-    fn attach(&mut self, replica: ReplicaId, descriptors: Vec<OwnedFd>) -> Result<(), ServeError> {
+    fn attach(
+        &mut self,
+        replica: ReplicaId,
+        descriptors: Vec<OwnedFd>,
+        geometry: Geometry,
+    ) -> Result<(), ServeError> {
         let lanes = u16::try_from(self.workers()?.count()).unwrap_or(u16::MAX);
         let mut descriptors = descriptors.into_iter();
         let (Some(attach), Some(pidfd)) = (descriptors.next(), descriptors.next()) else {
@@ -366,7 +374,7 @@ impl Control {
         self.replicas.insert(replica.clone(), known);
         let tell = self.sender.clone();
         let join = move || {
-            let joined = attach::connect(&attach, lanes, Geometry::default(), UpBell::EventFd, JOIN_TIMEOUT);
+            let joined = attach::connect(&attach, lanes, geometry, UpBell::EventFd, JOIN_TIMEOUT);
             let result = joined.map_err(|error| error.to_string());
             let _ = tell.send(Told::Joined { replica, result });
         };

@@ -41,6 +41,8 @@ pub struct Rig {
     generation: u64,
     token: u64,
     pub view: Vec<DeploymentView>,
+    /// What replicas that are attached take at once.
+    pub requests: u32,
 }
 
 /// Settings for tests: two workers.
@@ -69,8 +71,16 @@ impl Rig {
             let served = Server::connect(far).and_then(Server::run);
             let _ = to_ended.send(served.map_err(|error| error.to_string()));
         });
-        let mut rig =
-            Self { address, orders: Some(orders), reports, ended, generation: 0, token: 0, view: vec![] };
+        let mut rig = Self {
+            address,
+            orders: Some(orders),
+            reports,
+            ended,
+            generation: 0,
+            token: 0,
+            view: vec![],
+            requests: 100,
+        };
         assert_eq!(rig.report(), ProxyReport::Started);
         let token = rig.token();
         rig.order(ProxyOrder::Listen(token), vec![listener.into()]);
@@ -104,7 +114,8 @@ impl Rig {
         let (ours, theirs) = Link::pair().unwrap();
         let (replica, pidfd) = FakeReplica::start(id.clone(), theirs, behaviour);
         let descriptors = self.token();
-        self.order(ProxyOrder::Attach { replica: id, descriptors }, vec![ours.into(), pidfd]);
+        let attach = ProxyOrder::Attach { replica: id, descriptors, requests: self.requests, replicas: 1 };
+        self.order(attach, vec![ours.into(), pidfd]);
         replica
     }
 
@@ -120,6 +131,7 @@ impl Rig {
             route_prefix: Some(RoutePrefix::new(format!("/{name}")).unwrap()),
             availability: Availability::Expected,
             replicas: replicas.iter().map(|replica| replica.id.clone()).collect(),
+            silent: vec![],
             max_ongoing_requests: 100,
             max_queued_requests: Some(1000),
             request_timeout: None,

@@ -44,7 +44,7 @@ impl Observed {
         let deployments: Vec<DeploymentView> = fresh
             .into_iter()
             .filter(|(name, _)| desired.deployments.contains_key(name))
-            .map(|(_, view)| self.in_rotation(view))
+            .map(|(_, view)| Self::in_rotation(view))
             .collect();
         if self.routes.as_ref().is_none_or(|routes| routes.deployments != deployments) {
             self.routes = Some(RouteView { generation: next, deployments });
@@ -56,9 +56,10 @@ impl Observed {
     }
 
     /// A view without those that are silent, for the proxy. Handles let go of a channel to whom no view names, so they
-    /// are told once it is certain that nobody comes back.
-    fn in_rotation(&self, mut view: DeploymentView) -> DeploymentView {
-        view.replicas.retain(|id| self.replicas.get(id).is_some_and(Replica::is_in_rotation));
+    /// are told of them beside the others until it is certain that nobody comes back.
+    fn in_rotation(mut view: DeploymentView) -> DeploymentView {
+        view.replicas = view.in_rotation().cloned().collect();
+        view.silent = Vec::new();
         view
     }
 
@@ -72,10 +73,12 @@ impl Observed {
             }
             _ => Availability::Expected,
         };
+        let silent = |id: &&ReplicaId| !self.replicas.get(*id).is_some_and(Replica::is_in_rotation);
         DeploymentView {
             name: wanted.spec.name.clone(),
             route_prefix: wanted.spec.route_prefix.clone(),
             availability,
+            silent: serving.iter().filter(silent).cloned().collect(),
             replicas: serving,
             max_ongoing_requests: wanted.max_ongoing_requests(),
             max_queued_requests: wanted.spec.max_queued_requests,

@@ -16,9 +16,6 @@ use crate::sys::sleeper::BellKey;
 
 /// How long a callee may take to answer the wish for a channel.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Channels of handles are smaller than the proxy's: edges are many.
-const GEOMETRY: Geometry =
-    Geometry { down_arena: 128 * 1024, up_arena: 128 * 1024, window: 64 * 1024, streams: 64 };
 
 /// See the module.
 pub(super) struct Peers {
@@ -56,20 +53,21 @@ impl Peers {
 
     /// A word of the supervisor's for the handles inside.
     pub(super) fn obey(&mut self, order: CallerOrder, fds: Vec<OwnedFd>) {
+        let requests = if let CallerOrder::Attach { requests, .. } = &order { *requests } else { 0 };
         match self.runner.nudge(|engine| engine.calls.handle(order)) {
-            Some(replica) => self.join(replica, fds),
+            Some(replica) => self.join(replica, fds, Geometry::of_handle(requests)),
             None => self.forget_retired(),
         }
     }
 
     /// A thread of its own: two replicas that join with each other must not wait for each other's control thread.
-    fn join(&self, replica: ReplicaId, fds: Vec<OwnedFd>) {
+    fn join(&self, replica: ReplicaId, fds: Vec<OwnedFd>, geometry: Geometry) {
         let mut fds = fds.into_iter();
         let (attach, pidfd) = (fds.next().map(Link::from_fd), fds.next());
         let (notify, id) = (self.notify.clone(), replica.clone());
         let work = move || {
             let made = attach.and_then(|attach| {
-                let connected = attach::connect(&attach, 1, GEOMETRY, UpBell::Pipe, ATTACH_TIMEOUT).ok()?;
+                let connected = attach::connect(&attach, 1, geometry, UpBell::Pipe, ATTACH_TIMEOUT).ok()?;
                 Some((connected, attach, pidfd))
             });
             notify.send(Notice::Attached(Attached { replica, made }));

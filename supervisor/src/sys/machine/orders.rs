@@ -47,7 +47,6 @@ impl Machine {
                 self.tell_proxy(instance, ProxyOrder::View(view), Vec::new());
             }
             Order::PublishView { caller, deployment, generation, view, known } => {
-                let view = view.map(|view| *view);
                 let order = CallerOrder::View { generation, view, deployment, known };
                 self.tell_caller(&caller, order, Vec::new());
             }
@@ -190,14 +189,29 @@ impl Machine {
         let (near, far) = Link::pair()?;
         self.tell_replica(replica, ReplicaOrder::Accept(kind), vec![far.into(), caller_pidfd]);
         let fds = vec![near.into(), replica_pidfd];
+        let wanted = self.core.desired().deployments.get(deployment);
+        let requests = wanted.map_or(1, |wanted| wanted.max_ongoing_requests());
         if let CallerId::Proxy(instance) = caller {
-            let order = ProxyOrder::Attach { replica: replica.clone(), descriptors: self.fd_token() };
+            let order = ProxyOrder::Attach {
+                replica: replica.clone(),
+                descriptors: self.fd_token(),
+                requests,
+                replicas: self.replicas_expected(),
+            };
             self.tell_proxy(*instance, order, fds);
         } else {
-            let order = CallerOrder::Attach { deployment: deployment.clone(), replica: replica.clone() };
+            let order =
+                CallerOrder::Attach { deployment: deployment.clone(), replica: replica.clone(), requests };
             self.tell_caller(caller, order, fds);
         }
         Ok(())
+    }
+
+    /// Replicas that there are, or will be by what is desired.
+    fn replicas_expected(&self) -> u32 {
+        let desired = self.core.desired().deployments.values();
+        let wanted = desired.map(|wanted| wanted.spec.num_replicas).fold(0, u32::saturating_add);
+        wanted.max(u32::try_from(self.replicas.len()).unwrap_or(u32::MAX))
     }
 
     fn identity(&self, caller: &CallerId) -> io::Result<Option<(CallerKind, OwnedFd)>> {
