@@ -3,6 +3,7 @@
 //! The file's own form, with its many spellings, is read in `supervisor`'s and the command's one reader,
 //! [`mod@file`]; what comes out of it is this.
 
+mod autoscaling;
 pub mod file;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{ApplicationName, ClassName, DeploymentName, RoutePrefix};
+
+pub use autoscaling::AutoscalingSpec;
 
 /// Everything one configuration file asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,8 +48,11 @@ pub struct DeploymentSpec {
     pub class: Option<ClassName>,
     /// `None`: reached by handle only.
     pub route_prefix: Option<RoutePrefix>,
-    /// How many replicas, at least 1.
+    /// How many replicas, at least 1; with `autoscaling`: how many to begin with, where none ran before.
     pub num_replicas: u32,
+    /// How the number follows the load; `None`: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<AutoscalingSpec>,
     /// Constructor arguments: an object by name, an array by position, or null.
     pub args: Value,
     /// For `reconfigure`; an empty table counts as set.

@@ -173,6 +173,18 @@ impl<'a> Changer<'a> {
         self.finish()
     }
 
+    /// Changes the number of replicas.
+    ///
+    /// # Errors
+    /// [`Refusal::Autoscaled`] where the load decides it.
+    pub fn scale(self, name: &DeploymentName, replicas: u32) -> Result<Proposal, Refusal> {
+        if let Some(scaling) = &self.held(name)?.spec.autoscaling {
+            let (name, min, max) = (name.clone(), scaling.min_replicas, scaling.max_replicas);
+            return Err(Refusal::Autoscaled { name, min, max });
+        }
+        self.configure(name, |spec| spec.num_replicas = replicas)
+    }
+
     /// Replaces every replica, step by step, with one of the same form.
     ///
     /// # Errors
@@ -387,7 +399,8 @@ fn view_bytes(wanted: &Wanted) -> usize {
     const LENGTH: usize = 8;
     let spec = &wanted.spec;
     let name = spec.name.as_str().len();
-    let replicas = spec.num_replicas as usize + spec.rollout.max_surge.ceil_of(spec.num_replicas) as usize;
+    let most = wanted.replicas_max();
+    let replicas = most as usize + spec.rollout.max_surge.ceil_of(most) as usize;
     let methods: usize = wanted.class.methods.iter().map(|method| LENGTH + method.len()).sum();
     let prefix = spec.route_prefix.as_ref().map_or(0, |prefix| prefix.as_str().len());
     // A replica's id is the name, a dash and up to eight digits.
@@ -404,7 +417,8 @@ fn check(desired: &Desired) -> Result<(), Refusal> {
     }
     let mut mounted: BTreeMap<&str, &DeploymentName> = BTreeMap::new();
     for (name, wanted) in &desired.deployments {
-        if !(1..=REPLICAS_MAX).contains(&wanted.spec.num_replicas) {
+        let least = u32::from(wanted.spec.autoscaling.is_none());
+        if !(least..=REPLICAS_MAX).contains(&wanted.spec.num_replicas) {
             return Err(Refusal::Replicas { name: name.clone(), found: wanted.spec.num_replicas });
         }
         if wanted.spec.user_config.is_some() && !wanted.class.reconfigures {

@@ -144,6 +144,12 @@ impl Wanted {
         }
     }
 
+    /// Replicas that it may come to want.
+    #[must_use]
+    pub fn replicas_max(&self) -> u32 {
+        self.spec.autoscaling.as_ref().map_or(self.spec.num_replicas, |scaling| scaling.max_replicas)
+    }
+
     /// This form without what came before it.
     #[must_use]
     pub fn alone(&self) -> Box<Self> {

@@ -7,6 +7,7 @@
 //!
 //! Nothing here touches a disk: whether a library exists is for whoever reads it.
 
+mod autoscaling;
 mod fields;
 mod node;
 mod problems;
@@ -107,6 +108,10 @@ pub fn patch_deployment(spec: &DeploymentSpec, patch: &Value) -> Result<Deployme
         problems.add(None, "", "a patch is an object of the deployment's fields".to_owned());
         return Err(problems.into_error());
     };
+    if patch.get("autoscaling_config").is_some_and(|config| !config.is_null()) {
+        // It decides the number from now on.
+        merged.remove("num_replicas");
+    }
     for (field, value) in patch {
         // One field may be spelt with a unit or in seconds; the patch's spelling takes the place of either.
         merged.remove(&format!("{field}_s"));

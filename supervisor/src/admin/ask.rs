@@ -42,7 +42,7 @@ pub enum Change {
     /// Delete an application.
     DeleteApplication(ApplicationName),
     /// Deploy one deployment by itself.
-    Deployment(ApplicationName, DeploymentSpec, Libraries),
+    Deployment(ApplicationName, Box<DeploymentSpec>, Libraries),
     /// Change some fields of one, in the file's JSON form.
     Patch(DeploymentName, Value),
     /// Change the number of its replicas.

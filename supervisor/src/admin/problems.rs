@@ -43,7 +43,9 @@ impl From<&AskError> for Problem {
 fn kind_of(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::NoSuchDeployment { .. } | Refusal::NoSuchApplication(_) => problem::NOT_FOUND,
-        Refusal::OtherOwner { .. } | Refusal::NothingBefore(_) => problem::CONFLICT,
+        Refusal::OtherOwner { .. } | Refusal::NothingBefore(_) | Refusal::Autoscaled { .. } => {
+            problem::CONFLICT
+        }
         Refusal::RevisionMismatch { .. } => problem::REVISION_MISMATCH,
         Refusal::RouteTaken { .. }
         | Refusal::Twice(_)

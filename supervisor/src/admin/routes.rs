@@ -189,7 +189,7 @@ async fn put_deployment(
     };
     let libraries =
         api.libraries(&desired(&api).await?, std::slice::from_ref(&spec)).await.map_err(refused)?;
-    change(&api, &query, &headers, Change::Deployment(application, spec, libraries)).await
+    change(&api, &query, &headers, Change::Deployment(application, Box::new(spec), libraries)).await
 }
 
 async fn patch_deployment(

@@ -53,6 +53,19 @@ pub enum Refusal {
         /// As it was asked for.
         found: u32,
     },
+    /// The load decides the number.
+    #[error(
+        "deployment '{name}' is autoscaled between {min} and {max} replicas; change its autoscaling_config, or \
+         deploy it with num_replicas in its place"
+    )]
+    Autoscaled {
+        /// Which.
+        name: DeploymentName,
+        /// The fewest.
+        min: u32,
+        /// The most.
+        max: u32,
+    },
     /// Nothing holds that library.
     #[error("the library of deployment '{name}' is not in the store: {library}")]
     NoLibrary {

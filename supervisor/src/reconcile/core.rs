@@ -1,6 +1,6 @@
 //! The reconciler's doors: facts and revisions go in, orders come out, and so does the time to look again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use decurion_api::status::EndedReplica;
 use decurion_api::{DeploymentName, ReplicaId};
@@ -37,6 +37,8 @@ pub struct Core {
     wake: Option<Instant>,
 }
 
+/// Between two looks at the replicas' boards, at most.
+const SAMPLE_PERIOD: Duration = Duration::from_secs(1);
 /// Plans in one turn, at most: each follows from the one before, and all but the last have orders. Reaching this is
 /// a mistake of ours, which then costs a further turn and no endless loop.
 const PLANS_MAX: usize = 32;
@@ -94,7 +96,7 @@ impl Core {
         };
         let wanted = &deployment.wanted;
         Standing {
-            whole: deployment.rollout.outcome == Outcome::Done,
+            whole: deployment.rollout.outcome == Outcome::Done && !deployment.is_untried(),
             failed: deployment.is_halted(),
             config_taken: self.observed.replicas_of(name).any(|replica| {
                 replica.is_serving()
@@ -137,6 +139,13 @@ impl Core {
         self.wake
     }
 
+    /// From one look at the boards to the next: as often as the load of some deployment is to be known.
+    #[must_use]
+    pub fn sample_period(&self) -> Duration {
+        let scaled = self.desired.deployments.values().filter_map(|wanted| wanted.spec.autoscaling.as_ref());
+        scaled.map(|spec| spec.metrics_interval).chain([SAMPLE_PERIOD]).min().unwrap_or(SAMPLE_PERIOD)
+    }
+
     /// Takes one fact.
     pub fn handle(&mut self, fact: Fact, now: Now) {
         let at = now.at;
@@ -176,8 +185,9 @@ impl Core {
             Fact::ClientJoined { client } => {
                 self.observed.add_caller(CallerId::Client(client));
             }
-            Fact::ClientLeft { client } => {
-                self.observed.callers.all.remove(&CallerId::Client(client));
+            Fact::ClientLeft { client } => self.observed.forget_caller(&CallerId::Client(client)),
+            Fact::Waiting { caller, deployment, count } => {
+                self.observed.note_waiting(caller, &deployment, count);
             }
             Fact::Resolve { caller, deployment } => self.resolve(caller, deployment),
             Fact::ViewApplied { caller, deployment, generation } => {
@@ -325,7 +335,7 @@ impl Core {
     }
 
     fn proxy_ended(&mut self, instance: ProxyInstance, how: &str, now: Instant) {
-        self.observed.callers.all.remove(&CallerId::Proxy(instance));
+        self.observed.forget_caller(&CallerId::Proxy(instance));
         let failed = self.observed.proxies.ended(instance, now);
         let kind = if failed { "proxy-failed" } else { "proxy-ended" };
         self.tell_of_proxy(kind, format!("the proxy ended: {how}"));

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use decurion_api::status::EndedReplica;
 
 use crate::desired::{ConfigId, TemplateId, Wanted, fields_of};
+use crate::reconcile::autoscale::Autoscaler;
 use crate::reconcile::backoff::{self, DELAY_MAX, DELAY_UNPROVEN_MAX, GOOD_LIFE};
+use crate::reconcile::fact::CallerId;
 
 /// One deployment.
 #[derive(Clone, Debug)]
@@ -27,6 +29,14 @@ pub struct Deployment {
     pub config_refused: Option<(ConfigId, String)>,
     /// When the desired state may be asked to go back (again).
     pub put_back_at: Option<Instant>,
+    /// What decides the number of its replicas, where the load does.
+    pub autoscaler: Option<Autoscaler>,
+    /// The number that it may go to, if that holds: when, and one sentence.
+    pub leaning: Option<(Instant, String)>,
+    /// The load has moved the number, and the replicas are not there yet, or not gone.
+    pub moving: bool,
+    /// Requests that wait for a replica, by who has them.
+    pub waiting: BTreeMap<CallerId, u64>,
 }
 
 /// What became of the replicas of one place.
@@ -103,7 +113,21 @@ impl Deployment {
             ended: VecDeque::new(),
             config_refused: None,
             put_back_at: None,
+            autoscaler: wanted
+                .spec
+                .autoscaling
+                .as_ref()
+                .map(|spec| Autoscaler::new(spec, wanted.spec.num_replicas)),
+            leaning: None,
+            moving: false,
+            waiting: BTreeMap::new(),
         }
+    }
+
+    /// How many replicas there are to be.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.autoscaler.as_ref().map_or(self.wanted.spec.num_replicas, Autoscaler::number)
     }
 
     /// Takes a newer form of what it is to be.
@@ -114,7 +138,23 @@ impl Deployment {
             self.config_refused = None;
             self.put_back_at = None;
         }
+        let number = self.number();
+        match (&wanted.spec.autoscaling, &mut self.autoscaler) {
+            (Some(spec), Some(scaler)) if !revived => scaler.accept(spec),
+            (Some(spec), scaler) => {
+                let first = if revived { wanted.spec.num_replicas } else { number };
+                *scaler = Some(Autoscaler::new(spec, first));
+            }
+            (None, scaler) => *scaler = None,
+        }
         self.wanted = wanted.clone();
+    }
+
+    /// The first request after a time without replicas: what was deployed meanwhile is tried only now.
+    pub fn wake(&mut self) {
+        if !self.has_run(&self.wanted.template) && self.rollout.outcome == Outcome::Done {
+            self.rollout.outcome = Outcome::Progressing;
+        }
     }
 
     fn next_rollout(&self, wanted: &Wanted, revived: bool) -> Rollout {
@@ -149,6 +189,12 @@ impl Deployment {
             std::cmp::Ordering::Less if only_number => RolloutKind::Downscale,
             _ => RolloutKind::Configure,
         }
+    }
+
+    /// Whether it is rolled out only in that no replica of it is wanted, and none ever ran.
+    #[must_use]
+    pub fn is_untried(&self) -> bool {
+        self.number() == 0 && !self.has_run(&self.wanted.template)
     }
 
     /// Whether the update has failed and stopped.
@@ -201,10 +247,11 @@ impl Deployment {
         if proven || life >= GOOD_LIFE {
             return;
         }
+        let number = self.number();
         let rollout = &mut self.rollout;
         rollout.failures += 1;
         rollout.next_start = Some(now + backoff::delay(rollout.failures, DELAY_UNPROVEN_MAX));
-        if rollout.failures >= backoff::start_failures_max(self.wanted.spec.num_replicas)
+        if rollout.failures >= backoff::start_failures_max(number.max(1))
             && rollout.outcome == Outcome::Progressing
         {
             let times = rollout.failures;

@@ -172,6 +172,15 @@ pub enum Fact {
         /// Which.
         deployment: DeploymentName,
     },
+    /// So many requests of a caller wait for a replica.
+    Waiting {
+        /// Who.
+        caller: CallerId,
+        /// For which deployment.
+        deployment: DeploymentName,
+        /// How many, in all of it.
+        count: u64,
+    },
     /// A caller sends new requests by this view only.
     ViewApplied {
         /// Who.

@@ -9,6 +9,7 @@
 //! It works from levels: each turn compares the whole of both states anew, so that a fact that was lost or came twice
 //! does no harm. It knows nothing of descriptors, files and threads.
 
+pub mod autoscale;
 pub mod backoff;
 pub mod callers;
 pub mod core;

@@ -7,6 +7,7 @@ use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{DeploymentView, Generation, RouteView};
 
 use crate::desired::{ConfigId, Desired};
+use crate::reconcile::autoscale::{Decision, Load};
 use crate::reconcile::backoff::GOOD_LIFE;
 use crate::reconcile::callers::{Caller, Callers, Interest};
 use crate::reconcile::deployment::{Deployment, Outcome};
@@ -96,6 +97,7 @@ impl Observed {
     pub fn elapse(&mut self, desired: &Desired, now: Instant) {
         self.miss_signs_of_life(now);
         self.miss_health_checks(now);
+        self.autoscale(now);
         let names: Vec<DeploymentName> = self.deployments.keys().cloned().collect();
         for name in &names {
             self.judge(name, now);
@@ -294,6 +296,58 @@ impl Observed {
         }
     }
 
+    /// Lets the load decide, where it is to.
+    fn autoscale(&mut self, now: Instant) {
+        let mut notes = Vec::new();
+        for (name, deployment) in self.deployments.iter_mut().filter(|(_, held)| !held.deleted) {
+            let (Some(spec), Some(scaler)) =
+                (&deployment.wanted.spec.autoscaling, &mut deployment.autoscaler)
+            else {
+                continue;
+            };
+            let mut load = Load { waiting: deployment.waiting.values().sum(), ..Load::default() };
+            for replica in self.replicas.values().filter(|r| r.deployment == *name && r.is_serving()) {
+                load.serving += 1;
+                load.running += replica.board.ongoing;
+            }
+            let before = scaler.number();
+            deployment.moving &= load.serving != before;
+            match scaler.decide(spec, load, now) {
+                Decision::Stay => deployment.leaning = None,
+                Decision::Lean { until, why } => deployment.leaning = Some((until, why)),
+                Decision::Move { why } => {
+                    deployment.leaning = None;
+                    deployment.moving = true;
+                    if before == 0 {
+                        deployment.wake();
+                    }
+                    notes.push((name.clone(), why));
+                }
+            }
+        }
+        for (name, why) in notes {
+            self.tell((&name, None), "autoscaled", why);
+        }
+    }
+
+    /// A caller says how many requests wait with it for a deployment.
+    pub fn note_waiting(&mut self, caller: CallerId, name: &DeploymentName, count: u64) {
+        let Some(deployment) = self.deployments.get_mut(name) else { return };
+        if count == 0 {
+            deployment.waiting.remove(&caller);
+        } else if deployment.waiting.len() < WAITING_CALLERS_MAX {
+            deployment.waiting.insert(caller, count);
+        }
+    }
+
+    /// Forgets a caller, with everything that waited there.
+    pub fn forget_caller(&mut self, caller: &CallerId) {
+        self.callers.all.remove(caller);
+        for deployment in self.deployments.values_mut() {
+            deployment.waiting.remove(caller);
+        }
+    }
+
     /// Looks whether a deployment's template is good by now, and its change done.
     fn judge(&mut self, name: &DeploymentName, now: Instant) {
         let deployment = &self.deployments[name];
@@ -307,14 +361,16 @@ impl Observed {
             .any(|replica| replica.good_since().is_some_and(|since| since + GOOD_LIFE <= now));
         let done = self.is_done(deployment, now);
         let Some(deployment) = self.deployments.get_mut(name) else { return };
-        if good || done {
+        let number = deployment.number();
+        // Without a replica nothing was shown.
+        if good || (done && number > 0) {
             deployment.prove();
         }
         if done {
             deployment.rollout.outcome = Outcome::Done;
             deployment.rollout.last_failure = None;
-            let (count, version) = (deployment.wanted.spec.num_replicas, deployment.wanted.version.clone());
-            let message = format!("{count} of {count} replicas run version {version}");
+            let version = deployment.wanted.version.clone();
+            let message = format!("{number} of {number} replicas run version {version}");
             self.tell((name, None), "rollout-done", message);
         }
     }
@@ -331,7 +387,7 @@ impl Observed {
                 return false;
             }
         }
-        available == wanted.spec.num_replicas
+        available == deployment.number()
             && self.callers.all_settled(&wanted.spec.name, now)
             && self.proxies_know_routes()
     }
@@ -354,5 +410,7 @@ pub struct Condemned {
     pub at_once: bool,
 }
 
+/// Callers whose waiting requests count for one deployment.
+const WAITING_CALLERS_MAX: usize = 4_096;
 /// Between two tries to put the desired state back, where the store refuses.
 const PUT_BACK_RETRY: Duration = Duration::from_secs(5);

@@ -6,6 +6,7 @@ use decurion_api::status::{
     DeploymentState, DeploymentStatus, ProxyStatus, ReplicaStatus, RolloutOutcome, RolloutStatus,
 };
 
+use crate::reconcile::autoscale::Autoscaler;
 use crate::reconcile::callers::Caller;
 use crate::reconcile::core::Core;
 use crate::reconcile::deployment::{Deployment, Outcome, RolloutKind};
@@ -65,7 +66,7 @@ impl Core {
             class: wanted.class.name.as_str().to_owned(),
             library: wanted.library.clone(),
             route_prefix: wanted.spec.route_prefix.clone(),
-            target_replicas: if deployment.deleted { 0 } else { wanted.spec.num_replicas },
+            target_replicas: if deployment.deleted { 0 } else { deployment.number() },
             replicas: replicas
                 .iter()
                 .zip(&available)
@@ -114,11 +115,12 @@ impl Core {
             (_, Outcome::Failed(why)) if serving > 0 => format!("{why}; what served before serves on"),
             (_, Outcome::Failed(why)) => why.clone(),
             (DeploymentState::Deleting, _) => "its replicas finish what they have".to_owned(),
-            (DeploymentState::Healthy, _) => wanted.rolled_back.as_ref().map_or_else(String::new, |undone| {
-                format!("revision {} was put back: {}", undone.revision, undone.message)
-            }),
+            (DeploymentState::Healthy, _) => match &wanted.rolled_back {
+                Some(undone) => format!("revision {} was put back: {}", undone.revision, undone.message),
+                None => scaling_of(deployment),
+            },
             (_, _) => {
-                let count = format!("{updated} of {} replicas are as wanted", wanted.spec.num_replicas);
+                let count = format!("{updated} of {} replicas are as wanted", deployment.number());
                 match self.waits_for(deployment) {
                     why if why.is_empty() => count,
                     why => format!("{count}; {why}"),
@@ -148,11 +150,18 @@ impl Core {
     }
 }
 
+/// Why there are as many replicas as there are, where the load decides.
+fn scaling_of(deployment: &Deployment) -> String {
+    let leaning = deployment.leaning.as_ref().map(|(_, why)| why.as_str());
+    let decided = deployment.autoscaler.as_ref().and_then(Autoscaler::last_decision);
+    leaning.or(decided).map_or_else(String::new, |why| format!("autoscaling {why}"))
+}
+
 fn state_of(deployment: &Deployment, serving: usize) -> DeploymentState {
     if deployment.deleted {
         return DeploymentState::Deleting;
     }
-    let wanted = deployment.wanted.spec.num_replicas as usize;
+    let wanted = deployment.number() as usize;
     let failing = deployment.rollout.last_failure.is_some();
     match (&deployment.rollout.outcome, deployment.rollout.kind) {
         (Outcome::Failed(_), _) => DeploymentState::DeployFailed,
@@ -162,6 +171,8 @@ fn state_of(deployment: &Deployment, serving: usize) -> DeploymentState {
         (Outcome::Progressing, RolloutKind::Upscale) => DeploymentState::Upscaling,
         (Outcome::Progressing, RolloutKind::Downscale) => DeploymentState::Downscaling,
         (Outcome::Progressing, _) => DeploymentState::Updating,
+        (Outcome::Done, _) if serving < wanted && deployment.moving => DeploymentState::Upscaling,
+        (Outcome::Done, _) if serving > wanted && deployment.moving => DeploymentState::Downscaling,
         (Outcome::Done, _) if serving < wanted => DeploymentState::Unhealthy,
         (Outcome::Done, _) => DeploymentState::Healthy,
     }

@@ -98,6 +98,7 @@ pub(crate) fn spec(name_of: &str, version: &str, replicas: u32) -> DeploymentSpe
         class: None,
         route_prefix: Some(decurion_api::RoutePrefix::new(format!("/{name_of}")).unwrap()),
         num_replicas: replicas,
+        autoscaling: None,
         args: Value::Null,
         user_config: None,
         version: Some(version.to_owned()),
@@ -222,6 +223,26 @@ impl World {
     pub(crate) fn later(&mut self, after: Duration, fact: Fact) {
         self.queued += 1;
         self.queue.insert((self.now + after, self.queued), fact);
+    }
+
+    /// Every replica of a deployment that can serve is working on so many requests.
+    pub(crate) fn burden(&mut self, of: &str, each: u64) {
+        let serving: Vec<ReplicaId> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.deployment.as_str() == of && process.ready)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for replica in serving {
+            let board = crate::reconcile::Board { ongoing: each, ..Default::default() };
+            self.fact(Fact::Board { replica, board });
+        }
+    }
+
+    /// So many requests wait in the proxy.
+    pub(crate) fn waiting(&mut self, of: &str, count: u64) {
+        let caller = CallerId::Proxy(self.current_proxy().expect("a proxy"));
+        self.fact(Fact::Waiting { caller, deployment: name(of), count });
     }
 
     /// Kills a replica from outside.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::autoscaling;
 use super::node::{Node, NodeValue};
 use super::problems::Problems;
 use super::table::{Field, Table, not_supported, whole_of};
@@ -215,7 +216,7 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
         }
         None => name.as_ref().and_then(|name| RoutePrefix::new(format!("/{name}")).ok()),
     };
-    let num_replicas = num_replicas(table, p);
+    let (num_replicas, autoscaling) = autoscaling::replicas(table, p);
     let args = args(table, p);
     let user_config = table.take("user_config").and_then(|field| json_of(&field, USER_CONFIG_MAX, p));
     let version = version(table, p);
@@ -237,7 +238,6 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
     let startup_timeout = seconds(table, "startup_timeout", some, 300);
     let rollout = table.take("rollout").and_then(|field| rollout(&field, p)).unwrap_or_default();
     let runtime_env = table.take("runtime_env").and_then(|field| runtime_env(&field, p)).unwrap_or_default();
-    table.later("autoscaling_config", "give num_replicas", p);
     table.later("resources", "", p);
     table.later("recycle", "", p);
     fields.finish(p);
@@ -247,6 +247,7 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
         class,
         route_prefix,
         num_replicas,
+        autoscaling,
         args,
         user_config,
         version,
@@ -314,16 +315,6 @@ fn library_stem(path: &str) -> &str {
     let file = path.rsplit('/').next().unwrap_or(path);
     let file = file.split('.').next().unwrap_or(file);
     file.strip_prefix("lib").filter(|rest| !rest.is_empty()).unwrap_or(file)
-}
-
-fn num_replicas(table: &mut Table<'_>, problems: &mut Problems<'_>) -> u32 {
-    let Some(field) = table.take("num_replicas") else { return 1 };
-    if field.node.value == NodeValue::Text("auto".to_owned()) {
-        field.refuse(problems, not_supported("give a number"));
-        return 1;
-    }
-    let number = whole_of(&field, &(1..=REPLICAS_MAX.into()), problems);
-    number.and_then(|number| u32::try_from(number).ok()).unwrap_or(1)
 }
 
 fn max_queued_requests(table: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<u32> {

@@ -110,6 +110,20 @@ impl<'n> Table<'n> {
         whole_of(&field, &range, problems).and_then(|number| N::try_from(number).ok()).unwrap_or(default)
     }
 
+    /// A number above 0; `default` where it is absent or refused.
+    pub(super) fn positive(&mut self, field: &str, default: f64, problems: &mut Problems<'_>) -> f64 {
+        let Some(field) = self.take(field) else { return default };
+        match &field.node.value {
+            NodeValue::Number(number) if number.as_f64().is_some_and(|it| it > 0.0 && it.is_finite()) => {
+                number.as_f64().unwrap_or(default)
+            }
+            _ => {
+                field.expected(problems, "a number above 0");
+                default
+            }
+        }
+    }
+
     /// Bytes: a number, or text with a unit.
     pub(super) fn size(
         &mut self,

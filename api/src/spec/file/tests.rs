@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::spec::{HttpSpec, LibraryRef, RolloutSpec, Share};
+use crate::spec::{AutoscalingSpec, HttpSpec, LibraryRef, RolloutSpec, Share};
 
 const WHOLE: &str = r#"
 application = "demo"
@@ -122,6 +122,37 @@ fn what_is_written_reads_back_as_the_same() {
 }
 
 #[test]
+fn autoscaling_is_read_with_rays_defaults_and_reads_back() {
+    let read = |lines: &str| {
+        let text = format!("application = \"a\"\n[[deployment]]\nlibrary = \"libx.so\"\n{lines}");
+        let spec = read_toml(&text, "f.toml").unwrap();
+        assert_eq!(read_json(to_json(&spec).to_string().as_bytes()).unwrap(), spec);
+        spec.deployments.into_iter().next().unwrap()
+    };
+    let auto = read("num_replicas = \"auto\"");
+    assert_eq!((auto.num_replicas, auto.autoscaling), (1, Some(AutoscalingSpec::auto())));
+    let own = read(
+        "autoscaling_config = { min_replicas = 0, max_replicas = 8, initial_replicas = 2, upscale_delay = \"0s\", \
+         downscale_to_zero_delay_s = 1.5, target_ongoing_requests = 0.5 }",
+    );
+    let scaling = own.autoscaling.unwrap();
+    assert_eq!((own.num_replicas, scaling.min_replicas, scaling.max_replicas), (2, 0, 8));
+    assert_eq!(scaling.downscale_to_zero_delay, Some(Duration::from_millis(1500)));
+    assert_eq!((scaling.upscale_delay, scaling.downscale_delay), (Duration::ZERO, Duration::from_secs(600)));
+    assert_eq!((scaling.look_back_period, scaling.upscaling_factor), (Duration::from_secs(30), 1.0));
+}
+
+#[test]
+fn a_patch_turns_autoscaling_on_and_off() {
+    let fixed = read_toml(WHOLE, "decurion.toml").unwrap().deployments.remove(0);
+    let scaled = patch_deployment(&fixed, &json!({ "autoscaling_config": { "max_replicas": 4 } })).unwrap();
+    assert_eq!(scaled.autoscaling.as_ref().unwrap().max_replicas, 4);
+    assert!(patch_deployment(&scaled, &json!({ "num_replicas": 3 })).is_err());
+    let back = json!({ "autoscaling_config": null, "num_replicas": 5 });
+    assert_eq!(patch_deployment(&scaled, &back).unwrap(), fixed);
+}
+
+#[test]
 fn a_digest_reads_back_as_the_same() {
     let mut spec = read_toml(WHOLE, "decurion.toml").unwrap();
     spec.deployments[0].library = LibraryRef::Digest("ab".repeat(32));
@@ -232,6 +263,25 @@ fn deployment_fields_are_refused_with_their_place_and_what_is_allowed() {
              could ever be replaced; raise one of them",
         ),
         (
+            "num_replicas = 2\nautoscaling_config = { max_replicas = 4 }",
+            "f.toml:4:16: deployment[0].num_replicas: is given beside autoscaling_config, which decides it; keep one \
+             of the two, or write num_replicas = \"auto\"",
+        ),
+        (
+            "autoscaling_config = { min_replicas = 3, max_replicas = 2 }",
+            "f.toml:4:22: deployment[0].autoscaling_config: min_replicas is 3 and max_replicas 2; the least is above \
+             the most",
+        ),
+        (
+            "autoscaling_config = { initial_replicas = 3, max_replicas = 2 }",
+            "f.toml:4:22: deployment[0].autoscaling_config: initial_replicas is 3; give 1 to 2",
+        ),
+        (
+            "autoscaling_config = { target_ongoing_requests = 0 }",
+            "f.toml:4:50: deployment[0].autoscaling_config.target_ongoing_requests: takes a number above 0, and this \
+             is a number",
+        ),
+        (
             "[deployment.runtime_env]\nenv_vars = { A = 1 }",
             "f.toml:5:18: deployment[0].runtime_env.env_vars.A: takes a string, and this is a number",
         ),
@@ -248,14 +298,6 @@ fn deployment_fields_are_refused_with_their_place_and_what_is_allowed() {
 #[test]
 fn features_that_come_later_are_refused_by_name() {
     for (lines, refusal) in [
-        (
-            "num_replicas = \"auto\"",
-            "f.toml:4:16: deployment[0].num_replicas: not supported yet; give a number",
-        ),
-        (
-            "[deployment.autoscaling_config]\nmin_replicas = 1",
-            "f.toml:4:13: deployment[0].autoscaling_config: not supported yet; give num_replicas",
-        ),
         ("resources = { cpus = 1 }", "f.toml:4:1: deployment[0].resources: not supported yet; remove it"),
         ("recycle = { max_age = \"1h\" }", "f.toml:4:1: deployment[0].recycle: not supported yet; remove it"),
         (

@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::fields::DIGEST_PREFIX;
-use crate::spec::{ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, RuntimeEnvSpec, Share};
+use crate::spec::{
+    ApplicationSpec, AutoscalingSpec, DeploymentSpec, HttpSpec, LibraryRef, RuntimeEnvSpec, Share,
+};
 
 /// The whole file in its JSON form, every default written out.
 #[must_use]
@@ -31,7 +33,8 @@ pub fn deployment_to_json(spec: &DeploymentSpec) -> Value {
         "library": library,
         "class": spec.class,
         "route_prefix": spec.route_prefix.as_ref().map_or("", |route| route.as_str()),
-        "num_replicas": spec.num_replicas,
+        "num_replicas": spec.autoscaling.is_none().then_some(spec.num_replicas),
+        "autoscaling_config": spec.autoscaling.as_ref().map(autoscaling_to_json),
         "args": spec.args,
         "user_config": spec.user_config,
         "version": spec.version,
@@ -51,6 +54,22 @@ pub fn deployment_to_json(spec: &DeploymentSpec) -> Value {
         "runtime_env": env_to_json(&spec.runtime_env),
     });
     without_nulls(value)
+}
+
+fn autoscaling_to_json(spec: &AutoscalingSpec) -> Value {
+    without_nulls(json!({
+        "min_replicas": spec.min_replicas,
+        "max_replicas": spec.max_replicas,
+        "initial_replicas": spec.initial_replicas,
+        "target_ongoing_requests": spec.target_ongoing_requests,
+        "upscale_delay_s": seconds(spec.upscale_delay),
+        "downscale_delay_s": seconds(spec.downscale_delay),
+        "downscale_to_zero_delay_s": spec.downscale_to_zero_delay.map(seconds),
+        "look_back_period_s": seconds(spec.look_back_period),
+        "metrics_interval_s": seconds(spec.metrics_interval),
+        "upscaling_factor": spec.upscaling_factor,
+        "downscaling_factor": spec.downscaling_factor,
+    }))
 }
 
 fn env_to_json(env: &RuntimeEnvSpec) -> Value {

@@ -17,6 +17,7 @@ use crate::reconcile::takedown::{Standing, TakeDown, Verdict};
 impl<'a> Planner<'a> {
     pub(super) fn deployment(&mut self, wanted: &'a Wanted, deployment: &'a Deployment) {
         self.put_back(wanted, deployment);
+        self.autoscaled(wanted, deployment);
         self.slow_starts(wanted);
         self.roll(wanted, deployment);
         if !deployment.is_halted() {
@@ -41,6 +42,19 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Looks again when the load may have another word, and says which it may be.
+    fn autoscaled(&mut self, wanted: &Wanted, deployment: &Deployment) {
+        let (Some(spec), Some(scaler)) = (&wanted.spec.autoscaling, &deployment.autoscaler) else { return };
+        if let Some((until, why)) = &deployment.leaning {
+            self.due(*until);
+            self.hold(&wanted.spec.name, None, format!("autoscaling {why}"));
+        }
+        // Without replicas nothing changes by itself.
+        if self.observed.replicas_of(&wanted.spec.name).any(Replica::is_serving) {
+            self.due(scaler.next_at(spec, self.now));
+        }
+    }
+
     fn slow_starts(&mut self, wanted: &'a Wanted) {
         let timeout = wanted.spec.startup_timeout;
         for replica in self.active(&wanted.spec.name) {
@@ -62,7 +76,7 @@ impl<'a> Planner<'a> {
     /// Brings number and template of a deployment's replicas to what is wanted, by starting some and retiring some.
     fn roll(&mut self, wanted: &'a Wanted, deployment: &'a Deployment) {
         let name = &wanted.spec.name;
-        let number = wanted.spec.num_replicas;
+        let number = deployment.number();
         let fallback = deployment.fallback();
         let halted = deployment.is_halted();
         // Where the update has stopped, whatever serves may stay.
@@ -72,7 +86,7 @@ impl<'a> Planner<'a> {
         };
         let (kept, old): (Vec<&Replica>, Vec<&Replica>) =
             self.active(name).into_iter().partition(|r| is_kept(r));
-        let (down_max, surge) = limits(wanted);
+        let (down_max, surge) = limits(wanted, number);
         let available = |replica: &Replica| self.observed.is_available(replica, self.now);
         let count = to_number(kept.iter().chain(&old).filter(|r| available(r)).count());
         // Until one of the new template serves, the surge alone is used: a bad version costs nothing then.
@@ -146,7 +160,7 @@ impl<'a> Planner<'a> {
         if deployment.config_refused.as_ref().is_some_and(|(refused, _)| *refused == wanted.config) {
             return;
         }
-        let (down_max, _) = limits(wanted);
+        let (down_max, _) = limits(wanted, deployment.number());
         let replicas = self.active(&wanted.spec.name);
         let serving =
             || replicas.iter().filter(|replica| replica.is_serving() && replica.template == wanted.template);
@@ -220,8 +234,7 @@ impl<'a> Planner<'a> {
 }
 
 /// `max_unavailable` and `max_surge` of a deployment, of which at least one is not zero.
-fn limits(wanted: &Wanted) -> (u32, u32) {
-    let number = wanted.spec.num_replicas;
+fn limits(wanted: &Wanted, number: u32) -> (u32, u32) {
     let down = wanted.spec.rollout.max_unavailable.floor_of(number);
     let surge = wanted.spec.rollout.max_surge.ceil_of(number);
     (down, if down == 0 { surge.max(1) } else { surge })

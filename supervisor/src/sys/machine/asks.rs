@@ -79,7 +79,7 @@ impl Machine {
             Change::Application(spec, libraries) => changer.application(spec, &libraries)?,
             Change::DeleteApplication(name) => changer.delete_application(&name)?,
             Change::Deployment(application, spec, libraries) => {
-                changer.deployment(application, spec, &libraries)?
+                changer.deployment(application, *spec, &libraries)?
             }
             Change::Patch(name, patch) => {
                 let held = self.desired.deployments.get(&name).map(|wanted| &wanted.spec);
@@ -97,7 +97,7 @@ impl Machine {
                     }
                 })?
             }
-            Change::Scale(name, replicas) => changer.configure(&name, |spec| spec.num_replicas = replicas)?,
+            Change::Scale(name, replicas) => changer.scale(&name, replicas)?,
             Change::Restart(name) => changer.restart(&name)?,
             Change::Rollback(name, _) => changer.rollback(&name, earlier)?,
             Change::Delete(name) => changer.delete(&name)?,
@@ -144,7 +144,11 @@ impl Machine {
         };
         let revision = desired.revision;
         for (name, wanted) in desired.deployments.iter().filter(|(_, wanted)| wanted.revision == revision) {
-            let (version, count) = (&wanted.version, wanted.spec.num_replicas);
+            let version = &wanted.version;
+            let count = match &wanted.spec.autoscaling {
+                Some(scaling) => format!("{} to {}", scaling.min_replicas, scaling.max_replicas),
+                None => wanted.spec.num_replicas.to_string(),
+            };
             about(name, format!("revision {revision} wants {count} replicas of version {version}"));
         }
         for name in self.desired.deployments.keys().filter(|name| !desired.deployments.contains_key(*name)) {

@@ -68,6 +68,7 @@ pub(crate) struct Machine {
     notify: Notify,
     started_at: Instant,
     sample_at: Instant,
+    lines_at: Instant,
     stops_asked: u32,
 }
 
@@ -105,8 +106,8 @@ enum Source {
 
 /// The mailbox's token.
 pub(crate) const MAILBOX: Token = Token(0);
-/// Between two looks at the replicas' boards.
-const SAMPLE_PERIOD: Duration = Duration::from_secs(1);
+/// Between two looks at what replicas have written, and for how long it was held back.
+const LINES_PERIOD: Duration = Duration::from_secs(1);
 /// Between two tries to send what a full channel did not take.
 const BACKLOG_PERIOD: Duration = Duration::from_millis(5);
 /// Messages taken in one turn.
@@ -147,6 +148,7 @@ impl Machine {
             notify: Notify::new(),
             started_at: now,
             sample_at: now,
+            lines_at: now,
             stops_asked: 0,
         };
         for revision in machine.store.revisions().unwrap_or_default() {
@@ -221,7 +223,7 @@ impl Machine {
         let now = clock::now().at;
         let backlog =
             self.proxies.values().any(|proxy| !proxy.backlog.is_empty()).then(|| now + BACKLOG_PERIOD);
-        let sample = (!self.replicas.is_empty()).then_some(self.sample_at);
+        let sample = (!self.replicas.is_empty()).then_some(self.sample_at.min(self.lines_at));
         let times = [self.core.poll_timeout(), backlog, sample, self.notify.next_at()];
         let next = times.into_iter().flatten().min()?;
         // Rounded up, so that the last part of a millisecond is slept and not spun.
@@ -267,8 +269,11 @@ impl Machine {
     fn look_around(&mut self) {
         let now = clock::now().at;
         if self.sample_at <= now {
-            self.sample_at = now + SAMPLE_PERIOD;
+            self.sample_at = now + self.core.sample_period();
             self.sample_boards();
+        }
+        if self.lines_at <= now {
+            self.lines_at = now + LINES_PERIOD;
             self.next_period_of_lines();
         }
         for proxy in self.proxies.values_mut() {
