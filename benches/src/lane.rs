@@ -13,9 +13,9 @@ use decurion_ipc::sys::spin::spin;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Slots in one poll, as the product has it.
-const BUDGET: u32 = 256;
+pub(crate) const BUDGET: u32 = 256;
 /// A head of the usual size.
-const HEAD: [u8; 300] = [b'h'; 300];
+pub(crate) const HEAD: [u8; 300] = [b'h'; 300];
 const STOP: &[u8] = b"stop";
 /// What goes into one block together with the head.
 const INLINE: usize = BLOCK_MAX - HEAD.len();
@@ -29,6 +29,8 @@ pub enum Wait {
     Sleep,
     /// Spins while that succeeds, then sleeps.
     Adaptive,
+    /// Spins for as long as a wake-up takes, whether that succeeds or not, then sleeps.
+    Fixed,
 }
 
 /// The caller's end of the echo.
@@ -55,7 +57,7 @@ pub struct Server {
 pub fn echo(wait: Wait) -> (Client, Server) {
     let (mut connected, mut accepted) =
         attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel within one process");
-    let waiter = || Waiter { wait, habit: Spin::new(SPIN_MAX, 2, 2) };
+    let waiter = || Waiter::new(wait);
     let client = Client { lane: connected.lanes.remove(0), waiter: waiter(), _board: connected.board };
     let server = Server {
         lane: accepted.lanes.remove(0),
@@ -69,9 +71,15 @@ pub fn echo(wait: Wait) -> (Client, Server) {
 }
 
 #[derive(Debug)]
-struct Waiter {
+pub(crate) struct Waiter {
     wait: Wait,
     habit: Spin,
+}
+
+impl Waiter {
+    pub(crate) fn new(wait: Wait) -> Self {
+        Self { wait, habit: Spin::new(SPIN_MAX, 2, 2) }
+    }
 }
 
 impl Client {
@@ -259,7 +267,7 @@ impl Server {
 
 impl Waiter {
     /// Looks as long as this way of waiting does; true: there is something.
-    fn spins(&mut self, mut has_news: impl FnMut() -> bool) -> bool {
+    pub(crate) fn spins(&mut self, mut has_news: impl FnMut() -> bool) -> bool {
         match self.wait {
             Wait::Poll => {
                 while !has_news() {
@@ -269,6 +277,7 @@ impl Waiter {
             }
             Wait::Sleep => has_news(),
             Wait::Adaptive => spin(&mut self.habit, has_news),
+            Wait::Fixed => spin(&mut Spin::new(SPIN_MAX, 2, 2), has_news),
         }
     }
 }

@@ -143,7 +143,11 @@ fn bench(arguments: &[&str]) -> Outcome {
             // What the replica bench starts.
             cargo(&["build", "--release", "-p", "hello", "-p", "decurion-replica-runner"])?;
             let one: Vec<&str> = some.into_iter().flat_map(|name| ["--bench", name]).collect();
-            cargo(&[&["bench", "-p", "decurion-benches"], &one[..]].concat())
+            // Built for the goals alone: it takes long, and nothing else needs it.
+            let features: &[&str] = if some == Some(&"goals") { &["--features", "iceoryx2"] } else { &[] };
+            let rest = arguments.get(1..).filter(|rest| !rest.is_empty());
+            let rest = rest.map_or(Vec::new(), |rest| [&["--"], rest].concat());
+            cargo(&[&["bench", "-p", "decurion-benches"], &one[..], features, &rest[..]].concat())
         }
     }
 }
