@@ -82,6 +82,9 @@ pub struct Applied {
     pub dry_run: bool,
     /// One for each deployment touched or left alone.
     pub changes: Vec<Change>,
+    /// What is no mistake, and yet worth a sentence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What happens to one deployment.

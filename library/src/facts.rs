@@ -47,12 +47,22 @@ pub struct ClassFacts {
     /// What its methods take: `json`, `bincode`, `raw`. Words of later SDKs are kept.
     #[serde(default)]
     pub encodings: Vec<String>,
+    /// How calls of `call` run together; `None`: each by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_batch: Option<BatchFacts>,
     /// Methods for handles, in the order of the ABI's `method_index`.
     #[serde(default)]
     pub methods: Vec<MethodFacts>,
 }
 
 impl ClassFacts {
+    /// Members of its largest batch; 0: it has none.
+    #[must_use]
+    pub fn batch_max(&self) -> u32 {
+        let methods = self.methods.iter().filter_map(|method| method.batch);
+        methods.chain(self.call_batch).map(|batch| batch.max).max().unwrap_or(0)
+    }
+
     /// The [`encodings`](Self::encodings) as bits: `1 << n` for `decurion_abi::encoding` n.
     #[must_use]
     pub fn encoding_bits(&self) -> u32 {
@@ -82,6 +92,18 @@ pub struct MethodFacts {
     /// Type of the result as the author wrote it; empty where it is not known.
     #[serde(default)]
     pub returns: String,
+    /// How calls of it run together; `None`: each by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchFacts>,
+}
+
+/// How calls run together, as declared; a `user_config` may say otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchFacts {
+    /// Members of one batch, at most.
+    pub max: u32,
+    /// Microseconds that the first one waits for the others.
+    pub wait_us: u64,
 }
 
 /// The concurrency contract of an entry.

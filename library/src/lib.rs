@@ -17,7 +17,7 @@ mod metadata;
 mod sys;
 
 pub use error::LibraryError;
-pub use facts::{ClassFacts, Concurrency, GlibcVersion, LibraryFacts, MethodFacts};
+pub use facts::{BatchFacts, ClassFacts, Concurrency, GlibcVersion, LibraryFacts, MethodFacts};
 pub use sys::{Problem, check_host};
 
 /// Classes in one library.

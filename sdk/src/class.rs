@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::arguments::{self, ArgumentError, Parameters, Signature};
+use crate::batched::BatchEntry;
 use crate::codec::{self, CodecError};
 use crate::request::{self, Request};
 use crate::response::Response;
@@ -23,6 +24,8 @@ pub trait Class: Sized + Send + 'static {
     const METADATA: &'static str;
     /// Answers HTTP requests.
     const CALL: Option<CallEntry<Self>>;
+    /// Entries whose calls run together.
+    const BATCHES: &'static [BatchEntry<Self>] = &[];
     /// Answers HTTP requests by a router, instead of [`CALL`](Self::CALL).
     #[cfg(feature = "axum")]
     const INGRESS: Option<crate::ingress::IngressEntry<Self>> = None;
@@ -51,6 +54,8 @@ pub(crate) enum Entry<S, E, SA = Infallible, EA = Infallible> {
     SharedAsync(SA),
     #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only made with the feature `tokio`"))]
     ExclusiveAsync(EA),
+    /// By its place among [`Class::BATCHES`].
+    Batched(usize),
 }
 
 /// What an async entry gives.
@@ -102,13 +107,21 @@ macro_rules! entry {
                 Self(Entry::ExclusiveAsync(function))
             }
 
+            /// Runs together with others, and answers later.
+            pub const fn batched(place: usize) -> Self
+            where
+                T: Sync,
+            {
+                Self(Entry::Batched(place))
+            }
+
             /// How it runs, as the ABI has it.
             #[must_use]
             pub const fn flags(&self) -> u32 {
                 match self.0 {
                     Entry::Shared(_) => 0,
                     Entry::Exclusive(_) => flags::EXCLUSIVE,
-                    Entry::SharedAsync(_) => flags::ASYNC,
+                    Entry::SharedAsync(_) | Entry::Batched(_) => flags::ASYNC,
                     Entry::ExclusiveAsync(_) => flags::EXCLUSIVE | flags::ASYNC,
                 }
             }
@@ -164,20 +177,32 @@ pub struct MethodCall {
 
 /// A call of a method whose arguments are yet to be read.
 #[derive(Debug)]
-pub struct Invocation(
-    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "as its entry"))] Arc<Exchange>,
-);
+pub struct Invocation(Arc<Exchange>);
 
-#[cfg(feature = "tokio")]
 impl Invocation {
     pub(crate) fn new(exchange: Arc<Exchange>) -> Self {
         Self(exchange)
+    }
+
+    /// Reads the arguments, on this thread.
+    ///
+    /// # Errors
+    /// Where they do not come whole.
+    pub fn read_now(self) -> Result<MethodCall> {
+        MethodCall::read(&self.0)
+    }
+
+    /// The request that it is.
+    #[must_use]
+    pub fn request(self) -> Request {
+        Request::incoming(self.0)
     }
 
     /// Reads the arguments.
     ///
     /// # Errors
     /// Where they do not come whole.
+    #[cfg(feature = "tokio")]
     pub async fn read(self) -> Result<MethodCall> {
         let encoding = MethodCall::encoding_of(&self.0)?;
         let body = request::read_whole_async(&self.0).await?;
@@ -341,6 +366,11 @@ pub(crate) mod current {
     /// Sets it until the guard is dropped.
     pub(crate) fn enter(exchange: &Arc<Exchange>) -> Entered {
         Entered(CURRENT.replace(Some(Arc::clone(exchange))))
+    }
+
+    /// Sets none until the guard is dropped.
+    pub(crate) fn leave() -> Entered {
+        Entered(CURRENT.take())
     }
 
     pub(crate) struct Entered(Option<Arc<Exchange>>);

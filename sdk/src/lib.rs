@@ -29,6 +29,8 @@ mod guide_to_async {}
 mod guide_to_axum {}
 
 mod arguments;
+mod batch;
+mod batched;
 mod class;
 mod client;
 mod codec;
@@ -89,6 +91,10 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod __private {
     pub use crate::arguments::Signature;
+    pub use crate::batch::Declared;
+    #[cfg(feature = "tokio")]
+    pub use crate::batched::batched_async;
+    pub use crate::batched::{BatchEntry, Outcome, answers, batched};
     pub use crate::class::{
         CallEntry, Class, Constructed, Done, HealthEntry, Hidden, Invocation, MethodCall, MethodEntry,
         MethodResult, ReconfigureEntry, argument, configuration, constructor_arguments, shared,

@@ -51,6 +51,15 @@ pub(crate) fn invoke(exchange: Arc<Exchange>, future: Pending<'static, Result<Me
     });
 }
 
+/// Runs a batch's task.
+pub(crate) fn spawn_batch(task: impl Future<Output = ()> + Send + 'static) {
+    // Where it fails, what was moved into it is dropped.
+    let _ = contain(|| {
+        runtime().spawn(task);
+        Ok(())
+    });
+}
+
 fn spawn<F>(exchange: Arc<Exchange>, fail: fn(&Exchange, &Error), answer: impl FnOnce(Arc<Exchange>) -> F)
 where
     F: Future<Output = Result<()>> + Send + 'static,
@@ -108,10 +117,42 @@ async fn watched<R>(exchange: &Arc<Exchange>, mut future: Pending<'_, Result<R>>
     outcome
 }
 
+/// The same for a future that several exchanges wait for: until none of them is waited for any more.
+pub(crate) async fn watched_by_all<R>(
+    exchanges: &[Arc<Exchange>],
+    mut future: Pending<'_, Result<R>>,
+) -> Result<R> {
+    let mut cancelled: Vec<Cancelled> = exchanges.iter().map(|_| Cancelled::default()).collect();
+    let mut waiting = exchanges.len();
+    let outcome = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Ready(outcome)) => Poll::Ready(outcome),
+        Err(payload) => Poll::Ready(Err(panicked(payload))),
+        Ok(Poll::Pending) => {
+            for (exchange, cancelled) in exchanges.iter().zip(&mut cancelled) {
+                waiting -= usize::from(
+                    cancelled.poll(exchange, cx) && !std::mem::replace(&mut cancelled.seen, true),
+                );
+            }
+            if waiting == 0 {
+                return Poll::Ready(Err(Error::status(499, "nobody waits for the answer any more")));
+            }
+            Poll::Pending
+        }
+    })
+    .await;
+    contain(|| {
+        drop(future);
+        Ok(())
+    })?;
+    outcome
+}
+
 /// Listens for the cancellation, once there is something to wait for.
 #[derive(Default)]
 struct Cancelled {
     place: Option<HostWaker>,
+    /// It was counted.
+    seen: bool,
 }
 
 impl Cancelled {
@@ -128,7 +169,7 @@ impl Cancelled {
     }
 }
 
-async fn respond(exchange: &Arc<Exchange>, response: Response) -> Result<()> {
+pub(crate) async fn respond(exchange: &Arc<Exchange>, response: Response) -> Result<()> {
     let mut parts = response.into_parts()?;
     match std::mem::take(&mut parts.body) {
         Body::Whole(body) => respond_whole(exchange, &parts, &body),

@@ -347,11 +347,10 @@ impl<'a> Changer<'a> {
         if self.next.http == self.current.http && self.next.deployments == self.current.deployments {
             self.next.revision = self.current.revision;
         }
-        let applied = Applied {
-            revision: self.next.revision,
-            dry_run: false,
-            changes: std::mem::take(&mut self.changes),
-        };
+        let changes = std::mem::take(&mut self.changes);
+        let touched = changes.iter().filter_map(|change| self.next.deployments.get(&change.deployment));
+        let warnings = touched.flat_map(Wanted::warnings).collect();
+        let applied = Applied { revision: self.next.revision, dry_run: false, changes, warnings };
         Ok(Proposal { desired: self.next, applied })
     }
 }

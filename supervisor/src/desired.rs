@@ -71,6 +71,9 @@ pub struct ClassInfo {
     pub exclusive: bool,
     /// Whether it takes a `user_config`.
     pub reconfigures: bool,
+    /// Members of its largest batch; 0: it has none.
+    #[serde(default)]
+    pub batch_max: u32,
     /// Its methods, in the order of the ABI's `method_index`.
     pub methods: Vec<String>,
     /// Bit `1 << n` for `decurion_abi::encoding` n.
@@ -140,7 +143,8 @@ impl Wanted {
         match self.spec.max_ongoing_requests {
             Some(limit) => limit,
             None if self.class.exclusive => 1,
-            None => (2 * u32::from(self.spec.threads)).max(5),
+            // A batch that can't be filled only ever waits for its time.
+            None => (2 * u32::from(self.spec.threads)).max(5).max(self.class.batch_max),
         }
     }
 
@@ -148,6 +152,19 @@ impl Wanted {
     #[must_use]
     pub fn replicas_max(&self) -> u32 {
         self.spec.autoscaling.as_ref().map_or(self.spec.num_replicas, |scaling| scaling.max_replicas)
+    }
+
+    /// What its operator may want to know, although it is no mistake.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let (limit, batch) = (self.max_ongoing_requests(), self.class.batch_max);
+        let never_full = format!(
+            "deployment {}: max_ongoing_requests = {limit}, but class {} runs up to {batch} calls in one batch: such a \
+             batch is never full and always waits for its time; leave max_ongoing_requests out, or set it to {batch} \
+             or more",
+            self.spec.name, self.class.name
+        );
+        Vec::from_iter((limit < batch).then_some(never_full))
     }
 
     /// This form without what came before it.

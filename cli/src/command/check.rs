@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use decurion_api::limits::LIBRARY_MAX;
-use decurion_library::{ClassFacts, Concurrency, LibraryFacts, MethodFacts, check_host, inspect};
+use decurion_library::{BatchFacts, ClassFacts, Concurrency, LibraryFacts, MethodFacts, check_host, inspect};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure, chain};
@@ -91,13 +91,14 @@ fn rows(class: &ClassFacts) -> Vec<Vec<TableCell>> {
     };
     let mut entries: Vec<[TableCell; 4]> = Vec::new();
     if let Some(concurrency) = class.call {
-        entries.push(["call".into(), runs(concurrency), "HTTP".into(), "HTTP".into()]);
+        let runs = class.call_batch.map_or_else(|| runs(concurrency), together);
+        entries.push(["call".into(), runs, "HTTP".into(), "HTTP".into()]);
     }
     for method in &class.methods {
         let returns = printable(&method.returns);
         entries.push([
             printable(&method.name).into(),
-            runs(method.concurrency),
+            method.batch.map_or_else(|| runs(method.concurrency), together),
             arguments(method).into(),
             returns.into(),
         ]);
@@ -118,6 +119,12 @@ fn rows(class: &ClassFacts) -> Vec<Vec<TableCell>> {
         rows.push(vec![name.into(), entry, runs, takes, gives, abi.into(), sdk.into()]);
     }
     rows
+}
+
+/// Calls that run together, as many as come within a time.
+fn together(batch: BatchFacts) -> TableCell {
+    let wait = std::time::Duration::from_micros(batch.wait_us);
+    TableCell::toned(format!("up to {} together, within {wait:?}", batch.max), Tone::Good)
 }
 
 fn arguments(method: &MethodFacts) -> String {

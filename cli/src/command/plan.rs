@@ -45,6 +45,7 @@ fn show(applied: &Applied, changes: bool, output: &Output) -> Result<(), Failure
         (true, true) => output.note("only settings of HTTP would change"),
         (true, false) => output.table(&table)?,
     }
+    super::wait::tell_warnings(applied, output);
     if changes {
         output.note("nothing was changed: `decurion deploy` does it");
     }

@@ -64,8 +64,16 @@ fn tell_changes(applied: &Applied, output: &Output) {
             if change.fields.is_empty() { String::new() } else { format!(": {}", change.fields.join(", ")) };
         output.note(&format!("{} {tense} {what}{fields}", change.deployment));
     }
+    tell_warnings(applied, output);
     if applied.dry_run {
         output.note("nothing was changed: this was a rehearsal");
+    }
+}
+
+/// What is no mistake, and yet worth a sentence.
+pub(super) fn tell_warnings(applied: &Applied, output: &Output) {
+    for warning in &applied.warnings {
+        output.note_in(Tone::Moving, &format!("warning: {}", printable(warning)));
     }
 }
 

@@ -1,6 +1,7 @@
 //! `#[deployment]`: turns a function or an `impl` into a class that the host can load. `read` takes the author's
 //! item apart and says what does not fit, `write` makes the class's entries and its two exported symbols.
 
+mod batch;
 mod derive;
 mod metadata;
 mod read;
@@ -17,6 +18,9 @@ use quote::quote;
 /// `fn check_health(&self) -> Result<()>` says whether it is well, and any other `pub fn` with `&self` or `&mut self`
 /// is a method for handles. With `&self` many run at once, and the type must be `Sync`; with `&mut self` it runs
 /// alone.
+///
+/// `#[batch(max = 32, wait = "2ms")]` on `call` or a method makes its calls run together: the function takes a `Vec` and
+/// returns one, of which each caller gives and gets one element.
 ///
 /// The class is named after the function or the type; `#[deployment(name = "Other")]` names it otherwise.
 #[proc_macro_attribute]

@@ -6,7 +6,7 @@ use decurion_abi::{ABI_MAJOR, ABI_MINOR};
 use proc_macro2::{Delimiter, TokenStream as Tokens, TokenTree};
 use quote::ToTokens;
 
-use crate::read::{Class, Entry};
+use crate::read::{Batch, Class, Entry};
 
 pub(crate) fn of(class: &Class) -> String {
     let sdk = concat!("rust ", env!("CARGO_PKG_VERSION"));
@@ -22,6 +22,15 @@ pub(crate) fn of(class: &Class) -> String {
             let _ = write!(json, ",\"{field}\":\"{}\"", concurrency(entry));
         }
     }
+    let call_batch = class.call.as_ref().and_then(|call| call.batch);
+    if let Some(batch) = call_batch {
+        let _ = write!(json, ",\"call_batch\":{}", of_batch(batch));
+    }
+    let batches = call_batch.is_some() || class.methods.iter().any(|method| method.batch.is_some());
+    if batches && class.reconfigure.is_none() {
+        // The batches' limits.
+        json.push_str(",\"reconfigure\":\"shared\"");
+    }
     let methods: Vec<String> = class.methods.iter().map(method).collect();
     let _ = write!(json, ",\"encodings\":[\"bincode\",\"json\"],\"methods\":[{}]}}", methods.join(","));
     json
@@ -29,14 +38,19 @@ pub(crate) fn of(class: &Class) -> String {
 
 fn method(entry: &Entry) -> String {
     let list = |texts: Vec<String>| texts.iter().map(|one| text(one)).collect::<Vec<_>>().join(",");
+    let batch = entry.batch.map_or(String::new(), |batch| format!(",\"batch\":{}", of_batch(batch)));
     format!(
-        "{{\"name\":{},\"concurrency\":\"{}\",\"arguments\":[{}],\"parameters\":[{}],\"returns\":{}}}",
+        "{{\"name\":{},\"concurrency\":\"{}\",\"arguments\":[{}],\"parameters\":[{}],\"returns\":{}{batch}}}",
         text(&name_of(entry)),
         concurrency(entry),
         list(entry.parameters.iter().map(|parameter| written(&parameter.ty)).collect()),
         list(entry.parameters.iter().map(|parameter| parameter.name.clone()).collect()),
         text(&entry.returns.as_ref().map_or("()".to_owned(), written)),
     )
+}
+
+fn of_batch(batch: Batch) -> String {
+    format!("{{\"max\":{},\"wait_us\":{}}}", batch.max, batch.wait_us)
 }
 
 pub(crate) fn name_of(entry: &Entry) -> String {

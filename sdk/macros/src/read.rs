@@ -8,6 +8,8 @@ use syn::{
     ReturnType, Safety, Signature, Type, Visibility,
 };
 
+use crate::batch;
+
 /// A class to be written.
 pub(crate) struct Class {
     /// The item as the compiler gets it.
@@ -44,6 +46,19 @@ pub(crate) struct Entry {
     pub(crate) is_async: bool,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) returns: Option<Type>,
+    /// Its calls run together. `parameters` and `returns` are then what one caller sees.
+    pub(crate) batch: Option<Batch>,
+}
+
+/// `#[batch(..)]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch {
+    pub(crate) max: usize,
+    pub(crate) wait_us: u64,
+    /// 0: as many as there are handler threads.
+    pub(crate) concurrent: usize,
+    /// The function as a whole can fail, for all members at once.
+    pub(crate) fallible: bool,
 }
 
 /// One parameter after the receiver.
@@ -129,6 +144,7 @@ fn of_function(name: Option<(String, Span)>, function: ItemFn) -> Result<Class> 
         is_async: signature.asyncness.is_some(),
         returns: returned(signature),
         parameters,
+        batch: None,
     };
     let visibility = &function.vis;
     let stands_for = format!("The deployment `{}`, as a type.", plain(&function_name));
@@ -168,7 +184,7 @@ fn of_impl(name: Option<(String, Span)>, block: ItemImpl) -> Result<Class> {
     }
     let ident = type_name(&block.self_ty)?;
     let mut class = Class {
-        item: block.to_token_stream(),
+        item: without_batch(&block).to_token_stream(),
         ty: (*block.self_ty).clone(),
         name: class_name(name, &ident)?,
         constructor: Constructor::Default,
@@ -203,6 +219,14 @@ fn of_impl(name: Option<(String, Span)>, block: ItemImpl) -> Result<Class> {
 
 fn take(class: &mut Class, function: &ImplItemFn) -> Result<()> {
     let name = plain(&function.sig.ident);
+    let batches = name == "call"
+        || (!batch::NEVER.contains(&name.as_str())
+            && matches!(function.vis, Visibility::Public(_))
+            && function.sig.receiver().is_some());
+    if let Some(attribute) = batch_attribute(&function.attrs).filter(|_| !batches) {
+        let why = "#[batch] stands on `call` or on a `pub fn` with &self: what callers call";
+        return Err(Error::new(attribute.span(), why));
+    }
     match name.as_str() {
         "new" => class.constructor = constructor(function)?,
         "call" => class.call = Some(call(function)?),
@@ -301,14 +325,34 @@ fn any_entry(
     if !count.contains(&parameters.len()) {
         return Err(Error::new(signature.inputs.span(), otherwise));
     }
-    Ok(Entry {
+    let mut entry = Entry {
         name: name.clone(),
         receiver: receiver.span(),
         exclusive: exclusive.is_some(),
         is_async: signature.asyncness.is_some(),
         returns: returned(signature),
         parameters,
-    })
+        batch: None,
+    };
+    if let Some(attribute) = batch_attribute(&function.attrs) {
+        batch::apply(&mut entry, attribute, signature)?;
+    }
+    Ok(entry)
+}
+
+fn batch_attribute(attributes: &[Attribute]) -> Option<&Attribute> {
+    attributes.iter().find(|attribute| attribute.path().is_ident("batch"))
+}
+
+/// The block as the compiler gets it: `#[batch]` is ours.
+fn without_batch(block: &ItemImpl) -> ItemImpl {
+    let mut block = block.clone();
+    for item in &mut block.items {
+        if let ImplItem::Fn(function) = item {
+            function.attrs.retain(|attribute| !attribute.path().is_ident("batch"));
+        }
+    }
+    block
 }
 
 /// Refuses what an entry can't be.
@@ -351,12 +395,6 @@ fn unconditional(attributes: &[Attribute]) -> Result<()> {
             return Err(Error::new(
                 attribute.span(),
                 "an entry of a deployment can't depend on a cfg: put it on the whole impl block",
-            ));
-        }
-        if attribute.path().is_ident("batch") {
-            return Err(Error::new(
-                attribute.span(),
-                "#[batch] is not supported by this version of the SDK yet",
             ));
         }
     }
@@ -406,6 +444,11 @@ fn returned(signature: &Signature) -> Option<Type> {
         ReturnType::Default => None,
         ReturnType::Type(_, ty) => Some((**ty).clone()),
     }
+}
+
+/// Whether a method can fail, by what its author calls the type: `Result<T>`, `std::io::Result<T>`.
+pub(crate) fn is_result(ty: &Type) -> bool {
+    matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Result"))
 }
 
 fn type_name(ty: &Type) -> Result<Ident> {

@@ -39,7 +39,43 @@ fn what_is_no_deployment_is_refused_with_what_to_do() {
         ("impl Model { pub fn score(&self, text: &str) {} }", "write `String` instead"),
         ("impl Model { pub fn score(&self, rows: &[f64]) {} }", "write `Vec<f64>` instead"),
         ("impl Model { #[cfg(test)] pub fn score(&self) {} }", "can't depend on a cfg"),
-        ("impl Model { #[batch(max = 3)] pub fn score(&self) {} }", "#[batch] is not supported"),
+        ("impl Model { #[batch(max = 3)] pub fn score(&self) {} }", "takes one `Vec`"),
+        ("impl Model { #[batch(max = 3)] pub fn score(&self, rows: Vec<u8>) {} }", "takes one `Vec`"),
+        ("impl Model { #[batch(max = 3)] pub fn score(&self, rows: Vec<u8>) -> u8 {} }", "takes one `Vec`"),
+        ("impl Model { #[batch(max = 3)] pub fn score(&self, row: u8) -> Vec<u8> {} }", "takes one `Vec`"),
+        (
+            "impl Model { #[batch(max = 3)] pub fn score(&mut self, rows: Vec<u8>) -> Vec<u8> {} }",
+            "takes &self",
+        ),
+        (
+            "impl Model { #[batch] pub fn score(&self, rows: Vec<u8>) -> Vec<u8> {} }",
+            "expected attribute arguments",
+        ),
+        (
+            "impl Model { #[batch(wait = \"1s\")] pub fn score(&self, rows: Vec<u8>) -> Vec<u8> {} }",
+            "how many run together",
+        ),
+        ("impl Model { #[batch(max = 0)] pub fn score(&self, rows: Vec<u8>) -> Vec<u8> {} }", "from 1 to"),
+        (
+            "impl Model { #[batch(max = 2, wait = 5)] pub fn score(&self, rows: Vec<u8>) -> Vec<u8> {} }",
+            "a duration",
+        ),
+        (
+            "impl Model { #[batch(max = 2, wait = \"5\")] pub fn score(&self, rows: Vec<u8>) -> Vec<u8> {} }",
+            "a duration",
+        ),
+        (
+            "impl Model { #[batch(size = 2)] pub fn score(&self, rows: Vec<u8>) -> Vec<u8> {} }",
+            "#[batch] takes `max = 32`",
+        ),
+        (
+            "impl Model { fn call(&self) {} #[batch(max = 3)] fn reconfigure(&self, c: Vec<u8>) {} }",
+            "stands on `call` or",
+        ),
+        (
+            "impl Model { fn call(&self) {} #[batch(max = 3)] fn helper(&self, c: Vec<u8>) {} }",
+            "stands on `call` or",
+        ),
     ] {
         let error = refused(item);
         assert!(error.contains(part), "{item}: {error}");
@@ -122,4 +158,29 @@ fn metadata_is_as_the_abi_has_it() {
             r#"{{"abi":[1,0],"sdk":"rust {version}","class":"Model","call":"shared","reconfigure":"exclusive","encodings":["bincode","json"],"methods":[{{"name":"predict","concurrency":"shared","arguments":["f64"],"parameters":["data"],"returns":"String"}},{{"name":"learn","concurrency":"exclusive","arguments":["Vec<(String, [f64; 3])>","Option<&'static str>"],"parameters":["rows","how"],"returns":"()"}}]}}"#
         )
     );
+}
+
+#[test]
+fn a_batch_shows_as_what_one_caller_sees() {
+    let class = read::class(
+        quote!(),
+        quote!(
+            impl Model {
+                #[batch(max = 32, wait = "1.5ms")]
+                pub fn score(&self, rows: Vec<Row>) -> Result<Vec<f32>> {}
+                #[batch(max = 4)]
+                fn call(&self, requests: Vec<Request>) -> Vec<String> {}
+            }
+        ),
+    );
+    let class = class.ok().unwrap();
+    let json = metadata::of(&class);
+    for part in [
+        r#""name":"score","concurrency":"shared","arguments":["Row"],"parameters":["rows"],"returns":"f32","batch":{"max":32,"wait_us":1500}"#,
+        r#""call":"shared","call_batch":{"max":4,"wait_us":10000},"reconfigure":"shared""#,
+    ] {
+        assert!(json.contains(part), "{json}");
+    }
+    let written = crate::write::class(&class).to_string();
+    assert!(!written.contains("# [batch"), "the compiler knows no such attribute");
 }

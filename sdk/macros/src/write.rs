@@ -8,19 +8,34 @@ use syn::spanned::Spanned;
 use syn::{Ident, PathArguments, Type};
 
 use crate::metadata;
-use crate::read::{Class, Constructor, Entry, Parameter};
+use crate::read::{Batch, Class, Constructor, Entry, Parameter, is_result};
 
 pub(crate) fn class(class: &Class) -> Tokens {
     let Class { item, ty, name, .. } = class;
     let metadata = metadata::of(class);
     let create = create(class);
-    let call = optional(class.call.as_ref().map(|entry| call(class, entry)));
+    let mut batches = Vec::new();
+    let mut batch = |entry: &Entry| {
+        batches.push(batched(class, entry));
+        of_place(entry, batches.len() - 1)
+    };
+    let call = optional(class.call.as_ref().map(|entry| match entry.batch {
+        Some(_) => batch(entry),
+        None => call(class, entry),
+    }));
     let ingress = class.ingress.as_ref().map(ingress);
     let reconfigure = optional(class.reconfigure.as_ref().map(reconfigure));
     let check_health = optional(class.check_health.as_ref().map(check_health));
-    let methods = class.methods.iter().map(|entry| method(class, entry));
+    let methods: Vec<Tokens> = class
+        .methods
+        .iter()
+        .map(|entry| if entry.batch.is_some() { batch(entry) } else { method(class, entry) })
+        .collect();
+    let batches = (!batches.is_empty())
+        .then(|| quote!(const BATCHES: &'static [__decurion::BatchEntry<Self>] = &[#(#batches),*];));
     let table = class.methods.iter().map(|entry| {
-        let (name, exclusive, is_async) = (metadata::name_of(entry), entry.exclusive, entry.is_async);
+        let later = entry.is_async || entry.batch.is_some();
+        let (name, exclusive, is_async) = (metadata::name_of(entry), entry.exclusive, later);
         quote!(__decurion::method(#name, #exclusive, #is_async))
     });
     let class_symbol = format_ident!("{CLASS_SYMBOL_PREFIX}{name}");
@@ -37,6 +52,7 @@ pub(crate) fn class(class: &Class) -> Tokens {
                 const METADATA: &'static str = #metadata;
                 const CALL: ::core::option::Option<__decurion::CallEntry<Self>> = #call;
                 #ingress
+                #batches
                 const METHODS: &'static [__decurion::MethodEntry<Self>] = &[#(#methods),*];
                 const METHOD_TABLE: &'static [__decurion::abi::Method] = &[#(#table),*];
                 const RECONFIGURE: ::core::option::Option<__decurion::ReconfigureEntry<Self>> = #reconfigure;
@@ -149,6 +165,64 @@ fn method(class: &Class, entry: &Entry) -> Tokens {
     made(entry, "MethodEntry", &quote!(|__this, __call| #body))
 }
 
+/// The entry of a batched function: its place among the batches.
+fn of_place(entry: &Entry, place: usize) -> Tokens {
+    let kind = if entry.name == "call" { quote!(CallEntry) } else { quote!(MethodEntry) };
+    let checked = quote_spanned!(at(entry.receiver)=> let _ = __decurion::shared::<Self>;);
+    quote!({
+        #checked
+        __decurion::#kind::batched(#place)
+    })
+}
+
+/// The batch itself: how one member's argument is read, and how the function runs for all of them.
+fn batched(class: &Class, entry: &Entry) -> Tokens {
+    let Some(Batch { max, wait_us, concurrent, fallible }) = entry.batch else { return Tokens::new() };
+    let (ty, function) = (&class.ty, &entry.name);
+    let name = metadata::name_of(entry);
+    let full = format!("{}::{name}", class.name);
+    let http = name == "call";
+    let item_fails = entry.returns.as_ref().is_some_and(is_result);
+    let read = if http {
+        quote!(|__exchange| ::core::result::Result::Ok((__exchange.request(), ())))
+    } else {
+        let signature = signature(&full, &entry.parameters);
+        let (value, returned) = (&entry.parameters[0].ty, returned(entry));
+        let checked = checked(&entry.parameters);
+        quote!(|__exchange| {
+            #checked
+            let __call = __exchange.read_now()?;
+            let (__value,): (#value,) = __call.arguments::<_, #returned>(#signature)?;
+            ::core::result::Result::Ok((__value, __call))
+        })
+    };
+    let span = span_of_return(entry);
+    let write = match (http, item_fails) {
+        (true, _) => quote_spanned!(span=> |_, __answer| __decurion::Outcome::response(__answer)),
+        (false, true) => {
+            quote_spanned!(span=> |__call, __result| __decurion::Outcome::result(__call, &__result?))
+        }
+        (false, false) => {
+            quote_spanned!(span=> |__call, __result| __decurion::Outcome::result(__call, &__result))
+        }
+    };
+    let (awaited, question_mark) = (awaited(entry), fallible.then(|| quote!(?)));
+    let body = body(
+        entry,
+        &quote! {
+            let __results = <#ty>::#function(__this, __values) #awaited #question_mark;
+            __decurion::answers(#full, __calls, __results, #write)
+        },
+    );
+    let make = if entry.is_async { quote!(batched_async) } else { quote!(batched) };
+    quote! {
+        __decurion::BatchEntry::new(
+            __decurion::Declared { name: #name, max: #max, wait_us: #wait_us, concurrent: #concurrent },
+            || __decurion::#make(#read, |__this, __values, __calls| #body),
+        )
+    }
+}
+
 fn reconfigure(entry: &Entry) -> Tokens {
     let name = &entry.name;
     let checked = checked(&entry.parameters);
@@ -246,11 +320,6 @@ fn signature(name: &str, parameters: &[Parameter]) -> Tokens {
 
 fn values(count: usize) -> Vec<Ident> {
     (0..count).map(|at| format_ident!("__value{at}")).collect()
-}
-
-/// Whether a method can fail, by what its author calls the type: `Result<T>`, `std::io::Result<T>`.
-fn is_result(ty: &Type) -> bool {
-    matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Result"))
 }
 
 /// What a method gives when it does not fail.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use decurion_abi as abi;
 use decurion_abi::{flags, status};
 
+use super::batching::{self, Batching};
 use super::host::{self, Exchange};
 #[cfg(feature = "tokio")]
 use crate::class::Invocation;
@@ -59,7 +60,11 @@ pub const fn class_table<T: Class>() -> abi::Class {
             (None, None) => None,
         },
         invoke: if T::METHODS.is_empty() { None } else { Some(invoke::<T>) },
-        reconfigure: if T::RECONFIGURE.is_some() { Some(reconfigure::<T>) } else { None },
+        reconfigure: if T::RECONFIGURE.is_some() || !T::BATCHES.is_empty() {
+            Some(reconfigure::<T>)
+        } else {
+            None
+        },
         check_health: if T::CHECK_HEALTH.is_some() { Some(check_health::<T>) } else { None },
     }
 }
@@ -76,6 +81,8 @@ struct Instance<T>(*mut Held<T>);
 
 /// What the instance pointer is to.
 struct Held<T> {
+    /// Of the class's batched entries. Their threads end before the value goes.
+    batches: Vec<Batching<T>>,
     value: T,
     /// Made when it is first asked for, and again after a new configuration.
     #[cfg(feature = "axum")]
@@ -109,7 +116,7 @@ macro_rules! run {
             Entry::Shared(function) => contain(|| function(unsafe { instance.shared() }, $($argument),*)),
             // SAFETY: the table says that this entry is exclusive, so the host runs nothing beside it.
             Entry::Exclusive(function) => contain(|| function(unsafe { instance.exclusive() }, $($argument),*)),
-            Entry::SharedAsync(_) | Entry::ExclusiveAsync(_) => Err(Error::msg("an async entry was run as another")),
+            Entry::SharedAsync(_) | Entry::ExclusiveAsync(_) | Entry::Batched(_) => Err(Error::msg("an async entry was run as another")),
         }
     }};
 }
@@ -128,9 +135,22 @@ macro_rules! start {
                 // SAFETY: as above; it is exclusive, so the host runs nothing beside it.
                 Some(contain(|| Ok(function(unsafe { instance.exclusive() }, $argument))))
             }
-            Entry::Shared(_) | Entry::Exclusive(_) => None,
+            Entry::Shared(_) | Entry::Exclusive(_) | Entry::Batched(_) => None,
         }
     }};
+}
+
+/// Where an entry's calls run together: hands this one over, and is done.
+macro_rules! join {
+    ($entry:expr, $instance:expr, $exchange:expr) => {
+        if let crate::class::Entry::Batched(place) = $entry.entry() {
+            // SAFETY: made by `create`, and kept by the host while this exchange is open.
+            let held = unsafe { &*$instance.cast::<Held<T>>() };
+            let Some(batch) = held.batches.get(place) else { return status::INVALID };
+            batch.join($exchange);
+            return status::OK;
+        }
+    };
 }
 
 unsafe extern "C" fn create<T: Class>(
@@ -147,13 +167,15 @@ unsafe extern "C" fn create<T: Class>(
     let args = unsafe { args.as_slice() };
     match contain(|| T::create(args)) {
         Ok(made) => {
-            let held = Held {
+            let mut held = Box::new(Held {
+                batches: Vec::new(),
                 value: made,
                 #[cfg(feature = "axum")]
                 router: std::sync::Mutex::default(),
-            };
+            });
+            held.batches = batching::of(T::BATCHES, &raw const held.value);
             // SAFETY: the ABI gives a place for the instance.
-            unsafe { instance.write(Box::into_raw(Box::new(held)).cast()) };
+            unsafe { instance.write(Box::into_raw(held).cast()) };
             status::OK
         }
         Err(error) => report(host, slot, &error),
@@ -177,6 +199,7 @@ unsafe extern "C" fn call<T: Class>(instance: *mut c_void, exchange: *mut abi::E
         return status::INVALID;
     };
     let _current = current::enter(&exchange);
+    join!(entry, instance, exchange);
     #[cfg(feature = "tokio")]
     match start!(entry, Instance::<T>(instance.cast()), Request::incoming(Arc::clone(&exchange))) {
         Some(Ok(future)) => {
@@ -227,6 +250,7 @@ unsafe extern "C" fn invoke<T: Class>(instance: *mut c_void, exchange: *mut abi:
         return status::INVALID;
     };
     let _current = current::enter(&exchange);
+    join!(entry, instance, exchange);
     #[cfg(feature = "tokio")]
     match start!(entry, Instance::<T>(instance.cast()), Invocation::new(Arc::clone(&exchange))) {
         Some(Ok(future)) => {
@@ -260,12 +284,10 @@ unsafe extern "C" fn reconfigure<T: Class>(
     config: abi::Bytes,
     slot: *mut abi::ErrorSlot,
 ) -> i32 {
-    let (Some(entry), Some(host)) = (&T::RECONFIGURE, host::host()) else {
-        return status::INVALID;
-    };
+    let Some(host) = host::host() else { return status::INVALID };
     // SAFETY: the ABI lends the configuration for this call.
     let config = unsafe { config.as_slice() };
-    match run!(entry, Instance::<T>(instance.cast()), config) {
+    match contain(|| configure::<T>(instance, config)) {
         Ok(()) => {
             #[cfg(feature = "axum")]
             forget_router::<T>(instance);
@@ -273,6 +295,29 @@ unsafe extern "C" fn reconfigure<T: Class>(
         }
         Err(error) => report(host, slot, &error),
     }
+}
+
+/// Gives the author's `reconfigure` what is its own, and batches theirs, once the author has taken it.
+fn configure<T: Class>(instance: *mut c_void, config: &[u8]) -> Result<()> {
+    if T::BATCHES.is_empty() {
+        let entry = T::RECONFIGURE.ok_or_else(|| Error::msg("the class takes no user_config"))?;
+        return run!(entry, Instance::<T>(instance.cast()), config);
+    }
+    // SAFETY: made by `create` and alive, since an entry of it runs; this field is never changed.
+    let batches = unsafe { &(*instance.cast::<Held<T>>()).batches };
+    let (limits, rest) = batching::split_config(batches, config)?;
+    match T::RECONFIGURE {
+        Some(entry) => {
+            let rest = serde_json::to_vec(&rest)?;
+            run!(entry, Instance::<T>(instance.cast()), &rest)?;
+        }
+        None if rest.as_object().is_none_or(|fields| !fields.is_empty()) => {
+            return Err(Error::msg("the class takes no user_config but for 'batch'"));
+        }
+        None => {}
+    }
+    batches.iter().zip(limits).for_each(|(batch, limits)| batch.set(limits));
+    Ok(())
 }
 
 /// The next request asks for the router again: the author's may depend on the configuration.
@@ -319,7 +364,7 @@ fn report(host: &abi::Host, slot: *mut abi::ErrorSlot, error: &Error) -> i32 {
     status::ERROR
 }
 
-fn respond(exchange: &Arc<Exchange>, response: Response) {
+pub(super) fn respond(exchange: &Arc<Exchange>, response: Response) {
     #[cfg(feature = "tokio")]
     if response.is_async() {
         if let Err(error) = contain(|| runtime::respond_now(exchange, response)) {

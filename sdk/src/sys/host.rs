@@ -159,7 +159,6 @@ impl Exchange {
     }
 
     /// Calls `waker` once it is cancelled.
-    #[cfg(feature = "tokio")]
     pub(crate) fn on_cancel(&self, waker: &abi::Waker) {
         // SAFETY: an open exchange; the waker is copied, and what it calls takes any number at any time.
         self.while_open(|host, raw| unsafe { (host.on_cancel)(raw, waker) });

@@ -1,10 +1,10 @@
 //! Where the SDK touches the C ABI and the clock. Everything unsafe of it is here.
 
+pub(crate) mod batching;
 pub(crate) mod clock;
 pub(crate) mod export;
 pub(crate) mod host;
 pub(crate) mod local;
-#[cfg(feature = "tokio")]
 pub(crate) mod waking;
 
 pub use export::{class_table, method};

@@ -39,6 +39,22 @@ fn declare(desired: &Desired, deployments: Vec<DeploymentSpec>) -> Result<Propos
     Changer::new(desired, None, &whole).unwrap().application(spec, &two_libraries())
 }
 
+#[test]
+fn a_class_with_batches_has_room_for_one_unless_it_is_told_otherwise() {
+    let mut libraries = libraries();
+    libraries.values_mut().for_each(|library| library.classes[0].batch_max = 32);
+    let declare = |spec: DeploymentSpec| {
+        let spec = ApplicationSpec { application: application(), http: None, deployments: vec![spec] };
+        let desired = Desired::default();
+        let proposal = Changer::new(&desired, None, &whole).unwrap().application(spec, &libraries).unwrap();
+        (proposal.desired.deployments[&name("a")].max_ongoing_requests(), proposal.applied.warnings)
+    };
+    assert_eq!(declare(spec("a", "1", 1)), (32, Vec::new()));
+    let (limit, warnings) = declare(DeploymentSpec { max_ongoing_requests: Some(8), ..spec("a", "1", 1) });
+    assert_eq!((limit, warnings.len()), (8, 1));
+    assert!(warnings[0].contains("never full") && warnings[0].contains("max_ongoing_requests = 8"));
+}
+
 fn unversioned() -> DeploymentSpec {
     DeploymentSpec { version: None, ..spec("a", "", 2) }
 }

@@ -121,6 +121,7 @@ pub(crate) fn libraries() -> Libraries {
         http: true,
         exclusive: false,
         reconfigures: true,
+        batch_max: 0,
         methods: vec!["predict".to_owned()],
         encodings: 2,
     };

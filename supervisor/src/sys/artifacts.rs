@@ -238,6 +238,7 @@ pub(crate) fn classes_of(facts: &LibraryFacts) -> Vec<ClassInfo> {
             http: class.call.is_some(),
             exclusive: class.call == Some(Concurrency::Exclusive),
             reconfigures: class.reconfigure.is_some(),
+            batch_max: class.batch_max(),
             methods: class.methods.iter().map(|method| method.name.clone()).collect(),
             encodings: class.encoding_bits(),
         })

@@ -1,6 +1,7 @@
 //! The main job, end to end: the real command, supervisor, proxy, replicas and libraries.
 
 mod asynchronous;
+mod batching;
 mod examples;
 mod faults;
 mod files;

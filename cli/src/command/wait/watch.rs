@@ -188,7 +188,7 @@ mod tests {
 
     fn applied(action: ChangeAction) -> Applied {
         let change = Change { deployment: DeploymentName::new("m").unwrap(), action, fields: Vec::new() };
-        Applied { revision: 7, dry_run: false, changes: vec![change] }
+        Applied { revision: 7, dry_run: false, changes: vec![change], warnings: Vec::new() }
     }
 
     fn status(outcome: &str, revision: u64, replicas: &[(&str, &str)], ended: &[&str]) -> DeploymentStatus {
