@@ -2,11 +2,13 @@
 //! messages, limits. No I/O, no clocks, no threads; every type is checked where it is made.
 
 pub mod admin;
+pub mod histogram;
 pub mod limits;
 pub mod name;
 pub mod route;
 pub mod spec;
 pub mod status;
 
+pub use histogram::Histogram;
 pub use name::{ApplicationName, ClassName, DeploymentName, NameError, ReplicaId};
 pub use route::{RouteError, RoutePrefix};

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use decurion_api::{ApplicationName, ClassName, DeploymentName, ReplicaId, RoutePrefix};
 
+use crate::stats::ProxyStats;
+
 /// Counts up with each view of one supervisor's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Generation(pub u64);
@@ -100,6 +102,8 @@ pub enum ProxyOrder {
     Attach {
         /// Which.
         replica: ReplicaId,
+        /// What it runs, for the counts.
+        version: String,
         /// Its descriptors.
         descriptors: FdToken,
         /// Requests in flight there, at most, as things are: its lanes are made for so many.
@@ -141,6 +145,9 @@ pub enum ProxyReport {
         /// Text.
         message: String,
     },
+    /// What was counted since the last of these. Once a second while there is something new, and at once where a
+    /// request begins to wait for a deployment without replicas.
+    Stats(ProxyStats),
     /// Drained; exits now.
     Drained,
 }

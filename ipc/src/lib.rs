@@ -13,6 +13,7 @@ pub mod control;
 mod event_index;
 pub mod record;
 pub mod spin;
+pub mod stats;
 mod sync;
 #[cfg(not(loom))]
 #[expect(

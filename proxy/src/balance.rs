@@ -37,6 +37,8 @@ pub struct Replica {
     gone: AtomicBool,
     /// Its id.
     pub id: ReplicaId,
+    /// What it runs.
+    pub version: String,
     /// Its channel, the same place in each worker.
     pub lane: LaneIndex,
     deployment: Arc<Deployment>,
@@ -47,7 +49,20 @@ impl Replica {
     /// A replica with nothing in flight.
     #[must_use]
     pub fn new(id: ReplicaId, lane: LaneIndex, deployment: Arc<Deployment>, load: Box<dyn Load>) -> Self {
-        Self { in_flight: AtomicU32::new(0), gone: AtomicBool::new(false), id, lane, deployment, load }
+        let (in_flight, gone) = (AtomicU32::new(0), AtomicBool::new(false));
+        Self { in_flight, gone, id, version: String::new(), lane, deployment, load }
+    }
+
+    /// The same, of this version.
+    #[must_use]
+    pub fn of_version(self, version: String) -> Self {
+        Self { version, ..self }
+    }
+
+    /// Of which deployment.
+    #[must_use]
+    pub fn deployment(&self) -> &DeploymentName {
+        &self.deployment.name
     }
 
     /// Requests that this process has with it.
@@ -184,6 +199,8 @@ pub struct Deployment {
     pub name: DeploymentName,
     /// Length of the queue, so that nobody takes the lock to find it empty.
     waiting: AtomicUsize,
+    /// That requests wait where there are no replicas has been told, and not yet been passed on.
+    told: AtomicBool,
     queue: Mutex<Queue>,
 }
 
@@ -199,13 +216,27 @@ impl Deployment {
     /// A deployment with no replicas yet.
     #[must_use]
     pub fn new(name: DeploymentName) -> Self {
-        Self { name, waiting: AtomicUsize::new(0), queue: Mutex::default() }
+        Self { name, waiting: AtomicUsize::new(0), told: AtomicBool::new(false), queue: Mutex::default() }
     }
 
     /// Requests waiting now, over all workers.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// A request has begun to wait where there are no replicas: whether somebody has to be told.
+    pub fn tell_of_waiting(&self) -> bool {
+        // SYNC POINT: waiting-told. Who was told marks that first and counts then: whoever waits already is counted.
+        !self.told.swap(true, Ordering::SeqCst)
+    }
+
+    /// Requests waiting now, for whoever was told of them; the next one is told again.
+    #[must_use]
+    pub fn told_waiting(&self) -> usize {
+        // SYNC POINT: waiting-told.
+        self.told.store(false, Ordering::SeqCst);
+        self.waiting()
     }
 
     /// Takes a new set of replicas; whoever waits gets the slots that are free there.

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod exchange;
 pub mod http1;
 pub mod route;
+pub mod stats;
 #[expect(clippy::disallowed_methods, reason = "sockets, threads and clocks are touched here alone")]
 pub mod sys;
 pub mod time;

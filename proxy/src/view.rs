@@ -20,6 +20,8 @@ pub struct View {
 /// Where a prefix leads.
 #[derive(Debug)]
 pub struct Route {
+    /// Its place among the routes of its view.
+    pub place: usize,
     /// The queue.
     pub deployment: Arc<Deployment>,
     /// The replicas, as of this generation.

@@ -24,6 +24,7 @@ pub mod change;
 pub mod desired;
 mod lines;
 mod logbook;
+pub mod metrics;
 mod options;
 pub mod reconcile;
 pub mod store;

@@ -387,6 +387,21 @@ impl ReportSender {
         is_done.recv_timeout(timeout).map_err(|_| ControlError::Closed)
     }
 
+    /// Queues a report that can be sent later as well.
+    ///
+    /// # Errors
+    /// The report, where too many wait or the supervisor is gone.
+    pub fn try_send(&self, report: ProxyReport) -> Result<(), ProxyReport> {
+        self.outbox.try_send(Outgoing::Report(report)).map_err(|error| match error {
+            TrySendError::Full(Outgoing::Report(report))
+            | TrySendError::Disconnected(Outgoing::Report(report)) => report,
+            // Not what was given.
+            TrySendError::Full(Outgoing::Flush(_)) | TrySendError::Disconnected(Outgoing::Flush(_)) => {
+                ProxyReport::Drained
+            }
+        })
+    }
+
     /// Queues a report that may be left out where too many wait: a log line, say.
     pub fn offer(&self, report: ProxyReport) {
         let _ = self.outbox.try_send(Outgoing::Report(report));
@@ -429,7 +444,8 @@ mod tests {
 
         let (gift, other) = Link::pair().unwrap();
         let replica = ReplicaId::new("a-1").unwrap();
-        let attach = ProxyOrder::Attach { replica, descriptors: FdToken(7), requests: 5, replicas: 1 };
+        let (version, descriptors) = ("1".to_owned(), FdToken(7));
+        let attach = ProxyOrder::Attach { replica, version, descriptors, requests: 5, replicas: 1 };
         orders.send(attach.clone(), vec![gift.into()]).unwrap();
         let view = ProxyOrder::View(RouteView { generation: Generation(1), deployments: vec![] });
         orders.send(view.clone(), vec![]).unwrap();

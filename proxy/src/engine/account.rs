@@ -1,9 +1,13 @@
 //! What is noted of each request once it is over: the one place where every request ends, however it does.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use decurion_ipc::stats::Traffic;
 
 use super::connection::Answer;
 use super::port::{Lane, Socket};
+use super::tally::{TallyIndex, UNROUTED};
 use super::{ConnectionId, Engine};
 use crate::access_log::{CLIENT_LEFT, Entry, RequestLine, Sink};
 use crate::http1::{Head, Storage};
@@ -35,11 +39,57 @@ impl AccessLog {
 }
 
 const ALL: u64 = 1 << 32;
+/// Between two tellings of what was counted.
+const STATS_PERIOD_NS: u64 = 1_000_000_000;
 
 impl<S: Socket, L: Lane<S>> Engine<S, L> {
     /// Says where the access log goes from now on.
     pub fn set_access_log(&mut self, sink: Option<Arc<dyn Sink>>) {
         self.access_log = AccessLog::new(sink, self.settings.access_log_sample);
+    }
+
+    /// Counts by the routes of the view that we have now.
+    pub(super) fn tally_routes(&mut self) {
+        let mut places = vec![UNROUTED; self.view.routes.iter().count()];
+        for (_, route) in self.view.routes.iter() {
+            if let Some(place) = places.get_mut(route.place) {
+                *place = self.tallies.hold_key(&route.deployment.name, "");
+            }
+        }
+        for before in std::mem::replace(&mut self.route_tallies, places) {
+            self.tallies.release(before);
+        }
+    }
+
+    /// When there is something for [`Engine::take_stats`], if nothing happens before.
+    pub fn stats_due(&self) -> Nanos {
+        self.stats_due
+    }
+
+    /// What was counted since the last time, once a period is over, or `at_once`; `None`: there is nothing new. What
+    /// comes with it may be nothing: then levels have changed that are known elsewhere.
+    pub fn take_stats(&mut self, at_once: bool, now: Nanos) -> Option<Vec<Traffic>> {
+        let due = self.stats_due <= now || (at_once && self.stats_due != Nanos::NEVER);
+        due.then(|| {
+            self.stats_due = Nanos::NEVER;
+            self.tallies.take()
+        })
+    }
+
+    /// Something is new. All workers tell at the same instants: whoever adds them up wakes once.
+    pub(super) fn note_news(&mut self, now: Nanos) {
+        if self.stats_due == Nanos::NEVER {
+            self.stats_due = Nanos((now.0 / STATS_PERIOD_NS + 1) * STATS_PERIOD_NS);
+        }
+    }
+
+    /// Counts a connection that was answered before anything was read from it.
+    pub fn note_turned_away(&mut self, status: u16, now: Nanos) {
+        if let Some(tally) = self.tallies.at(UNROUTED) {
+            tally.counts.count_status(status);
+            tally.counts.duration.record_ns(0);
+        }
+        self.note_news(now);
     }
 
     /// Notes a request that has been answered, by us or by a replica.
@@ -61,10 +111,45 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     }
 
     fn note(&mut self, id: ConnectionId, status: u16, bytes: u64, complete: bool, now: Nanos) {
+        self.note_news(now);
         let Some(conn) = self.connections.get_mut(id) else { return };
-        conn.request.under_way = false;
-        let deployment = conn.request.deployment.take();
+        let request = &mut conn.request;
+        // What could not be read as a request has no time and no place.
+        let is_read = std::mem::replace(&mut request.under_way, false);
+        let tally_index = if is_read { request.tally } else { UNROUTED };
+        let took = if is_read { now.until(request.began) } else { Duration::ZERO };
+        if let Some(tally) = self.tallies.at(tally_index) {
+            let counts = &mut tally.counts;
+            counts.count_status(status);
+            counts.cut += u64::from(!complete && status != CLIENT_LEFT);
+            counts.bytes_out = counts.bytes_out.saturating_add(bytes);
+            counts.duration.record(took);
+            if is_read {
+                counts.bytes_in = counts.bytes_in.saturating_add(request.body_bytes);
+            }
+            if is_read && request.opened != Nanos(0) {
+                counts.queue.record(request.waited);
+                if complete && matches!(request.answer, Answer::Begun(_)) {
+                    counts.handler.record(now.until(request.opened));
+                }
+            }
+        }
+        self.write_log(id, tally_index, status, bytes, took, complete);
+        self.tallies.release(tally_index);
+    }
+
+    /// Hands the request to the access log, where there is one.
+    fn write_log(
+        &mut self,
+        id: ConnectionId,
+        tally: TallyIndex,
+        status: u16,
+        bytes: u64,
+        took: Duration,
+        complete: bool,
+    ) {
         let Some(sink) = self.access_log.sample() else { return };
+        let Some(conn) = self.connections.get_mut(id) else { return };
         let lane = conn.request.tried.and_then(|lane| self.lanes.get(lane.at())?.as_deref());
         let replica = lane.map(|entry| &entry.replica);
         let mut storage = Storage::new();
@@ -78,8 +163,8 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             line: head.as_ref().map(line),
             status,
             bytes,
-            took: if request.head.is_empty() { Nanos(0) } else { now }.until(request.began),
-            deployment: deployment.map(|deployment| deployment.name.to_string()),
+            took,
+            deployment: self.tallies.deployment(tally).map(ToString::to_string),
             replica: replica.map(|replica| replica.id.to_string()),
             referer: field("referer"),
             user_agent: field("user-agent"),

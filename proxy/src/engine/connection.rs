@@ -1,10 +1,12 @@
 //! One client's connection, and the request on it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::input::Input;
 use super::output::Output;
 use super::port::Lane;
+use super::tally::{TallyIndex, UNROUTED};
 use crate::balance::{Deployment, LaneIndex, Place, Replica};
 use crate::http1::head::REQUEST_ID_MAX;
 use crate::http1::{BodyOut, Chunked, Framing, Head, Scan, Version, method};
@@ -130,8 +132,14 @@ pub(super) struct Request {
     pub(super) tried: Option<LaneIndex>,
     /// When its head was there.
     pub(super) began: Nanos,
-    /// Where it was routed to.
-    pub(super) deployment: Option<Arc<Deployment>>,
+    /// When a place at a replica was first asked for; zero: it was not.
+    pub(super) asked: Nanos,
+    /// When a replica was given it, the last time; zero: none was.
+    pub(super) opened: Nanos,
+    /// What it waited for its first replica.
+    pub(super) waited: Duration,
+    /// Where it is counted.
+    pub(super) tally: TallyIndex,
     /// Of a replica's answer.
     pub(super) status: u16,
     /// Bytes of a replica's answer's body that were passed on.
@@ -166,7 +174,10 @@ impl Default for Request {
             refusals: 0,
             tried: None,
             began: Nanos(0),
-            deployment: None,
+            asked: Nanos(0),
+            opened: Nanos(0),
+            waited: Duration::ZERO,
+            tally: UNROUTED,
             status: 0,
             body_sent: 0,
             under_way: false,
@@ -183,6 +194,7 @@ impl Request {
         ids: &mut Ids,
         now: Nanos,
     ) {
+        debug_assert!(!self.under_way, "a request ended without having been counted");
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         *self = Self {

@@ -9,6 +9,7 @@ use super::answer::BadHead;
 use super::connection::Phase;
 use super::pages::Page;
 use super::port::{Happened, Lane, News, Socket};
+use super::tally::TallyIndex;
 use super::{ConnectionId, Engine, Notice};
 use crate::balance::{LaneIndex, Replica};
 use crate::exchange::Loss;
@@ -22,6 +23,8 @@ const POLL_BUDGET: u32 = 256;
 pub(super) struct LaneEntry<L> {
     pub(super) lane: L,
     pub(super) replica: Arc<Replica>,
+    /// Where what it answers is counted.
+    pub(super) tally: TallyIndex,
     /// By stream index: whose it is.
     owners: Vec<Owner>,
     /// Requests that have a slot at the replica and found no room here.
@@ -70,9 +73,11 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         if at >= self.lanes.len() {
             self.lanes.resize_with(at + 1, || None);
         }
+        let tally = self.tallies.hold_key(replica.deployment(), &replica.version);
         self.lanes[at] = Some(Box::new(LaneEntry {
             lane,
             replica,
+            tally,
             owners: Vec::new(),
             parked: VecDeque::new(),
             refused: Vec::new(),
@@ -90,6 +95,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         if std::mem::replace(&mut entry.dead, true) {
             return;
         }
+        self.now = now;
         entry.replica.leave();
         let mut news = std::mem::take(&mut self.news);
         let lost = entry.lane.die(&mut news);
@@ -449,9 +455,10 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
 
     fn forget_if_free(&mut self, lane: LaneIndex) {
         if let Some(place) = self.lanes.get_mut(lane.at())
-            && place.as_ref().is_some_and(|entry| entry.dead && entry.held == 0)
+            && let Some(entry) = place.take_if(|entry| entry.dead && entry.held == 0)
         {
-            self.freed.extend(place.take().map(|entry| (lane, entry.lane)));
+            self.tallies.release(entry.tally);
+            self.freed.push((lane, entry.lane));
         }
     }
 }

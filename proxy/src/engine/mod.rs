@@ -18,6 +18,7 @@ mod request;
 #[cfg(test)]
 mod sim;
 mod slab;
+mod tally;
 mod timeout;
 mod timers;
 mod tunnel;
@@ -40,6 +41,7 @@ use output::{Output, Wrote};
 use port::{Lane, News, Socket};
 pub use slab::ConnectionId;
 use slab::Slab;
+use tally::{Tallies, TallyIndex};
 use timers::Timers;
 
 /// How long a client that has closed its sending side is waited for: it may want its answer (`shutdown`), or be gone
@@ -82,6 +84,8 @@ pub enum Notice {
         /// What it did.
         fault: String,
     },
+    /// A request has begun to wait for a deployment that has no replicas.
+    Starved,
 }
 
 /// `decurion_abi::level` of warnings, which is plain numbers on the wire.
@@ -107,6 +111,11 @@ pub struct Engine<S: Socket, L: Lane<S>> {
     ids: Ids,
     date: Vec<u8>,
     access_log: account::AccessLog,
+    tallies: Tallies,
+    /// By place of a route: where what is answered before a replica has it is counted.
+    route_tallies: Vec<TallyIndex>,
+    /// When what was counted is to be asked for.
+    stats_due: Nanos,
     /// As of the last turn.
     now: Nanos,
     draining: bool,
@@ -160,6 +169,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             ids: Ids::new(seed),
             date: Vec::new(),
             access_log: account::AccessLog::default(),
+            tallies: Tallies::default(),
+            route_tallies: Vec::new(),
+            stats_due: Nanos::NEVER,
             now: Nanos(0),
             draining: false,
             turn: usize::from(worker),
@@ -203,6 +215,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             served: 0,
         });
         self.mark(id);
+        self.note_news(now);
         id
     }
 
@@ -213,6 +226,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
 
     /// Says what a connection's socket is ready for.
     pub fn ready(&mut self, id: ConnectionId, ready: Ready, now: Nanos) {
+        self.now = now;
         let Some(conn) = self.connections.get_mut(id) else { return };
         if ready.broken {
             return self.abort(id);
@@ -231,6 +245,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     /// Routes by another view from now on. Whoever waits for what is no more is told so.
     pub fn set_view(&mut self, view: Arc<View>, now: Nanos) {
         self.view = view;
+        self.tally_routes();
         for id in self.connections.ids() {
             let Some(conn) = self.connections.get_mut(id) else { continue };
             if let Phase::Queued { .. } = conn.phase {
@@ -255,6 +270,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
 
     /// Takes no new requests: idle connections close, the others with their current answer.
     pub fn drain(&mut self, now: Nanos) {
+        self.now = now;
         self.draining = true;
         for id in self.connections.ids() {
             // A request may be there that was not read yet.
@@ -459,6 +475,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     fn abort(&mut self, id: ConnectionId) {
         self.note_cut_off(id);
         self.let_go(id);
+        self.note_news(self.now);
         let Some(mut conn) = self.connections.remove(id) else { return };
         conn.part();
         for (lane, block) in conn.output.clear() {

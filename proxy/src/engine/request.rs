@@ -10,7 +10,7 @@ use super::connection::{Close, Connection, Phase, Request, Upgrade};
 use super::input::Fill;
 use super::pages::Page;
 use super::port::{Lane, Socket};
-use super::{ConnectionId, Engine, PIPELINE_MAX, Step};
+use super::{ConnectionId, Engine, Notice, PIPELINE_MAX, Step};
 use crate::balance::{Admission, LaneIndex, Replica};
 use crate::exchange::{Loss, Standing, Verdict, after_loss};
 use crate::http1::{Framing, Head, Refusal, Storage};
@@ -72,7 +72,8 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         };
         let limit = head.timeout.or(route.request_timeout).unwrap_or(self.settings.request_timeout);
         request.deadline = now.limit(limit);
-        request.deployment = Some(Arc::clone(&route.deployment));
+        request.tally = self.route_tallies.get(route.place).copied().unwrap_or_default();
+        self.tallies.hold(request.tally);
         if let Framing::Length(length) = head.framing {
             if length > self.settings.max_body {
                 return self.refuse_body(id, now);
@@ -88,11 +89,14 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         }
         if request.complete {
             encode(&head, prefix, request, &mut self.record);
+            request.asked = now;
             self.turn = self.turn.wrapping_add(1);
             let waiter = super::Waiter { worker: self.worker, ticket: id.to_bits() };
             let admission = route.deployment.admit(&route.backends, self.turn, waiter, None, &*self.post);
             if let Admission::Queued(place) = admission {
                 conn.phase = Phase::Queued { place, deployment: Arc::clone(&route.deployment) };
+                tell_of_waiting(route, &mut self.notices);
+                self.note_news(now);
                 return Step::Wait;
             }
             return self.admitted(id, &admission, now);
@@ -129,6 +133,8 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             if let Some(conn) = self.connections.get_mut(id) {
                 conn.phase = Phase::Queued { place, deployment: Arc::clone(&route.deployment) };
             }
+            tell_of_waiting(route, &mut self.notices);
+            self.note_news(now);
             return Step::Wait;
         }
         self.admitted(id, &admission, now)
@@ -142,6 +148,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             .map_err(Page::refused)?;
         let (prefix, route) = judge(view, self.draining, &head)?;
         encode(&head, prefix, &conn.request, &mut self.record);
+        if conn.request.asked == Nanos(0) {
+            conn.request.asked = self.now;
+        }
         Ok(route)
     }
 
@@ -215,6 +224,15 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 conn.request.sent += first.len();
                 conn.request.ended = end;
                 conn.request.tried = Some(lane);
+                if conn.request.opened == Nanos(0) {
+                    conn.request.waited = now.until(conn.request.asked);
+                }
+                conn.request.opened = now;
+                if conn.request.tally != entry.tally {
+                    self.tallies.release(conn.request.tally);
+                    self.tallies.hold(entry.tally);
+                    conn.request.tally = entry.tally;
+                }
                 conn.phase = Phase::Open { lane, stream };
                 conn.quiet = match (all, conn.half_closed) {
                     (true, true) => now.after(super::HALF_CLOSED_GRACE),
@@ -258,6 +276,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let step = match after_loss(loss, standing) {
             Verdict::Elsewhere => {
                 request.send_again(loss, body);
+                if let Some(tally) = self.tallies.at(request.tally) {
+                    tally.counts.retries += 1;
+                }
                 self.dispatch(id, Some(lane), now)
             }
             Verdict::BadGateway => self.respond(id, Page::bad_gateway(), now),
@@ -321,6 +342,13 @@ impl Request {
         }
         self.sent = 0;
         self.ended = false;
+    }
+}
+
+/// A request waits: somebody may have to start a replica for it.
+fn tell_of_waiting(route: &Route, notices: &mut Vec<Notice>) {
+    if route.backends.replicas.is_empty() && route.deployment.tell_of_waiting() {
+        notices.push(Notice::Starved);
     }
 }
 

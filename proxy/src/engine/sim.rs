@@ -402,6 +402,7 @@ impl World {
         let backends = Arc::new(Backends { replicas, max_ongoing: 4, max_queued: None });
         self.deployment.set_backends(Arc::clone(&backends), &*self.grants);
         let route = Route {
+            place: 0,
             deployment: Arc::clone(&self.deployment),
             backends,
             availability: Availability::Expected,

@@ -15,6 +15,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
 
     /// Looks at every connection whose time is up.
     pub fn expire(&mut self, now: Nanos) {
+        self.now = now;
         while let Some((at, id)) = self.timers.due(now) {
             let Some(conn) = self.connections.get_mut(id) else { continue };
             if conn.scheduled != at {

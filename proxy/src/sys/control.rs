@@ -19,6 +19,7 @@ use decurion_ipc::channel::Geometry;
 use decurion_ipc::control::{DeploymentView, Generation, ProxyOrder, ProxyReport, ProxySettings, RouteView};
 use decurion_ipc::link::Link;
 use decurion_ipc::proxy_control::{self, ControlError, Received, ReportSender};
+use decurion_ipc::stats::ProxyStats;
 use mio::net::TcpListener;
 use mio::{Poll, Waker};
 
@@ -29,6 +30,7 @@ use super::worker::{self, FromWorker, Seat, WAKER};
 use crate::access_log::Sink;
 use crate::balance::{Backends, Deployment, LaneIndex, Replica};
 use crate::route::RouteTable;
+use crate::stats::Gathered;
 use crate::view::{Route, View};
 
 /// How long the supervisor may take for its first word.
@@ -41,6 +43,8 @@ const FIRST_VIEW_WAIT: Duration = Duration::from_millis(250);
 const ORPHANED: Duration = Duration::from_secs(10);
 /// How long a drain may take that the supervisor has not timed.
 const DRAIN_DEFAULT: Duration = Duration::from_secs(20);
+/// How long counts are kept back that found no room on their way to the supervisor.
+const STATS_AGAIN: Duration = Duration::from_secs(1);
 /// How long the last reports may take to go out.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -139,6 +143,7 @@ impl Server {
 #[derive(Debug)]
 struct Known {
     state: Joining,
+    version: String,
     pidfd: Arc<OwnedFd>,
     /// Its hang-up tells the replica that we are gone.
     _attach: Arc<Link>,
@@ -174,6 +179,7 @@ struct Control {
     /// Acknowledgements that are still to come, by generation, and whom the report will name.
     unacknowledged: BTreeMap<Generation, (usize, Vec<(ReplicaId, String)>)>,
     lanes: Lanes,
+    gathered: Gathered,
     draining: bool,
     drained: usize,
     finished: bool,
@@ -225,6 +231,7 @@ impl Control {
             partial_at: None,
             unacknowledged: BTreeMap::new(),
             lanes: Lanes::default(),
+            gathered: Gathered::default(),
             draining: false,
             drained: 0,
             finished: false,
@@ -268,9 +275,9 @@ impl Control {
                 workers.post_all(|| Mail::Configure(self.settings.clone(), self.sink()));
                 self.listen()
             }
-            ProxyOrder::Attach { replica, requests, replicas, .. } => {
+            ProxyOrder::Attach { replica, version, requests, replicas, .. } => {
                 let geometry = Geometry::fitting(self.workers()?.count(), replicas, requests);
-                self.attach(replica, descriptors, geometry)
+                self.attach(replica, version, descriptors, geometry)
             }
             ProxyOrder::View(view) => {
                 self.pending = Some(view);
@@ -360,6 +367,7 @@ impl Control {
     fn attach(
         &mut self,
         replica: ReplicaId,
+        version: String,
         descriptors: Vec<OwnedFd>,
         geometry: Geometry,
     ) -> Result<(), ServeError> {
@@ -370,7 +378,8 @@ impl Control {
             return Ok(());
         };
         let attach = Arc::new(Link::from_fd(attach));
-        let known = Known { state: Joining::UnderWay, pidfd: Arc::new(pidfd), _attach: Arc::clone(&attach) };
+        let (state, pidfd) = (Joining::UnderWay, Arc::new(pidfd));
+        let known = Known { state, version, pidfd, _attach: Arc::clone(&attach) };
         self.replicas.insert(replica.clone(), known);
         let tell = self.sender.clone();
         let join = move || {
@@ -423,6 +432,7 @@ impl Control {
             shared.set_backends(Arc::clone(&backends), &*workers);
             let Some(prefix) = &deployment.route_prefix else { continue };
             let route = Route {
+                place: routes.len(),
                 deployment: shared,
                 backends,
                 availability: deployment.availability.clone(),
@@ -469,7 +479,8 @@ impl Control {
         match std::mem::replace(&mut known.state, Joining::UnderWay) {
             Joining::Joined(Connected { lanes, board }) => {
                 let lane = self.lanes.take();
-                let replica = Arc::new(Replica::new(id.clone(), lane, deployment, Box::new(board)));
+                let replica = Replica::new(id.clone(), lane, deployment, Box::new(board));
+                let replica = Arc::new(replica.of_version(known.version.clone()));
                 for (worker, lane) in lanes.into_iter().enumerate() {
                     let pidfd = Arc::clone(&known.pidfd);
                     let replica = Arc::clone(&replica);
@@ -519,6 +530,8 @@ impl Control {
                 let workers = self.workers.as_ref().map_or(0, |workers| workers.count());
                 self.lanes.freed(lane, workers);
             }
+            FromWorker::Stats(traffic) => self.gathered.add(traffic, Instant::now()),
+            FromWorker::Starved => self.gathered.hurry(Instant::now()),
             FromWorker::Drained => {
                 self.drained += 1;
                 self.finished |= self.drained == self.workers.as_ref().map_or(0, |workers| workers.count());
@@ -545,7 +558,7 @@ impl Control {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        [self.deadline, self.partial_at].into_iter().flatten().min()
+        [self.deadline, self.partial_at, self.gathered.due()].into_iter().flatten().min()
     }
 
     fn time_is_up(&mut self) -> Result<(), ServeError> {
@@ -558,10 +571,29 @@ impl Control {
                 self.apply(&view)?;
             }
         }
+        if self.gathered.due().is_some_and(|at| at <= now) {
+            self.send_stats(now);
+        }
         if self.deadline.is_some_and(|at| at <= now) {
             self.drain_is_due()?;
         }
         Ok(())
+    }
+
+    /// Sends what the workers have counted; keeps what can't be sent now.
+    fn send_stats(&mut self, now: Instant) {
+        for report in self.stats(now) {
+            if let Err(ProxyReport::Stats(report)) = self.reports.try_send(ProxyReport::Stats(report)) {
+                self.gate.put_back(self.gathered.put_back(report, now + STATS_AGAIN));
+            }
+        }
+    }
+
+    fn stats(&mut self, now: Instant) -> Vec<ProxyStats> {
+        let waiting = self.deployments.values().map(|deployment| {
+            (deployment.name.clone(), u32::try_from(deployment.told_waiting()).unwrap_or(u32::MAX))
+        });
+        self.gathered.take(waiting, self.gate.take_counts(), now)
     }
 
     /// A drain takes too long, or no supervisor has come back.
@@ -576,9 +608,12 @@ impl Control {
         Ok(())
     }
 
-    fn end(&self) {
+    fn end(&mut self) {
         if let Some(access_log) = &self.access_log {
             access_log.flush(FLUSH_TIMEOUT);
+        }
+        for report in self.stats(Instant::now()) {
+            let _ = self.reports.send(ProxyReport::Stats(report));
         }
         let _ = self.reports.send(ProxyReport::Drained);
         let _ = self.reports.flush(FLUSH_TIMEOUT);

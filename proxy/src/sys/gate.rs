@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use decurion_ipc::stats::Connections;
 
 /// The counts.
 #[derive(Debug, Default)]
@@ -11,6 +13,8 @@ pub(super) struct Gate {
     max: AtomicU32,
     max_per_address: AtomicU32,
     total: AtomicU32,
+    accepted: AtomicU64,
+    refused: AtomicU64,
     /// Only kept while there is a limit per address.
     by_address: Mutex<HashMap<IpAddr, u32>>,
 }
@@ -30,6 +34,28 @@ impl Gate {
 
     /// A place for a connection from there, if there is one.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Pass> {
+        let pass = self.find_place(address);
+        let count = if pass.is_some() { &self.accepted } else { &self.refused };
+        count.fetch_add(1, Ordering::Relaxed);
+        pass
+    }
+
+    /// How many are open, and what became of others since the last time.
+    pub(super) fn take_counts(&self) -> Connections {
+        Connections {
+            open: u64::from(self.total.load(Ordering::Relaxed)),
+            accepted: self.accepted.swap(0, Ordering::Relaxed),
+            refused: self.refused.swap(0, Ordering::Relaxed),
+        }
+    }
+
+    /// Takes counts back that could not be passed on.
+    pub(super) fn put_back(&self, counts: Connections) {
+        self.accepted.fetch_add(counts.accepted, Ordering::Relaxed);
+        self.refused.fetch_add(counts.refused, Ordering::Relaxed);
+    }
+
+    fn find_place(self: &Arc<Self>, address: IpAddr) -> Option<Pass> {
         let max = self.max.load(Ordering::Relaxed);
         let fits = |now: u32| (now < max).then_some(now + 1);
         self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;

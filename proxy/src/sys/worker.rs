@@ -12,6 +12,7 @@ use decurion_api::ReplicaId;
 use decurion_ipc::channel::Requester;
 use decurion_ipc::control::{Generation, ProxyReport, ProxySettings};
 use decurion_ipc::proxy_control::ReportSender;
+use decurion_ipc::stats::Traffic;
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
@@ -57,6 +58,10 @@ pub(super) enum FromWorker {
         fault: String,
     },
     LaneFreed(LaneIndex),
+    /// What was counted since the last time.
+    Stats(Vec<Traffic>),
+    /// Requests wait where there are no replicas.
+    Starved,
     /// It drains, and has no connections any more.
     Drained,
 }
@@ -143,7 +148,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             self.engine.ring();
             self.engine.serve_clients(now);
             busy |= self.engine.has_work() || (self.accept_ready && self.accept_paused_until <= now);
-            self.tell_what_happened();
+            self.tell_what_happened(now);
         }
     }
 
@@ -152,7 +157,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
         if busy || self.seat.mailboxes.of(self.seat.index).is_pending() || !self.engine.arm() {
             return Some(Duration::ZERO);
         }
-        let mut until = self.engine.next_deadline().unwrap_or(Nanos::NEVER);
+        let mut until = self.engine.next_deadline().unwrap_or(Nanos::NEVER).min(self.engine.stats_due());
         if self.engine.has_work_in_flight() {
             until = until.min(now.after(TICK));
         }
@@ -286,7 +291,10 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             match listener.accept() {
                 Ok((stream, address)) => match self.seat.gate.enter(address.ip()) {
                     Some(pass) => self.welcome(stream, address.ip(), pass, now),
-                    None => turn_away(stream),
+                    None => {
+                        turn_away(stream);
+                        self.engine.note_turned_away(TURNED_AWAY, now);
+                    }
                 },
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => {
@@ -319,11 +327,12 @@ impl<T: From<FromWorker> + Send> Worker<T> {
         }
     }
 
-    fn tell_what_happened(&mut self) {
+    fn tell_what_happened(&mut self, now: Nanos) {
         for notice in self.engine.take_notices() {
             match notice {
                 Notice::Log { level, message } => self.log(level, message),
                 Notice::Fault { replica, fault } => self.tell(FromWorker::Fault { replica, fault }),
+                Notice::Starved => self.tell(FromWorker::Starved),
             }
         }
         for (index, lane) in self.engine.take_freed() {
@@ -332,7 +341,11 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             self.unwatch(index);
             self.tell(FromWorker::LaneFreed(index));
         }
-        if self.draining && !self.drained && self.engine.connections() == 0 {
+        let ends = self.draining && !self.drained && self.engine.connections() == 0;
+        if let Some(traffic) = self.engine.take_stats(ends, now) {
+            self.tell(FromWorker::Stats(traffic));
+        }
+        if ends {
             self.drained = true;
             self.tell(FromWorker::Drained);
         }
@@ -352,6 +365,9 @@ impl<T: From<FromWorker> + Send> Worker<T> {
 fn lane_token(lane: LaneIndex, which: usize) -> Token {
     Token(FIRST_LANE + 2 * lane.at() + which)
 }
+
+/// Status of the answer below.
+const TURNED_AWAY: u16 = 503;
 
 /// There are too many connections already.
 fn turn_away(mut stream: TcpStream) {

@@ -24,6 +24,7 @@ use decurion_ipc::control::{
 };
 use decurion_ipc::link::Link;
 use decurion_ipc::proxy_control::{OrderSender, Received};
+use decurion_ipc::stats::ProxyStats;
 use decurion_proxy::sys::control::Server;
 
 use replica::{Behaviour, FakeReplica};
@@ -96,8 +97,30 @@ impl Rig {
     pub fn report(&self) -> ProxyReport {
         loop {
             match self.reports.recv_timeout(WATCHDOG).expect("a report in time") {
-                ProxyReport::Log { .. } => {}
+                ProxyReport::Log { .. } | ProxyReport::Stats(_) => {}
                 report => return report,
+            }
+        }
+    }
+
+    /// The next report of what was counted.
+    pub fn stats(&self) -> ProxyStats {
+        loop {
+            if let ProxyReport::Stats(stats) = self.reports.recv_timeout(WATCHDOG).expect("counts in time") {
+                return stats;
+            }
+        }
+    }
+
+    /// Ends the proxy: everything that it has counted since the last report that was read.
+    pub fn end_with_stats(&mut self) -> Vec<ProxyStats> {
+        self.order(ProxyOrder::Drain(WATCHDOG), vec![]);
+        let mut all = Vec::new();
+        loop {
+            match self.reports.recv_timeout(WATCHDOG).expect("a report in time") {
+                ProxyReport::Stats(stats) => all.push(stats),
+                ProxyReport::Drained => return all,
+                _ => {}
             }
         }
     }
@@ -114,7 +137,9 @@ impl Rig {
         let (ours, theirs) = Link::pair().unwrap();
         let (replica, pidfd) = FakeReplica::start(id.clone(), theirs, behaviour);
         let descriptors = self.token();
-        let attach = ProxyOrder::Attach { replica: id, descriptors, requests: self.requests, replicas: 1 };
+        let version = "1".to_owned();
+        let attach =
+            ProxyOrder::Attach { replica: id, version, descriptors, requests: self.requests, replicas: 1 };
         self.order(attach, vec![ours.into(), pidfd]);
         replica
     }

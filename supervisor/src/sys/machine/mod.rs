@@ -22,6 +22,7 @@ pub(crate) use asks::is_live;
 
 use crate::Options;
 use crate::desired::Desired;
+use crate::metrics::TrafficLog;
 use crate::reconcile::{Core, Fact, ProxyInstance};
 use crate::store::{DesiredStore, Revisions};
 use crate::sys::artifacts::Artifacts;
@@ -70,6 +71,7 @@ pub(crate) struct Machine {
     sample_at: Instant,
     lines_at: Instant,
     stops_asked: u32,
+    traffic: TrafficLog,
 }
 
 /// What a machine is made of that was made before, so that each failure has its own words.
@@ -150,6 +152,7 @@ impl Machine {
             sample_at: now,
             lines_at: now,
             stops_asked: 0,
+            traffic: TrafficLog::default(),
         };
         for revision in machine.store.revisions().unwrap_or_default() {
             if let Ok(desired) = machine.store.read(revision) {

@@ -186,6 +186,8 @@ impl Machine {
             return Ok(());
         };
         let replica_pidfd = child.process.pidfd().try_clone_to_owned()?;
+        let observed = self.core.observed().replicas.get(replica);
+        let version = observed.map(|observed| observed.version.clone()).unwrap_or_default();
         let (near, far) = Link::pair()?;
         self.tell_replica(replica, ReplicaOrder::Accept(kind), vec![far.into(), caller_pidfd]);
         let fds = vec![near.into(), replica_pidfd];
@@ -194,6 +196,7 @@ impl Machine {
         if let CallerId::Proxy(instance) = caller {
             let order = ProxyOrder::Attach {
                 replica: replica.clone(),
+                version,
                 descriptors: self.fd_token(),
                 requests,
                 replicas: self.replicas_expected(),

@@ -12,6 +12,7 @@ use mio::{Interest, Token};
 use crate::logbook::NewLine;
 use crate::reconcile::{CallerId, Fact, ProxyInstance};
 use crate::sys::children::{ClientEnd, Post};
+use crate::sys::clock;
 use crate::sys::machine::{Machine, Source};
 use crate::sys::sockets;
 
@@ -181,6 +182,7 @@ impl Machine {
         let tokens = std::mem::take(&mut child.tokens);
         self.forget(&tokens);
         self.proxies.remove(&instance);
+        self.traffic.proxy_ended(instance);
         self.facts.push(Fact::ProxyExited { instance, exit });
         let live: Vec<String> =
             self.core.observed().proxies.all.values().map(|proxy| proxy.settings.listen.clone()).collect();
@@ -216,6 +218,13 @@ impl Machine {
             ProxyReport::Fault { replica, fault } => self.facts.push(Fact::Fault { replica, fault }),
             ProxyReport::Log { level, message } => {
                 tracing::info!(target: "decurion::proxy", "{} {message}", level_name(level));
+            }
+            ProxyReport::Stats(stats) => {
+                for (deployment, count) in &stats.waiting {
+                    let (caller, deployment) = (CallerId::Proxy(instance), deployment.clone());
+                    self.facts.push(Fact::Waiting { caller, deployment, count: u64::from(*count) });
+                }
+                self.traffic.take(instance, stats, clock::now().at);
             }
             ProxyReport::Drained => {}
         }
