@@ -5,6 +5,7 @@
 
 mod autoscaling;
 pub mod file;
+pub mod graph;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use crate::{ApplicationName, ClassName, DeploymentName, RoutePrefix};
 
 pub use autoscaling::AutoscalingSpec;
+pub use graph::{GraphBuilder, GraphError, GraphSpec};
 
 /// Everything one configuration file asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +37,8 @@ pub enum LibraryRef {
     Path(String),
     /// In the supervisor's store: SHA-256 of the bytes, 64 lower-case hexadecimal digits.
     Digest(String),
+    /// The supervisor's own, which runs graphs.
+    Graph,
 }
 
 /// One deployment, with every default filled in.
@@ -55,6 +59,9 @@ pub struct DeploymentSpec {
     pub autoscaling: Option<AutoscalingSpec>,
     /// Constructor arguments: an object by name, an array by position, or null.
     pub args: Value,
+    /// What a deployment is made of that is a graph; it has no code, class or arguments of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph: Option<GraphSpec>,
     /// For `reconfigure`; an empty table counts as set.
     pub user_config: Option<Value>,
     /// As the operator named it; `None`: made from the content.

@@ -75,6 +75,11 @@ pub(crate) enum Command {
     },
     /// Show which route leads to which deployment
     Routes,
+    /// Draw what calls what: as text, `-o dot` for Graphviz, `-o json`
+    Graph {
+        /// One graph or deployment
+        name: Option<DeploymentName>,
+    },
     /// Call a method through a handle, without HTTP
     Call(CallArgs),
     /// Change the number of replicas

@@ -7,6 +7,7 @@ mod completions;
 mod configuration;
 mod deploy;
 mod follow;
+mod graph;
 mod look;
 mod new;
 mod plan;
@@ -23,11 +24,16 @@ use decurion_client::default_socket;
 
 use crate::args::{Cli, Command, Global, RolloutCommand};
 use crate::failure::{Exit, Failure};
-use crate::output::Output;
+use crate::output::{Format, Output};
 
 /// Does what the command line asks for.
 pub(crate) fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
     let global = cli.global;
+    if output.format == Format::Dot && !matches!(cli.command, Command::Graph { .. }) {
+        return Err(Failure::usage(
+            "-o dot is a form of `decurion graph` alone; take table, wide, json or jsonl",
+        ));
+    }
     let admin = || Ok::<Admin, Failure>(Admin::new(socket(&global)?));
     match cli.command {
         Command::Supervise(args) => supervise::supervise(args, socket(&global)?, output),
@@ -36,6 +42,7 @@ pub(crate) fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Plan(args) => plan::plan(&args, &admin()?, output),
         Command::Status { name } => look::status(name.as_ref(), &admin()?, output),
         Command::Routes => look::routes(&admin()?, output),
+        Command::Graph { name } => graph::graph(name.as_ref(), &admin()?, output),
         Command::Call(args) => call::call(&args, &socket(&global)?, output),
         Command::Scale { name, num_replicas, change } => {
             changes::scale(&name, num_replicas, &change, &admin()?, output)

@@ -29,6 +29,8 @@ pub(crate) enum Format {
     Json,
     // One document a line for each thing.
     Jsonl,
+    // Graphviz; of `graph` alone.
+    Dot,
 }
 
 /// Colours, by what they mean.

@@ -54,6 +54,9 @@ pub trait Parameters: Sized {
 )]
 pub trait Arguments: Serialize {}
 
+/// Arguments that are known when the program runs: an array by position, an object by name. They travel as JSON.
+impl Arguments for Value {}
+
 /// Hides the module's own error in the signatures of traits that must be public.
 #[derive(Debug)]
 pub struct SlotError(pub(crate) ArgumentError);

@@ -1,6 +1,7 @@
 //! How one revision of the desired state follows from another: every request of an operator, and what is put back
 //! after a failure. Pure; the result is stored before anything acts on it.
 
+mod graph;
 mod refusal;
 
 use std::collections::BTreeMap;
@@ -57,6 +58,7 @@ pub fn library_key(library: &LibraryRef) -> LibraryRefKey {
     match library {
         LibraryRef::Path(path) => format!("path:{path}"),
         LibraryRef::Digest(digest) => format!("digest:{digest}"),
+        LibraryRef::Graph => "graph".to_owned(),
     }
 }
 
@@ -102,17 +104,17 @@ impl<'a> Changer<'a> {
             self.next.http = http;
         }
         let mut named = Vec::new();
-        for deployment in spec.deployments {
+        for deployment in &spec.deployments {
             if named.contains(&deployment.name) {
-                return Err(Refusal::Twice(deployment.name));
+                return Err(Refusal::Twice(deployment.name.clone()));
             }
             named.push(deployment.name.clone());
             if let Some(held) = self.current.deployments.get(&deployment.name)
                 && held.application != spec.application
             {
-                return Err(Refusal::OtherOwner { name: deployment.name, owner: held.application.clone() });
+                let (name, owner) = (deployment.name.clone(), held.application.clone());
+                return Err(Refusal::OtherOwner { name, owner });
             }
-            self.put(spec.application.clone(), deployment, libraries, false)?;
         }
         let gone: Vec<DeploymentName> = self
             .next
@@ -123,6 +125,17 @@ impl<'a> Changer<'a> {
             .collect();
         for name in gone {
             self.remove(&name);
+        }
+        // Graphs come after what they may call.
+        let (graphs, code): (Vec<_>, Vec<_>) =
+            spec.deployments.into_iter().partition(|deployment| deployment.graph.is_some());
+        for deployment in code {
+            self.put(spec.application.clone(), deployment, libraries, false)?;
+        }
+        let siblings: Vec<DeploymentName> = graphs.iter().map(|graph| graph.name.clone()).collect();
+        for mut deployment in graphs {
+            graph::resolve(&mut deployment, &self.next, &siblings)?;
+            self.put(spec.application.clone(), deployment, libraries, false)?;
         }
         self.finish()
     }
@@ -149,9 +162,10 @@ impl<'a> Changer<'a> {
     pub fn deployment(
         mut self,
         application: ApplicationName,
-        spec: DeploymentSpec,
+        mut spec: DeploymentSpec,
         libraries: &Libraries,
     ) -> Result<Proposal, Refusal> {
+        graph::resolve(&mut spec, &self.next, &[])?;
         let owner = self.current.deployments.get(&spec.name).map_or(application, |w| w.application.clone());
         self.put(owner, spec, libraries, true)?;
         self.finish()
@@ -231,7 +245,7 @@ impl<'a> Changer<'a> {
         };
         let rolled_back = RolledBack { revision: held.revision, version: held.version.clone(), message: why };
         self.insert(&held, Wanted { rolled_back: Some(rolled_back), ..before });
-        self.finish()
+        self.conclude()
     }
 
     /// After a refused `user_config`: the one before it, with a note of the refusal.
@@ -246,7 +260,7 @@ impl<'a> Changer<'a> {
         next.seal();
         let rolled_back = RolledBack { revision: held.revision, version: held.version.clone(), message: why };
         self.insert(&held, Wanted { rolled_back: Some(rolled_back), ..next });
-        self.finish()
+        self.conclude()
     }
 
     fn held(&self, name: &DeploymentName) -> Result<&'a Wanted, Refusal> {
@@ -269,6 +283,7 @@ impl<'a> Changer<'a> {
             spec.library = held.spec.library.clone();
             spec.class = held.spec.class.clone();
             spec.args = held.spec.args.clone();
+            spec.graph = held.spec.graph.clone();
             let mut next = held.clone();
             next.spec = spec;
             self.settle(held, next);
@@ -341,8 +356,15 @@ impl<'a> Changer<'a> {
         self.changes.push(Change { deployment: name.clone(), action, fields });
     }
 
-    /// Checks the whole, and keeps the revision where nothing differs.
-    fn finish(mut self) -> Result<Proposal, Refusal> {
+    /// Checks that every graph still finds what it calls, and the whole.
+    fn finish(self) -> Result<Proposal, Refusal> {
+        graph::check(&self.next)?;
+        self.conclude()
+    }
+
+    /// Checks the whole, and keeps the revision where nothing differs. What is put back after a failure is not held
+    /// up by a graph: it finds out when it calls.
+    fn conclude(mut self) -> Result<Proposal, Refusal> {
         check(&self.next)?;
         if self.next.http == self.current.http && self.next.deployments == self.current.deployments {
             self.next.revision = self.current.revision;

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use decurion_api::spec::graph::GRAPH_ONGOING_DEFAULT;
 use decurion_api::spec::{DeploymentSpec, HttpSpec, LibraryRef};
 use decurion_api::{ApplicationName, ClassName, DeploymentName};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// One revision of everything that is wanted.
@@ -90,7 +91,8 @@ pub struct ConfigId(String);
 
 /// Fields of [`DeploymentSpec`] that only a new process can take. Every other one is taken by running replicas, or
 /// concerns the supervisor and the callers alone.
-pub const RESTART_FIELDS: [&str; 6] = ["library", "class", "args", "version", "threads", "runtime_env"];
+pub const RESTART_FIELDS: [&str; 7] =
+    ["library", "class", "args", "graph", "version", "threads", "runtime_env"];
 
 impl Wanted {
     /// The form that follows from a spec: `library` and `class` are what it refers to, `fresh` makes a version that
@@ -142,6 +144,7 @@ impl Wanted {
     pub fn max_ongoing_requests(&self) -> u32 {
         match self.spec.max_ongoing_requests {
             Some(limit) => limit,
+            None if self.spec.graph.is_some() => GRAPH_ONGOING_DEFAULT,
             None if self.class.exclusive => 1,
             // A batch that can't be filled only ever waits for its time.
             None => (2 * u32::from(self.spec.threads)).max(5).max(self.class.batch_max),
@@ -199,8 +202,17 @@ pub fn fields_of(spec: &DeploymentSpec) -> serde_json::Map<String, Value> {
     }
 }
 
+/// What the constructor is given: a graph's is the graph.
+#[must_use]
+pub fn constructor_args(spec: &DeploymentSpec) -> Value {
+    match &spec.graph {
+        Some(graph) => json!({ "graph": graph }),
+        None => spec.args.clone(),
+    }
+}
+
 fn version_of(spec: &DeploymentSpec, library: &str, fresh: Option<u64>) -> String {
-    short_hash(&(library, &spec.class, &spec.args, &spec.runtime_env, fresh))[..12].to_owned()
+    short_hash(&(library, &spec.class, constructor_args(spec), &spec.runtime_env, fresh))[..12].to_owned()
 }
 
 /// 16 hexadecimal digits of a hash over a value's JSON. Maps are written in the order of their keys.

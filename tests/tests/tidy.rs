@@ -13,6 +13,7 @@ fn arrows() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("sdk/abi", &[]),
         ("sdk/macros", &["decurion-abi"]),
         ("sdk", &["decurion-abi", "decurion-macros"]),
+        ("graph", &["decurion", "decurion-api"]),
         ("client", &["decurion-api", "decurion-ipc"]),
         ("proxy", &["decurion-api", "decurion-ipc"]),
         ("replica-runner", &["decurion-abi", "decurion-api", "decurion-ipc", "decurion-library"]),

@@ -91,7 +91,8 @@ fn target() -> PathBuf {
 }
 
 /// What serving takes: the command and the programs that it starts.
-const PROGRAMS: [&str; 6] = ["-p", "decurion-cli", "-p", "decurion-proxy", "-p", "decurion-replica-runner"];
+const PROGRAMS: [&str; 8] =
+    ["-p", "decurion-cli", "-p", "decurion-proxy", "-p", "decurion-replica-runner", "-p", "decurion-graph"];
 
 fn hello() -> Outcome {
     cargo(&[&["build", "--release", "-p", "hello"], &PROGRAMS[..]].concat())?;

@@ -9,6 +9,7 @@
 
 mod autoscaling;
 mod fields;
+mod graph;
 mod node;
 mod problems;
 mod table;

@@ -17,7 +17,8 @@ pub(super) fn config(name: Option<&DeploymentName>, admin: &Admin, output: &Outp
             } else {
                 let revision = config.revision.map(|revision| format!(" at revision {revision}"));
                 output.line(&format!("# deployment {name}{}", revision.unwrap_or_default()))?;
-                output.raw(&toml_of(&json!({ "deployment": [config.value] }))?)?;
+                let head = if config.value.get("steps").is_some() { "graph" } else { "deployment" };
+                output.raw(&toml_of(&json!({ head: [config.value] }))?)?;
             }
         }
         None => all(&admin.applications()?.value, output)?,
@@ -51,10 +52,11 @@ fn toml_of(value: &Value) -> Result<String, Failure> {
 }
 
 /// Fields in the order in which people write them; others follow by name.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 14] = [
     "application",
     "http",
     "deployment",
+    "graph",
     "listen",
     "name",
     "library",
@@ -64,6 +66,7 @@ const ORDER: [&str; 12] = [
     "args",
     "user_config",
     "version",
+    "input",
 ];
 
 /// JSON that is written in that order.

@@ -55,6 +55,8 @@ fn kind_of(refusal: &Refusal) -> &'static str {
         | Refusal::NoLibrary { .. }
         | Refusal::NoClass { .. }
         | Refusal::WhichClass { .. }
-        | Refusal::TakesNoConfig { .. } => problem::REFUSED,
+        | Refusal::TakesNoConfig { .. }
+        | Refusal::GraphCall { .. }
+        | Refusal::GraphCycle(_) => problem::REFUSED,
     }
 }

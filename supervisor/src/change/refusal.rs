@@ -108,6 +108,21 @@ pub enum Refusal {
         /// Bytes, at most.
         needed: usize,
     },
+    /// A step calls what is not there.
+    #[error("step '{step}' of graph '{graph}' calls '{call}', and {why}")]
+    GraphCall {
+        /// Which graph.
+        graph: DeploymentName,
+        /// Which step.
+        step: String,
+        /// As it was written.
+        call: String,
+        /// What is missing, and what there is.
+        why: String,
+    },
+    /// Graphs that call each other.
+    #[error("graphs call each other in a circle: {}", .0.join(" -> "))]
+    GraphCycle(Vec<String>),
     /// Nothing to go back to.
     #[error("deployment '{0}' has no earlier form to go back to")]
     NothingBefore(DeploymentName),

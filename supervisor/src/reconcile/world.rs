@@ -100,6 +100,7 @@ pub(crate) fn spec(name_of: &str, version: &str, replicas: u32) -> DeploymentSpe
         num_replicas: replicas,
         autoscaling: None,
         args: Value::Null,
+        graph: None,
         user_config: None,
         version: Some(version.to_owned()),
         max_ongoing_requests: None,

@@ -23,6 +23,8 @@ use crate::sys::folder::make_folder;
 #[derive(Clone, Debug)]
 pub(crate) struct Artifacts {
     folder: PathBuf,
+    /// Our own library, which runs graphs.
+    graph: PathBuf,
 }
 
 /// A library on its way in.
@@ -83,14 +85,14 @@ const TEMPORARY: &str = "incoming-";
 
 impl Artifacts {
     /// The store in a folder, without what an earlier life has left half done.
-    pub(crate) fn open(folder: PathBuf) -> io::Result<Self> {
+    pub(crate) fn open(folder: PathBuf, graph: PathBuf) -> io::Result<Self> {
         make_folder(&folder, 0o755)?;
         for entry in fs::read_dir(&folder)?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
                 fs::remove_file(entry.path())?;
             }
         }
-        Ok(Self { folder })
+        Ok(Self { folder, graph })
     }
 
     /// Where a library lies.
@@ -143,6 +145,7 @@ impl Artifacts {
         match library {
             LibraryRef::Path(path) => self.take_file(Path::new(path)),
             LibraryRef::Digest(digest) => Ok((digest.clone(), self.facts(digest)?)),
+            LibraryRef::Graph => self.take_file(&self.graph),
         }
     }
 
@@ -296,7 +299,7 @@ mod tests {
     #[test]
     fn what_is_no_library_is_refused_and_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Artifacts::open(folder.path().join("libraries")).unwrap();
+        let store = Artifacts::open(folder.path().join("libraries"), PathBuf::new()).unwrap();
         let text = folder.path().join("lib.so");
         fs::write(&text, "just words").unwrap();
         assert!(matches!(store.take_file(&text), Err(ArtifactError::Library(_))));
@@ -308,7 +311,7 @@ mod tests {
     #[test]
     fn what_nothing_names_is_collected_once_it_is_old() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Artifacts::open(folder.path().to_owned()).unwrap();
+        let store = Artifacts::open(folder.path().to_owned(), PathBuf::new()).unwrap();
         let old = SystemTime::now() - UNNAMED_MAX * 2;
         for (name, age) in [("named", old), ("unnamed", old), ("fresh", SystemTime::now())] {
             let file = File::create(store.path_of(name)).unwrap();

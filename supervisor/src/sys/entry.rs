@@ -123,7 +123,8 @@ impl Supervisor {
         let revisions = options.state_dir.join("revisions");
         let mut store = Revisions::new(Folder::open(revisions.clone()).map_err(folder(&revisions))?);
         let libraries = options.state_dir.join("libraries");
-        let artifacts = Artifacts::open(libraries.clone()).map_err(folder(&libraries))?;
+        let artifacts = Artifacts::open(libraries.clone(), executables.graph_library().to_owned())
+            .map_err(folder(&libraries))?;
         let loaded = store.load()?;
         for damage in &loaded.damaged {
             tracing::error!("{damage}; the revision before it is used");

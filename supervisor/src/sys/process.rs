@@ -18,7 +18,11 @@ use crate::reconcile::Exit;
 pub(crate) struct Executables {
     proxy: File,
     runner: File,
+    graph: PathBuf,
 }
+
+/// The library that runs graphs, beside the programs.
+const GRAPH_LIBRARY: &str = "libdecurion_graph.so";
 
 /// Which program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +61,19 @@ impl Executables {
                 io::Error::new(io::ErrorKind::NotFound, format!("{name} is not in {}", places.join(" or ")))
             })
         };
-        Ok(Self { proxy: find("decurion-proxy")?, runner: find("decurion-replica-runner")? })
+        // Missed only by whoever deploys a graph: it is looked for again then.
+        let graph = folders.iter().map(|folder| folder.join(GRAPH_LIBRARY));
+        let graph = graph.clone().find(|path| path.exists()).or_else(|| graph.into_iter().next());
+        Ok(Self {
+            proxy: find("decurion-proxy")?,
+            runner: find("decurion-replica-runner")?,
+            graph: graph.unwrap_or_default(),
+        })
+    }
+
+    /// Where the library is that runs graphs.
+    pub(crate) fn graph_library(&self) -> &Path {
+        &self.graph
     }
 
     /// Starts one, with the far end of a new link as its standard input.

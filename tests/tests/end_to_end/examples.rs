@@ -66,9 +66,11 @@ fn graph_by_handles_makes_four_of_one() {
     let world = World::start();
     deploy_example(&world, "graph");
     let driver =
-        world.status().deployments.into_iter().find(|it| it.route_prefix.is_some()).expect("a driver");
+        world.status().deployments.into_iter().find(|it| it.name.as_str() == "driver").expect("a driver");
     let answer = world.post(driver.route_prefix.expect("a route").as_str(), b"1");
     assert_eq!((answer.status, answer.text().trim()), (200, "4"));
+    let without_code = world.post("/sum", b"1");
+    assert_eq!((without_code.status, without_code.text().trim()), (200, "4"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod batching;
 mod examples;
 mod faults;
 mod files;
+mod graphs;
 mod handles;
 mod hostile;
 mod http;

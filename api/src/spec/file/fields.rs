@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::autoscaling;
+use super::graph;
 use super::node::{Node, NodeValue};
 use super::problems::Problems;
 use super::table::{Field, Table, not_supported, whole_of};
@@ -32,11 +33,8 @@ pub(super) fn application(root: &Node, problems: &mut Problems<'_>) -> Option<Ap
         .text("application", problems)
         .and_then(|(field, text)| named(&field, ApplicationName::new(text), problems));
     let http = table.take("http").and_then(|field| http(&field, problems));
-    let deployments = match table.take("deployment") {
-        Some(list) => deployments(&list, problems),
-        None => Vec::new(),
-    };
-    table.later("graph", "compose with handles: args = { model = \"@NAME\" }", problems);
+    let lists = [table.take("deployment"), table.take("graph")];
+    let deployments = deployments(lists.into_iter().flatten(), problems);
     table.finish(problems);
     Some(ApplicationSpec { application: application?, http, deployments })
 }
@@ -132,26 +130,33 @@ fn access_log_file(table: &mut Table<'_>, problems: &mut Problems<'_>) -> Option
     Some(path.to_owned())
 }
 
-fn deployments(list: &Field<'_>, problems: &mut Problems<'_>) -> Vec<DeploymentSpec> {
-    let NodeValue::List(items) = &list.node.value else {
-        list.refuse(problems, "is a list of tables; head each with [[deployment]]");
-        return Vec::new();
-    };
-    if items.len() > DEPLOYMENTS_MAX {
-        list.refuse(problems, format!("{} deployments; at most {DEPLOYMENTS_MAX} are allowed", items.len()));
-        return Vec::new();
-    }
+fn deployments<'n>(
+    lists: impl Iterator<Item = Field<'n>>,
+    problems: &mut Problems<'_>,
+) -> Vec<DeploymentSpec> {
     let mut names = Taken::new("name", "each deployment needs a name of its own");
     let mut routes = Taken::new("route_prefix", "each deployment needs a route of its own");
-    let mut deployments = Vec::with_capacity(items.len());
-    for (index, item) in items.iter().enumerate() {
-        let path = format!("{}[{index}]", list.path);
-        let Some((spec, places)) = deployment(item, &path, problems) else { continue };
-        names.claim(spec.name.as_str(), places.name, &path, problems);
-        if let Some(route) = &spec.route_prefix {
-            routes.claim(route.as_str(), places.route_prefix, &path, problems);
+    let mut deployments = Vec::new();
+    for list in lists {
+        let head = list.path.clone();
+        let NodeValue::List(items) = &list.node.value else {
+            list.refuse(problems, format!("is a list of tables; head each with [[{head}]]"));
+            continue;
+        };
+        if items.len() > DEPLOYMENTS_MAX {
+            let many = items.len();
+            list.refuse(problems, format!("{many} {head}s; at most {DEPLOYMENTS_MAX} are allowed"));
+            continue;
         }
-        deployments.push(spec);
+        for (index, item) in items.iter().enumerate() {
+            let path = format!("{head}[{index}]");
+            let Some((spec, places)) = deployment(item, &path, problems) else { continue };
+            names.claim(spec.name.as_str(), places.name, &path, problems);
+            if let Some(route) = &spec.route_prefix {
+                routes.claim(route.as_str(), places.route_prefix, &path, problems);
+            }
+            deployments.push(spec);
+        }
     }
     deployments
 }
@@ -198,8 +203,14 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
     let mut fields = Table::open(node, path, problems)?;
     let table = &mut fields;
     let p = problems;
-    let library = library(table, p);
-    let class = table.text("class", p).and_then(|(field, text)| named(&field, ClassName::new(text), p));
+    // `steps` makes it a graph, which has them in place of code. Below [[graph]] they are asked for by name.
+    let is_graph = table.has("steps") || path.starts_with("graph[");
+    let graph = if is_graph { graph::read(table, p) } else { None };
+    let library = if is_graph { Some(LibraryRef::Graph) } else { library(table, p) };
+    let class = match is_graph {
+        true => None,
+        false => table.text("class", p).and_then(|(field, text)| named(&field, ClassName::new(text), p)),
+    };
     let name_field = table.text("name", p);
     let name_at = name_field.as_ref().map_or(table.at, |(field, _)| field.node.at);
     let name = match name_field {
@@ -217,7 +228,7 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
         None => name.as_ref().and_then(|name| RoutePrefix::new(format!("/{name}")).ok()),
     };
     let (num_replicas, autoscaling) = autoscaling::replicas(table, p);
-    let args = args(table, p);
+    let args = if is_graph { Value::Null } else { args(table, p) };
     let user_config = table.take("user_config").and_then(|field| json_of(&field, USER_CONFIG_MAX, p));
     let version = version(table, p);
     let any = Duration::ZERO..=DURATION_MAX;
@@ -249,6 +260,7 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
         num_replicas,
         autoscaling,
         args,
+        graph,
         user_config,
         version,
         max_ongoing_requests,
@@ -301,11 +313,14 @@ fn default_name(
     let candidate = match (class, library?) {
         (Some(class), _) => class.as_str(),
         (None, LibraryRef::Path(path)) => library_stem(path),
-        (None, LibraryRef::Digest(_)) => "",
+        (None, LibraryRef::Digest(_) | LibraryRef::Graph) => "",
     };
     let name = DeploymentName::new(candidate);
     if name.is_err() {
-        let message = "missing, and neither a class nor the library's file name gives one: name = \"model\"";
+        let message = match library {
+            Some(LibraryRef::Graph) => "missing; it names the graph: name = \"sum\"",
+            _ => "missing, and neither a class nor the library's file name gives one: name = \"model\"",
+        };
         problems.add(table.at, &table.path_of("name"), message.to_owned());
     }
     name.ok()
@@ -342,7 +357,7 @@ fn args(table: &mut Table<'_>, problems: &mut Problems<'_>) -> Value {
     }
 }
 
-fn json_of(field: &Field<'_>, most: usize, problems: &mut Problems<'_>) -> Option<Value> {
+pub(super) fn json_of(field: &Field<'_>, most: usize, problems: &mut Problems<'_>) -> Option<Value> {
     match field.node.to_json() {
         Ok(value) => {
             let len = value.to_string().len();

@@ -49,6 +49,11 @@ impl<'t> Problems<'t> {
         Position { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
     }
 
+    /// How many there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.found.len() + self.more
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }

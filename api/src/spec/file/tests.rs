@@ -342,10 +342,6 @@ fn features_that_come_later_are_refused_by_name() {
             "application = \"a\"\n[[deployment]]\nlibrary = \"bundle.tar.zst\"\nname = \"b\"",
             "f.toml:3:11: deployment[0].library: not supported yet; give the .so itself in place of a bundle",
         ),
-        (
-            "application = \"a\"\n[[graph]]\nname = \"sum\"",
-            "f.toml:2:3: graph: not supported yet; compose with handles: args = { model = \"@NAME\" }",
-        ),
     ] {
         assert_eq!(toml(text), refusal, "{text}");
     }
@@ -486,5 +482,55 @@ fn whatever_is_wrong_with_a_file_is_refused_or_read() {
                 assert_eq!(read_json(to_json(&spec).to_string().as_bytes()).as_ref(), Ok(&spec), "{mutated}");
             }
         }
+    }
+}
+
+#[test]
+fn a_graph_is_read_and_written_back() {
+    let text = r#"
+application = "demo"
+[[graph]]
+name = "sum"
+input = "inp"
+num_replicas = 2
+[graph.steps]
+pre = { call = "preprocess", args = ["$inp"] }
+model = { call = "model.run", args = { x = ["$pre.value", { deep = "$inp" }] }, unless = "$pre.skip" }
+output = { answer = "$model" }
+"#;
+    let spec = read_toml(text, "d.toml").unwrap();
+    let sum = &spec.deployments[0];
+    assert_eq!((sum.name.as_str(), sum.num_replicas, &sum.library), ("sum", 2, &LibraryRef::Graph));
+    assert_eq!(sum.route_prefix.as_ref().map(|route| route.as_str()), Some("/sum"));
+    let graph = sum.graph.as_ref().unwrap();
+    assert_eq!(graph.steps.iter().map(|step| step.name.as_str()).collect::<Vec<_>>(), ["pre", "model"]);
+    assert_eq!(graph.output, json!({ "answer": "$model" }));
+    assert_eq!(read_json(to_json(&spec).to_string().as_bytes()).unwrap(), spec);
+    assert_eq!(read_deployment_json(deployment_to_json(sum).to_string().as_bytes()).unwrap(), *sum);
+}
+
+#[test]
+fn what_is_wrong_with_a_graph_is_told_with_its_line() {
+    let refused = |steps: &str| {
+        let text = format!("application = \"demo\"\n[[graph]]\nname = \"sum\"\n{steps}\n");
+        read_toml(&text, "d.toml").unwrap_err().to_string()
+    };
+    for (steps, words) in [
+        ("", "d.toml:2:1: graph[0].steps: missing; give what the graph does"),
+        (
+            "library = \"a.so\"\nsteps = { a = { call = \"m\" } }",
+            "d.toml:4:1: graph[0].library: unknown field",
+        ),
+        ("steps = { a = { args = [] } }", "graph[0].steps.a.call: missing; name a deployment"),
+        ("steps = { a = { call = \"m\", arg = [] } }", "did you mean 'args'?"),
+        ("steps = { a = { call = \"m\", args = [\"$b\"] } }", "step 'a' refers to '$b'"),
+        (
+            "[graph.steps]\na = { call = \"m\", args = [\"$b\"] }\nb = { call = \"m\", args = [\"$a\"] }\noutput = \"$a\"",
+            "the steps wait for each other in a circle: a -> b -> a",
+        ),
+        ("steps = { a = { call = \"m\", when = \"$input\", unless = \"$input\" } }", "keep one of the two"),
+    ] {
+        let error = refused(steps);
+        assert!(error.contains(words), "{steps}\n{error}");
     }
 }

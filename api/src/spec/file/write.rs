@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::fields::DIGEST_PREFIX;
+use crate::spec::graph::Step;
 use crate::spec::{
-    ApplicationSpec, AutoscalingSpec, DeploymentSpec, HttpSpec, LibraryRef, RuntimeEnvSpec, Share,
+    ApplicationSpec, AutoscalingSpec, DeploymentSpec, GraphSpec, HttpSpec, LibraryRef, RuntimeEnvSpec, Share,
 };
 
 /// The whole file in its JSON form, every default written out.
@@ -17,21 +18,30 @@ pub fn to_json(spec: &ApplicationSpec) -> Value {
     if let Some(http) = &spec.http {
         file.insert("http".to_owned(), http_to_json(http));
     }
-    file.insert("deployment".to_owned(), spec.deployments.iter().map(deployment_to_json).collect());
+    let (graphs, deployments): (Vec<_>, Vec<_>) =
+        spec.deployments.iter().partition(|deployment| deployment.graph.is_some());
+    file.insert("deployment".to_owned(), deployments.into_iter().map(deployment_to_json).collect());
+    if !graphs.is_empty() {
+        file.insert("graph".to_owned(), graphs.into_iter().map(deployment_to_json).collect());
+    }
     Value::Object(file)
 }
 
 /// One deployment in its JSON form, every default written out.
 #[must_use]
 pub fn deployment_to_json(spec: &DeploymentSpec) -> Value {
+    let code = spec.graph.is_none();
     let library = match &spec.library {
-        LibraryRef::Path(path) => path.clone(),
-        LibraryRef::Digest(digest) => format!("{DIGEST_PREFIX}{digest}"),
+        LibraryRef::Path(path) => Some(path.clone()),
+        LibraryRef::Digest(digest) => Some(format!("{DIGEST_PREFIX}{digest}")),
+        LibraryRef::Graph => None,
     };
     let value = json!({
         "name": spec.name,
-        "library": library,
-        "class": spec.class,
+        "library": library.filter(|_| code),
+        "class": spec.class.as_ref().filter(|_| code),
+        "input": spec.graph.as_ref().map(|graph| &graph.input),
+        "steps": spec.graph.as_ref().map(steps_to_json),
         "route_prefix": spec.route_prefix.as_ref().map_or("", |route| route.as_str()),
         "num_replicas": spec.autoscaling.is_none().then_some(spec.num_replicas),
         "autoscaling_config": spec.autoscaling.as_ref().map(autoscaling_to_json),
@@ -69,6 +79,24 @@ fn autoscaling_to_json(spec: &AutoscalingSpec) -> Value {
         "metrics_interval_s": seconds(spec.metrics_interval),
         "upscaling_factor": spec.upscaling_factor,
         "downscaling_factor": spec.downscaling_factor,
+    }))
+}
+
+fn steps_to_json(graph: &GraphSpec) -> Value {
+    let mut steps: Map<String, Value> =
+        graph.steps.iter().map(|step| (step.name.clone(), step_to_json(step))).collect();
+    steps.insert("output".to_owned(), graph.output.clone());
+    Value::Object(steps)
+}
+
+fn step_to_json(step: &Step) -> Value {
+    let condition = |negated| step.when.as_ref().filter(|it| it.negated == negated).map(|it| &it.value);
+    without_nulls(json!({
+        "call": step.call,
+        "args": step.args,
+        "when": condition(false),
+        "unless": condition(true),
+        "stream": step.stream.then_some(true),
     }))
 }
 

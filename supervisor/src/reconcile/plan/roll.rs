@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::ReplicaStart;
 
-use crate::desired::Wanted;
+use crate::desired::{Wanted, constructor_args};
 use crate::reconcile::backoff::GOOD_LIFE;
 use crate::reconcile::deployment::{Deployment, Outcome};
 use crate::reconcile::liveness::probe_period;
@@ -270,7 +270,7 @@ fn spawn(form: &Wanted, replica: ReplicaId, place: u32, number: u32) -> Spawn {
             version: form.version.clone(),
             library: form.library.clone(),
             class: form.class.name.clone(),
-            args: spec.args.to_string(),
+            args: constructor_args(spec).to_string(),
             user_config: spec.user_config.as_ref().map(ToString::to_string),
             threads: spec.threads,
             max_ongoing_requests: form.max_ongoing_requests(),

@@ -1,0 +1,163 @@
+//! One run of a graph, as a state machine: which steps may start, what each is called with, what comes out.
+
+use decurion_api::spec::GraphSpec;
+use decurion_api::spec::graph::{Missing, resolve};
+use serde_json::Value;
+
+/// Results so far.
+#[derive(Debug)]
+pub(crate) struct Run<'g> {
+    graph: &'g GraphSpec,
+    input: Value,
+    steps: Vec<State>,
+}
+
+#[derive(Debug, PartialEq)]
+enum State {
+    Waiting,
+    Running,
+    Done(Value),
+}
+
+/// A step to start.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Call {
+    /// Its place among the graph's.
+    pub(crate) step: usize,
+    /// Without references.
+    pub(crate) args: Value,
+}
+
+/// A step whose arguments ask for a part that a result does not have.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Unfit {
+    pub(crate) step: usize,
+    pub(crate) missing: Missing,
+}
+
+impl<'g> Run<'g> {
+    pub(crate) fn new(graph: &'g GraphSpec, input: Value) -> Self {
+        let steps = graph.steps.iter().map(|_| State::Waiting).collect();
+        Self { graph, input, steps }
+    }
+
+    /// Steps whose inputs are there, each once. One whose condition does not hold is done at once, with null.
+    ///
+    /// # Errors
+    /// The graph can't go on.
+    pub(crate) fn ready(&mut self) -> Result<Vec<Call>, Unfit> {
+        let mut calls = Vec::new();
+        // Steps follow what they wait for: one pass also finds those that wait for a skipped one.
+        for (index, step) in self.graph.steps.iter().enumerate() {
+            let waits = |name: &&str| !matches!(self.state_of(name), Some(State::Done(_)));
+            if self.steps[index] != State::Waiting || self.graph.inputs_of(step).iter().any(waits) {
+                continue;
+            }
+            let unfit = |missing| Unfit { step: index, missing };
+            if let Some(when) = &step.when {
+                let value = Value::String(when.value.clone());
+                if !when.holds(&self.resolve(&value).map_err(unfit)?) {
+                    self.steps[index] = State::Done(Value::Null);
+                    continue;
+                }
+            }
+            calls.push(Call { step: index, args: self.resolve(&step.args).map_err(unfit)? });
+            self.steps[index] = State::Running;
+        }
+        Ok(calls)
+    }
+
+    /// A step has answered.
+    pub(crate) fn done(&mut self, step: usize, value: Value) {
+        self.steps[step] = State::Done(value);
+    }
+
+    /// What the graph answers, once nothing runs any more.
+    ///
+    /// # Errors
+    /// The output asks for a part that a result does not have.
+    pub(crate) fn output(&self) -> Result<Value, Missing> {
+        debug_assert!(self.steps.iter().all(|step| matches!(step, State::Done(_))), "every step was run");
+        self.resolve(&self.graph.output)
+    }
+
+    fn resolve(&self, value: &Value) -> Result<Value, Missing> {
+        resolve(value, &|name| match self.state_of(name) {
+            _ if name == self.graph.input => Some(&self.input),
+            Some(State::Done(value)) => Some(value),
+            _ => None,
+        })
+    }
+
+    fn state_of(&self, name: &str) -> Option<&State> {
+        let index = self.graph.steps.iter().position(|step| step.name == name)?;
+        self.steps.get(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn names(run: &Run<'_>, calls: &[Call]) -> Vec<String> {
+        calls.iter().map(|call| run.graph.steps[call.step].name.clone()).collect()
+    }
+
+    #[test]
+    fn steps_start_as_soon_as_their_inputs_are_there() {
+        let graph = GraphSpec::builder()
+            .step("pre", "p", json!(["$input"]))
+            .step("left", "l", json!(["$pre.x"]))
+            .step("right", "r", json!(["$pre", 2]))
+            .step("sum", "s", json!([["$left", "$right"]]))
+            .build()
+            .unwrap();
+        let mut run = Run::new(&graph, json!(7));
+        let first = run.ready().unwrap();
+        assert_eq!((names(&run, &first), &first[0].args), (vec!["pre".to_owned()], &json!([7])));
+        assert!(run.ready().unwrap().is_empty(), "each starts once");
+        run.done(first[0].step, json!({ "x": 1 }));
+        let both = run.ready().unwrap();
+        assert_eq!(names(&run, &both), ["left", "right"]);
+        assert_eq!((&both[0].args, &both[1].args), (&json!([1]), &json!([{ "x": 1 }, 2])));
+        run.done(both[1].step, json!("r"));
+        assert!(run.ready().unwrap().is_empty());
+        run.done(both[0].step, json!("l"));
+        let sum = run.ready().unwrap();
+        assert_eq!(sum[0].args, json!([["l", "r"]]));
+        run.done(sum[0].step, json!(42));
+        assert_eq!(run.output(), Ok(json!(42)));
+    }
+
+    #[test]
+    fn a_step_whose_condition_does_not_hold_is_null_and_so_is_what_is_asked_of_it() {
+        let graph = GraphSpec::builder()
+            .step("cheap", "c", json!(["$input"]))
+            .step("dear", "d", json!(["$cheap"]))
+            .when("$cheap.unsure")
+            .output(json!({ "cheap": "$cheap.score", "dear": "$dear.score" }))
+            .build()
+            .unwrap();
+        let mut run = Run::new(&graph, json!(null));
+        let first = run.ready().unwrap();
+        run.done(first[0].step, json!({ "score": 1, "unsure": false }));
+        assert!(run.ready().unwrap().is_empty());
+        assert_eq!(run.output(), Ok(json!({ "cheap": 1, "dear": null })));
+    }
+
+    #[test]
+    fn a_part_that_is_not_there_names_the_step_that_asks_for_it() {
+        let graph = GraphSpec::builder()
+            .step("a", "m", json!(["$input"]))
+            .step("b", "m", json!(["$a.x"]))
+            .build()
+            .unwrap();
+        let mut run = Run::new(&graph, json!(null));
+        let first = run.ready().unwrap();
+        run.done(first[0].step, json!({}));
+        let unfit = run.ready().unwrap_err();
+        assert_eq!((graph.steps[unfit.step].name.as_str(), unfit.missing.part.as_str()), ("b", "x"));
+    }
+}

@@ -1,0 +1,115 @@
+//! Graphs in the configuration file: run, called, drawn, updated, refused and deleted.
+
+use decurion_tests::{World, library};
+use serde_json::json;
+
+fn config(model: &str, graph: &str) -> String {
+    let library = library("graph");
+    format!(
+        "application = \"graphs\"\n\
+         [[deployment]]\nname = \"preprocess\"\nlibrary = \"{0}\"\nclass = \"Preprocess\"\nroute_prefix = \"\"\n\
+         [[deployment]]\nname = \"model\"\nlibrary = \"{0}\"\nclass = \"Model\"\nroute_prefix = \"\"\nargs = {model}\n\
+         [[graph]]\nname = \"sum\"\ninput = \"inp\"\n{graph}\n",
+        library.display()
+    )
+}
+
+const SEED: &str = "[graph.steps]\n\
+                    pre = { call = \"preprocess\", args = [\"$inp\"] }\n\
+                    model = { call = \"model\", args = [\"$pre\"] }\n\
+                    output = \"$model\"";
+
+fn world() -> World {
+    let world = World::start();
+    let _ = world.deploy(&config("{ increment = 2 }", SEED)).ok();
+    world
+}
+
+#[test]
+fn the_seed_example_gives_four_by_route_and_by_handle() {
+    let world = world();
+    let answer = world.post("/sum", b"1");
+    assert_eq!((answer.status, answer.text().trim()), (200, "4"));
+    assert_eq!(world.run(&["call", "sum", "1"]).ok().stdout.trim(), "4");
+    assert_eq!(world.run(&["call", "sum.run", "[1]"]).ok().json(), json!(4));
+    let failed = world.post("/sum", b"\"text\"");
+    assert_eq!(failed.status, 400, "{}", failed.text());
+    assert!(failed.text().contains("step 'pre' (preprocess)"), "{}", failed.text());
+}
+
+#[test]
+fn a_graph_is_drawn_as_text_as_dot_and_as_json() {
+    let world = world();
+    let text = world.run(&["graph", "sum"]).ok().stdout;
+    assert_eq!(text, "sum($inp)\n  pre   = preprocess($inp)\n  model = model($pre)\n  answers $model\n");
+    let dot = world.run(&["-o", "dot", "graph"]).ok().stdout;
+    assert!(dot.contains("\"sum/pre\" -> \"sum/model\";") && dot.contains("  \"preprocess\";"), "{dot}");
+    let nodes = world.run(&["-o", "json", "graph", "sum"]).ok().json();
+    assert_eq!(nodes[0]["calls"], json!(["model", "preprocess"]));
+    let _ = world.run(&["-o", "dot", "status"]).code(64);
+    let _ = world.run(&["graph", "nobody"]).code(5);
+}
+
+#[test]
+fn a_graph_is_updated_scaled_and_deleted_as_a_deployment() {
+    let world = world();
+    let before = world.pids("sum");
+    let _ = world.deploy(&config("{ increment = 2 }", SEED)).ok();
+    assert_eq!(world.pids("sum"), before, "the same again restarts nothing");
+    let _ = world.deploy(&config("{ increment = 40 }", SEED)).ok();
+    assert_eq!(world.pids("sum"), before, "a new model is not a new graph");
+    assert_eq!(world.post("/sum", b"1").text().trim(), "42");
+
+    let twice = "num_replicas = 2\n[graph.steps]\n\
+                 first = { call = \"model\", args = [\"$inp\"] }\n\
+                 second = { call = \"model.run\", args = { x = \"$first\" } }\n\
+                 output = { first = \"$first\", both = [\"$first\", \"$second\"] }";
+    let _ = world.deploy(&config("{ increment = 40 }", twice)).ok();
+    assert_eq!(world.post("/sum", b"1").json(), json!({ "first": 41, "both": [41, 81] }));
+    assert_eq!(world.pids("sum").len(), 2);
+    let config = world.run(&["config", "sum"]).ok().stdout;
+    assert!(config.contains("[[graph]]") && config.contains("call = \"model.run\""), "{config}");
+
+    let _ = world.run(&["scale", "sum", "1"]).ok();
+    assert_eq!(world.pids("sum").len(), 1);
+    let refused = world.run(&["delete", "model"]).code(1);
+    assert!(refused.stderr.contains("graph 'sum' calls 'model'"), "{}", refused.stderr);
+    let _ = world.run(&["delete", "sum"]).ok();
+    assert_eq!(world.post("/sum", b"1").status, 404);
+    let _ = world.run(&["delete", "model"]).ok();
+}
+
+#[test]
+fn what_is_no_graph_is_refused_at_plan_and_changes_nothing() {
+    let world = world();
+    let revision = world.status().revision;
+    for (steps, words) in [
+        ("a = { call = \"nobody\", args = [\"$inp\"] }", "there is no deployment 'nobody'"),
+        (
+            "a = { call = \"model.fly\", args = [\"$inp\"] }",
+            "class Model has no method 'fly'; there are: run",
+        ),
+        (
+            "a = { call = \"model\", args = [\"$b\"] }\nb = { call = \"model\", args = [\"$a\"] }\noutput = \"$a\"",
+            "in a circle: a -> b -> a",
+        ),
+        ("a = { call = \"model\", args = [\"$in\"] }", "step 'a' refers to '$in'"),
+    ] {
+        let text = config("{ increment = 2 }", &format!("[graph.steps]\n{steps}"));
+        std::fs::write(world.path().join("wrong.toml"), text).expect("write");
+        for command in ["plan", "deploy"] {
+            let refused = world.run(&[command, "wrong.toml"]).code(1);
+            assert!(refused.stderr.contains(words), "{command}: {}", refused.stderr);
+        }
+    }
+    let clash = config("{ increment = 2 }", &format!("route_prefix = \"/x\"\n{SEED}")).replacen(
+        "route_prefix = \"\"",
+        "route_prefix = \"/x\"",
+        1,
+    );
+    std::fs::write(world.path().join("wrong.toml"), clash).expect("write");
+    let refused = world.run(&["plan", "wrong.toml"]).code(1);
+    assert!(refused.stderr.contains("'/x' is already taken"), "{}", refused.stderr);
+    assert_eq!(world.status().revision, revision);
+    assert_eq!(world.post("/sum", b"1").text().trim(), "4");
+}
