@@ -1,4 +1,5 @@
 //! Graphs run in this process, over local deployments.
+#![allow(unreachable_pub, reason = "`pub` is what makes a method callable")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
