@@ -7,10 +7,15 @@ pub mod command;
 pub mod http;
 #[expect(clippy::disallowed_methods, reason = "a rig reads the clock for its watchdogs")]
 pub mod load;
+pub mod processes;
+#[expect(clippy::disallowed_methods, reason = "a rig reads the clock for its watchdogs")]
+pub mod verified;
 #[expect(clippy::disallowed_methods, reason = "a rig reads the clock for its watchdogs")]
 pub mod world;
 
 pub use command::{Output, decurion, library, target_dir};
 pub use http::{Connection, Response};
 pub use load::{Load, Tally};
+pub use processes::Held;
+pub use verified::{Account, Verified};
 pub use world::World;

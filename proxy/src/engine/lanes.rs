@@ -6,6 +6,7 @@ use std::sync::Arc;
 use decurion_ipc::channel::ResetCode;
 
 use super::answer::BadHead;
+use super::bells::Bell;
 use super::connection::Phase;
 use super::pages::Page;
 use super::port::{Happened, Lane, News, Socket};
@@ -35,7 +36,8 @@ pub(super) struct LaneEntry<L> {
     pub(super) held: usize,
     touched: bool,
     active: bool,
-    dead: bool,
+    pub(super) dead: bool,
+    pub(super) bell: Bell,
 }
 
 /// Whose a stream is.
@@ -85,6 +87,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             touched: false,
             active: false,
             dead: false,
+            bell: Bell::default(),
         }));
     }
 
@@ -185,6 +188,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             if entry.dead || !entry.lane.has_news() {
                 continue;
             }
+            entry.bell.news();
             let mut news = std::mem::take(&mut self.news);
             let polled = entry.lane.poll(POLL_BUDGET, &mut news);
             let broken = self.take_news(lane, &mut news, now);

@@ -7,6 +7,7 @@
 
 mod account;
 mod answer;
+mod bells;
 mod body;
 mod connection;
 mod input;
@@ -34,6 +35,7 @@ use crate::http1::HeadLimits;
 use crate::time::Nanos;
 use crate::view::View;
 
+pub use bells::TICK;
 use connection::{Close, Connection, Ids, Phase, Request};
 use input::{Fill, Input, Pool};
 use lanes::LaneEntry;
@@ -122,6 +124,7 @@ pub struct Engine<S: Socket, L: Lane<S>> {
     turn: usize,
     notices: Vec<Notice>,
     freed: Vec<(LaneIndex, L)>,
+    heard_again: Vec<LaneIndex>,
     // Kept for their memory only.
     record: Vec<u8>,
     news: News<L::Stream, L::In>,
@@ -177,6 +180,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             turn: usize::from(worker),
             notices: Vec::new(),
             freed: Vec::new(),
+            heard_again: Vec::new(),
             record: Vec::new(),
             news: News::default(),
             done: Vec::new(),

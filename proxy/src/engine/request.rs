@@ -240,6 +240,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                     (false, _) => now.limit(self.settings.body_timeout),
                 };
                 entry.own(L::index(stream), id);
+                if entry.bell.sent() {
+                    self.heard_again.push(lane);
+                }
                 self.touch(lane);
                 if all { Step::Wait } else { Step::Again }
             }

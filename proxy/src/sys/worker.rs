@@ -25,7 +25,7 @@ use super::socket::Client;
 use super::transport::Transport;
 use crate::access_log::Sink;
 use crate::balance::{LaneIndex, Replica};
-use crate::engine::{ConnectionId, Engine, Notice, Ready};
+use crate::engine::{ConnectionId, Engine, Notice, Ready, TICK};
 use crate::time::Nanos;
 
 const LISTENER: Token = Token(0);
@@ -41,8 +41,6 @@ const EVENTS: usize = 1024;
 const ACCEPT_BATCH: usize = 32;
 /// How long nothing is accepted after descriptors ran out; a connection that ends frees one as well.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often lanes with work in flight are looked at even if nobody rings.
-const TICK: Duration = Duration::from_millis(50);
 
 /// `decurion_abi::level`, which is plain numbers on the wire.
 const LEVEL_ERROR: u32 = 1;
@@ -147,6 +145,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             }
             self.engine.ring();
             self.engine.serve_clients(now);
+            self.listen_again();
             busy |= self.engine.has_work() || (self.accept_ready && self.accept_paused_until <= now);
             self.tell_what_happened(now);
         }
@@ -188,11 +187,14 @@ impl<T: From<FromWorker> + Send> Worker<T> {
                 };
                 self.engine.ready(ConnectionId::from_bits(number as u64 & !CONNECTION), ready, now);
             }
-            // A bell has done its work by waking us: every lane with work in flight is looked at.
-            Token(number) if number >= FIRST_LANE && (number - FIRST_LANE).is_multiple_of(2) => {}
             Token(number) => {
-                let lane = u32::try_from((number - FIRST_LANE) / 2).map(LaneIndex);
-                if let Ok(lane) = lane {
+                let Ok(lane) = u32::try_from((number - FIRST_LANE) / 2).map(LaneIndex) else { return };
+                if (number - FIRST_LANE).is_multiple_of(2) {
+                    // A bell has done its work by waking us: every lane with work in flight is looked at.
+                    if self.engine.rung(lane, now) {
+                        self.stop_listening(lane);
+                    }
+                } else {
                     self.detach(lane, now);
                 }
             }
@@ -259,6 +261,26 @@ impl<T: From<FromWorker> + Send> Worker<T> {
     fn detach(&mut self, lane: LaneIndex, now: Nanos) {
         self.unwatch(lane);
         self.engine.detach(lane, now);
+    }
+
+    /// Until it is sent its next request.
+    fn stop_listening(&mut self, lane: LaneIndex) {
+        if let Some(lane) = self.engine.lane_at(lane) {
+            let _ = self.seat.poll.registry().deregister(&mut SourceFd(&lane.bell().as_raw_fd()));
+        }
+    }
+
+    fn listen_again(&mut self) {
+        for index in self.engine.take_heard_again() {
+            let Some(lane) = self.engine.lane_at(index) else { continue };
+            let bell = lane.bell().as_raw_fd();
+            // Without it the tick goes on to find what there is.
+            let _ = self.seat.poll.registry().register(
+                &mut SourceFd(&bell),
+                lane_token(index, 0),
+                Interest::READABLE,
+            );
+        }
     }
 
     fn unwatch(&mut self, lane: LaneIndex) {

@@ -1,11 +1,12 @@
 //! A replica that turns on its host: it is named and replaced, and nobody else notices.
 
-use decurion_tests::{Load, Tally, World, library};
+use decurion_tests::{Account, Load, Tally, Verified, World, library};
 
 /// A well-behaved deployment under load beside a hostile one, and the processes that must not change.
 struct Neighbours {
     world: World,
     load: Load,
+    verified: Verified,
     good: Vec<i32>,
     proxy: Option<i32>,
 }
@@ -16,14 +17,18 @@ impl Neighbours {
         let config = format!(
             "application = \"hostile\"\n\
              [[deployment]]\nname = \"good\"\nlibrary = \"{0}\"\nclass = \"Who\"\nnum_replicas = 2\nargs = [\"good\"]\n\
+             [[deployment]]\nname = \"echo\"\nlibrary = \"{0}\"\nclass = \"Echo\"\n\
              [[deployment]]\nname = \"bad\"\nlibrary = \"{0}\"\nclass = \"Hostile\"\nrequest_timeout_s = 5\ngraceful_shutdown_timeout_s = 1\n",
             library("fixtures").display()
         );
         let _ = world.deploy(&config).ok();
-        let (good, proxy) = (world.pids("good"), world.status().proxy.pid);
-        let load = Load::start(world.address(), "/good", 4);
+        let good = [world.pids("good"), world.pids("echo")].concat();
+        let proxy = world.status().proxy.pid;
+        let load = Load::start(world.address(), "/good", 2);
+        let verified = Verified::start(world.address(), "/echo", "POST", 2);
         load.answer_more(50);
-        Self { world, load, good, proxy }
+        verified.answer_more(20);
+        Self { world, load, verified, good, proxy }
     }
 
     /// Asks the hostile replica for its deed, over and over, and waits until it was replaced.
@@ -41,25 +46,103 @@ impl Neighbours {
     /// Stops the load and looks whether anybody but the offender has noticed.
     fn unharmed(self) -> World {
         self.load.answer_more(50);
+        self.verified.answer_more(50);
+        let account = self.verified.stop();
+        assert_eq!(account, Account { right: account.sent(), ..Account::default() });
         let Tally { answers, errors, .. } = self.load.stop();
         assert_eq!(errors, Vec::<String>::new());
         let foreign: Vec<_> =
             answers.keys().filter(|(status, body)| *status != 200 || !body.ends_with(" good")).collect();
         assert!(foreign.is_empty(), "{foreign:?}");
-        assert_eq!(self.world.pids("good"), self.good);
+        assert_eq!([self.world.pids("good"), self.world.pids("echo")].concat(), self.good);
         assert_eq!(self.world.status().proxy.pid, self.proxy);
         self.world
     }
 }
 
-#[test]
-fn a_replica_that_scribbles_over_what_is_shared_is_named_and_replaced() {
+/// How often each misbehaviour is repeated.
+#[expect(clippy::disallowed_methods, reason = "a campaign by hand is longer than the suite's")]
+fn rounds() -> u32 {
+    std::env::var("DECURION_HOSTILE").ok().and_then(|number| number.parse().ok()).unwrap_or(2)
+}
+
+/// Provokes a deed again and again; each time the offender is named for a fault of the data plane, and replaced.
+fn is_named_and_replaced(path: &str) {
     let scene = Neighbours::start();
-    scene.provoke_until_replaced("/bad/scribble");
+    for _ in 0..rounds() {
+        // So that there is something in each ring.
+        assert_eq!(scene.world.get("/bad").status, 200);
+        scene.provoke_until_replaced(path);
+        scene.world.until("back", |status| {
+            let bad = status.deployments.iter().find(|it| it.name.as_str() == "bad").expect("it exists");
+            bad.replicas.iter().any(|it| it.state.can_serve())
+        });
+    }
     let world = scene.unharmed();
     let events = world.run(&["events"]).ok();
-    let named = |line: &str| line.contains("bad-") && line.contains("broke the rules of the data plane");
-    assert!(events.stdout.lines().any(named), "{}", events.stdout);
+    let named = |line: &&str| line.contains("bad-") && line.contains("broke the rules of the data plane");
+    assert!(events.stdout.lines().any(|line| named(&line)), "{}", events.stdout);
+    let logged = world.log();
+    assert!(logged.lines().any(|line| named(&line)), "{logged}");
+}
+
+#[test]
+fn a_replica_that_scribbles_over_what_is_shared_is_named_and_replaced() {
+    is_named_and_replaced("/bad/scribble");
+}
+
+#[test]
+fn a_replica_that_says_again_what_it_has_said_is_named_and_replaced() {
+    is_named_and_replaced("/bad/replay");
+}
+
+#[test]
+fn a_replica_that_lies_about_lengths_is_named_and_replaced() {
+    is_named_and_replaced("/bad/lie");
+}
+
+#[test]
+fn a_replica_that_sends_junk_over_its_sockets_is_replaced() {
+    let scene = Neighbours::start();
+    for _ in 0..rounds() {
+        scene.provoke_until_replaced("/bad/junk");
+    }
+    let _ = scene.unharmed();
+}
+
+#[test]
+fn a_replica_that_closes_descriptors_at_random_is_replaced() {
+    let scene = Neighbours::start();
+    for _ in 0..rounds() {
+        scene.provoke_until_replaced("/bad/close-some");
+    }
+    let _ = scene.unharmed();
+}
+
+#[test]
+fn nothing_that_is_shared_can_be_cut_punched_or_made_writable() {
+    let scene = Neighbours::start();
+    for _ in 0..rounds() {
+        let answer = scene.world.get("/bad/unseal");
+        assert_eq!((answer.status, answer.text()), (200, String::new()));
+    }
+    assert_eq!(scene.world.get("/bad").status, 200);
+    let _ = scene.unharmed();
+}
+
+#[test]
+fn a_replica_that_rings_without_end_is_named_and_harms_nobody() {
+    let scene = Neighbours::start();
+    let flooding = scene.world.get("/bad/ring").text();
+    scene.world.until("it is named", |_| {
+        // Each request makes the proxy listen again.
+        assert_eq!(scene.world.get("/bad").text(), flooding);
+        scene.world.log().contains("rings without end")
+    });
+    scene.load.answer_more(500);
+    scene.verified.answer_more(200);
+    assert_eq!(scene.world.get("/bad").text(), flooding, "it still answers what it is asked");
+    let _ = scene.unharmed();
 }
 
 #[test]
