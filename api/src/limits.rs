@@ -50,5 +50,7 @@ pub const HTTP_HEADERS_MAX: u32 = 1_024;
 pub const HTTP_BODY_MAX: u64 = 1 << 40;
 /// Connections open at a time.
 pub const CONNECTIONS_MAX: u32 = 1_000_000;
+/// Bytes of a file with certificates or a key.
+pub const PEM_FILE_MAX: u64 = 1024 * 1024;
 /// Worker threads of the proxy.
 pub const WORKERS_MAX: u32 = 256;

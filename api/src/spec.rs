@@ -185,6 +185,28 @@ pub struct HttpSpec {
     /// Where the lines go, an absolute path; `None`: to the proxy's stderr, which the supervisor logs.
     #[serde(default)]
     pub access_log_file: Option<String>,
+    /// TLS in place of plain HTTP.
+    #[serde(default)]
+    pub tls: Option<TlsSpec>,
+}
+
+/// Where what TLS needs lies: PEM files. They are read again on SIGHUP and at each deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsSpec {
+    /// The certificate, with those up to an authority that clients know.
+    pub cert: String,
+    /// Its private key.
+    pub key: String,
+    /// Authorities of the certificates that clients must show; `None`: they are not asked for one.
+    #[serde(default)]
+    pub client_ca: Option<String>,
+}
+
+impl TlsSpec {
+    /// Every path, to be looked at or changed.
+    pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        [&mut self.cert, &mut self.key].into_iter().chain(&mut self.client_ca)
+    }
 }
 
 /// Form of the access log.
@@ -229,6 +251,7 @@ impl Default for HttpSpec {
             access_log: AccessLog::Off,
             access_log_sample: all(),
             access_log_file: None,
+            tls: None,
         }
     }
 }

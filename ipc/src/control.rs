@@ -90,6 +90,24 @@ pub struct RouteView {
 /// The proxy's settings, as numbers it can use.
 pub type ProxySettings = decurion_api::spec::HttpSpec;
 
+/// What TLS on the HTTP port is made of, as PEM texts. They are read by the supervisor, travel to the proxy, and stand
+/// nowhere else: not in the desired state, not in a log.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsTexts {
+    /// The certificate, and those up to an authority that clients know.
+    pub cert: Vec<u8>,
+    /// Its private key.
+    pub key: Vec<u8>,
+    /// Who signs the certificates that clients must show; `None`: they are not asked.
+    pub client_ca: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for TlsTexts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsTexts").field("client_ca", &self.client_ca.is_some()).finish_non_exhaustive()
+    }
+}
+
 /// Supervisor to proxy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ProxyOrder {
@@ -98,6 +116,8 @@ pub enum ProxyOrder {
     Listen(FdToken),
     /// Take these settings, from the next connection on.
     Configure(ProxySettings),
+    /// Speak TLS with these on connections from the next one on; `None`: plain HTTP.
+    Tls(Option<TlsTexts>),
     /// Get to know a replica (2 descriptors: the attach socket, a pidfd). Comes before the view that names it.
     Attach {
         /// Which.

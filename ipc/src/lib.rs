@@ -22,6 +22,8 @@ mod sync;
     reason = "memory, sockets and clocks are touched here alone"
 )]
 pub mod sys;
+#[cfg(all(feature = "tls", not(loom)))]
+pub mod tls;
 
 #[cfg(all(feature = "proxy-control", not(loom)))]
 pub use sys::proxy_control;

@@ -8,5 +8,6 @@ mod lane;
 mod mailbox;
 pub mod process;
 mod socket;
+mod tls;
 mod transport;
 mod worker;

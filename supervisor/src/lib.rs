@@ -32,4 +32,5 @@ pub mod store;
 pub use options::{Options, Output};
 pub use sys::{
     ArtifactError, ConfigError, LockError, RunError, Running, SocketError, StartError, Stopper, Supervisor,
+    TlsError,
 };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use decurion_api::admin::Artifact;
 use decurion_api::limits::CONFIG_FILE_MAX;
 use decurion_api::spec::file::{self, FileError};
-use decurion_api::spec::{ApplicationSpec, DeploymentSpec, LibraryRef};
+use decurion_api::spec::{ApplicationSpec, DeploymentSpec, LibraryRef, TlsSpec};
 use decurion_api::{ClassName, DeploymentName};
 use decurion_client::admin::{Admin, AdminError};
 use serde_json::{Map, Value, json};
@@ -71,6 +71,7 @@ impl Target {
                     return Err(Failure::usage(words));
                 }
                 let mut spec = read_file(path)?;
+                absolute_tls(&mut spec, path)?;
                 upload_all(&mut spec, path, admin)?;
                 Ok(Ready::Application(Box::new(spec)))
             }
@@ -99,6 +100,17 @@ fn read_file(path: &Path) -> Result<ApplicationSpec, Failure> {
     let text =
         String::from_utf8(bytes).map_err(|error| Failure::of(format!("{name} is not UTF-8"), &error))?;
     Ok(file::read_toml(&text, &name)?)
+}
+
+/// The supervisor reads these files, and does not know where this one lies.
+fn absolute_tls(spec: &mut ApplicationSpec, file: &Path) -> Result<(), Failure> {
+    for path in spec.http.iter_mut().flat_map(|http| &mut http.tls).flat_map(TlsSpec::paths_mut) {
+        let near = file.parent().unwrap_or(Path::new(".")).join(&path);
+        let whole = std::path::absolute(&near)
+            .map_err(|error| Failure::of(format!("{path} has no absolute path"), &error).nothing_changed())?;
+        *path = whole.display().to_string();
+    }
+    Ok(())
 }
 
 fn upload_all(spec: &mut ApplicationSpec, file: &Path, admin: &Admin) -> Result<(), Failure> {

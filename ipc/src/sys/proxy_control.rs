@@ -172,7 +172,11 @@ impl OrderSender {
 fn token(order: &ProxyOrder) -> Option<FdToken> {
     match order {
         ProxyOrder::Listen(token) | ProxyOrder::Attach { descriptors: token, .. } => Some(*token),
-        ProxyOrder::Configure(_) | ProxyOrder::View(_) | ProxyOrder::Detach(_) | ProxyOrder::Drain(_) => None,
+        ProxyOrder::Configure(_)
+        | ProxyOrder::Tls(_)
+        | ProxyOrder::View(_)
+        | ProxyOrder::Detach(_)
+        | ProxyOrder::Drain(_) => None,
     }
 }
 

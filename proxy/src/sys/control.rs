@@ -16,10 +16,13 @@ use decurion_api::spec::AccessLog;
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::attach::{self, Connected, UpBell};
 use decurion_ipc::channel::Geometry;
-use decurion_ipc::control::{DeploymentView, Generation, ProxyOrder, ProxyReport, ProxySettings, RouteView};
+use decurion_ipc::control::{
+    DeploymentView, Generation, ProxyOrder, ProxyReport, ProxySettings, RouteView, TlsTexts,
+};
 use decurion_ipc::link::Link;
 use decurion_ipc::proxy_control::{self, ControlError, Received, ReportSender};
 use decurion_ipc::stats::ProxyStats;
+use decurion_ipc::tls;
 use mio::net::TcpListener;
 use mio::{Poll, Waker};
 
@@ -81,7 +84,7 @@ pub struct Server {
 /// Everything that the control thread is told.
 #[derive(Debug)]
 enum Told {
-    Order(Received<(ProxyOrder, Vec<OwnedFd>)>),
+    Order(Box<Received<(ProxyOrder, Vec<OwnedFd>)>>),
     Joined { replica: ReplicaId, result: Result<Connected, String> },
     Worker(FromWorker),
     Drain,
@@ -104,7 +107,7 @@ impl Server {
         let forward = sender.clone();
         let receive = move || {
             orders.run(|order| {
-                let _ = forward.send(Told::Order(order));
+                let _ = forward.send(Told::Order(Box::new(order)));
             });
         };
         thread::Builder::new().name("orders".to_owned()).spawn(receive)?;
@@ -167,6 +170,7 @@ struct Control {
     gate: Arc<Gate>,
     settings: ProxySettings,
     access_log: Option<Arc<Writer>>,
+    tls: Option<Arc<rustls::ServerConfig>>,
     listener: Option<OwnedFd>,
     /// The workers have been sent a view.
     routed: bool,
@@ -223,6 +227,7 @@ impl Control {
             gate: Arc::default(),
             settings: ProxySettings::default(),
             access_log: None,
+            tls: None,
             listener: None,
             routed: false,
             replicas: HashMap::new(),
@@ -241,11 +246,13 @@ impl Control {
 
     fn handle(&mut self, told: Told) -> Result<(), ServeError> {
         match told {
-            Told::Order(Received::Message((order, descriptors))) => self.order(order, descriptors)?,
-            Told::Order(Received::Malformed(why)) => self.log(1, format!("an order can't be read: {why}")),
-            Told::Order(Received::Closed) => {
-                self.deadline.get_or_insert(Instant::now() + ORPHANED);
-            }
+            Told::Order(received) => match *received {
+                Received::Message((order, descriptors)) => self.order(order, descriptors)?,
+                Received::Malformed(why) => self.log(1, format!("an order can't be read: {why}")),
+                Received::Closed => {
+                    self.deadline.get_or_insert(Instant::now() + ORPHANED);
+                }
+            },
             Told::Joined { replica, result } => {
                 if let Some(known) = self.replicas.get_mut(&replica) {
                     known.state = match result {
@@ -272,12 +279,16 @@ impl Control {
                 self.settings = settings;
                 self.gate.configure(self.settings.max_connections, self.settings.max_connections_per_address);
                 let workers = self.workers()?;
-                workers.post_all(|| Mail::Configure(self.settings.clone(), self.sink()));
+                workers.post_all(|| Mail::Configure(Box::new(self.settings.clone()), self.sink()));
                 self.listen()
             }
             ProxyOrder::Attach { replica, version, requests, replicas, .. } => {
                 let geometry = Geometry::fitting(self.workers()?.count(), replicas, requests);
                 self.attach(replica, version, descriptors, geometry)
+            }
+            ProxyOrder::Tls(texts) => {
+                self.configure_tls(texts.as_ref());
+                Ok(())
             }
             ProxyOrder::View(view) => {
                 self.pending = Some(view);
@@ -291,6 +302,19 @@ impl Control {
                 self.apply_pending()
             }
             ProxyOrder::Drain(limit) => self.drain(limit),
+        }
+    }
+
+    /// What can't serve is not taken: what served before goes on. The supervisor has checked it, so this is rare.
+    fn configure_tls(&mut self, texts: Option<&TlsTexts>) {
+        match texts.map(tls::server_config).transpose() {
+            Ok(tls) => {
+                self.tls = tls;
+                if let Some(workers) = &self.workers {
+                    workers.post_all(|| Mail::Tls(self.tls.clone()));
+                }
+            }
+            Err(error) => self.log(1, format!("{error}; what served before goes on")),
         }
     }
 
@@ -333,6 +357,7 @@ impl Control {
                 gate: Arc::clone(&self.gate),
                 settings: self.settings.clone(),
                 access_log: self.sink(),
+                tls: self.tls.clone(),
                 reports: self.reports.clone(),
             };
             let tell = self.sender.clone();

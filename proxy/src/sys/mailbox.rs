@@ -19,9 +19,15 @@ use crate::view::View;
 pub(super) enum Mail {
     Grant(Grant),
     View(Arc<View>),
-    Attach { replica: Arc<Replica>, lane: Box<Requester>, pidfd: Arc<OwnedFd> },
+    Attach {
+        replica: Arc<Replica>,
+        lane: Box<Requester>,
+        pidfd: Arc<OwnedFd>,
+    },
     Detach(LaneIndex),
-    Configure(ProxySettings, Option<Arc<dyn Sink>>),
+    Configure(Box<ProxySettings>, Option<Arc<dyn Sink>>),
+    /// Speak TLS on connections from the next one on.
+    Tls(Option<Arc<rustls::ServerConfig>>),
     Listen(TcpListener),
     Drain,
     Abort,

@@ -30,6 +30,22 @@ impl Socket for Client {
         self.transport.write(from)
     }
 
+    fn short_read_drains(&self) -> bool {
+        self.transport.short_read_drains()
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.transport.is_flushed()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.transport.flush()
+    }
+
+    fn finish(&mut self) {
+        self.transport.finish();
+    }
+
     fn shutdown_write(&mut self) {
         self.transport.shutdown_write();
     }

@@ -1,4 +1,4 @@
-//! What carries a connection's bytes: the plain socket.
+//! What carries a connection's bytes: the plain socket, or TLS over it.
 //!
 //! An enum and not a trait object: which one it is costs a plain connection one predictable branch, and its bytes go
 //! between the socket and shared memory without a stop here.
@@ -12,11 +12,15 @@ use mio::net::TcpStream;
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::tls::Tls;
+
 /// One connection's transport.
 #[derive(Debug)]
 pub(super) enum Transport {
     /// The socket itself.
     Plain(TcpStream),
+    /// Boxed: plain connections are not to pay for its size.
+    Tls(Box<Tls>),
 }
 
 impl Transport {
@@ -24,18 +28,21 @@ impl Transport {
     pub(super) fn stream(&mut self) -> &mut TcpStream {
         match self {
             Transport::Plain(stream) => stream,
+            Transport::Tls(tls) => &mut tls.stream,
         }
     }
 
     pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Transport::Plain(stream) => stream.read(into),
+            Transport::Tls(tls) => tls.read(into),
         }
     }
 
     pub(super) fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         match self {
             Transport::Plain(stream) => stream.write(from),
+            Transport::Tls(tls) => tls.write(from),
         }
     }
 
@@ -43,6 +50,7 @@ impl Transport {
     pub(super) fn read_into(&mut self, lane: &mut Requester, block: &mut OutBlock) -> io::Result<usize> {
         match self {
             Transport::Plain(stream) => lane.fill_from(block, stream.as_fd()),
+            Transport::Tls(tls) => tls.read_into(lane, block),
         }
     }
 
@@ -55,6 +63,7 @@ impl Transport {
     ) -> io::Result<usize> {
         match self {
             Transport::Plain(stream) => lane.write_to(stream.as_fd(), &[IoSlice::new(prefix)], blocks),
+            Transport::Tls(tls) => tls.write_from(lane, prefix, blocks),
         }
     }
 
@@ -62,6 +71,33 @@ impl Transport {
         match self {
             // Fails where the client is gone, which the next read says as well.
             Transport::Plain(stream) => drop(stream.shutdown(Shutdown::Write)),
+            Transport::Tls(tls) => tls.shutdown_write(),
+        }
+    }
+
+    /// Whether a short read has emptied it.
+    pub(super) fn short_read_drains(&self) -> bool {
+        matches!(self, Transport::Plain(_))
+    }
+
+    pub(super) fn is_flushed(&self) -> bool {
+        match self {
+            Transport::Plain(_) => true,
+            Transport::Tls(tls) => tls.is_flushed(),
+        }
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Transport::Plain(_) => Ok(()),
+            Transport::Tls(tls) => tls.flush(),
+        }
+    }
+
+    /// The last word before the close.
+    pub(super) fn finish(&mut self) {
+        if let Transport::Tls(tls) = self {
+            tls.close_notify();
         }
     }
 

@@ -22,6 +22,7 @@ use super::clock;
 use super::gate::{Gate, Pass};
 use super::mailbox::{Mail, Mailboxes};
 use super::socket::Client;
+use super::tls::Tls;
 use super::transport::Transport;
 use crate::access_log::Sink;
 use crate::balance::{LaneIndex, Replica};
@@ -73,6 +74,8 @@ pub(super) struct Seat {
     pub(super) gate: Arc<Gate>,
     pub(super) settings: ProxySettings,
     pub(super) access_log: Option<Arc<dyn Sink>>,
+    /// For new connections.
+    pub(super) tls: Option<Arc<rustls::ServerConfig>>,
     pub(super) reports: ReportSender,
 }
 
@@ -223,9 +226,10 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             Mail::Attach { replica, lane, pidfd } => self.attach(replica, *lane, pidfd, now),
             Mail::Detach(lane) => self.detach(lane, now),
             Mail::Configure(settings, access_log) => {
-                self.engine.configure(settings);
+                self.engine.configure(*settings);
                 self.engine.set_access_log(access_log);
             }
+            Mail::Tls(tls) => self.seat.tls = tls,
             Mail::Listen(listener) => self.listen(listener),
             Mail::Drain => {
                 if let Some(mut listener) = self.listener.take() {
@@ -314,7 +318,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
                 Ok((stream, address)) => match self.seat.gate.enter(address.ip()) {
                     Some(pass) => self.welcome(stream, address.ip(), pass, now),
                     None => {
-                        turn_away(stream);
+                        turn_away(stream, self.seat.tls.is_some());
                         self.engine.note_turned_away(TURNED_AWAY, now);
                     }
                 },
@@ -337,7 +341,14 @@ impl<T: From<FromWorker> + Send> Worker<T> {
     fn welcome(&mut self, stream: TcpStream, address: IpAddr, pass: Pass, now: Nanos) {
         // Answers are written whole: there is nothing to wait for.
         let _ = stream.set_nodelay(true);
-        let client = Client::new(Transport::Plain(stream), address, pass);
+        let transport = match &self.seat.tls {
+            None => Transport::Plain(stream),
+            Some(config) => match Tls::new(stream, Arc::clone(config)) {
+                Ok(tls) => Transport::Tls(Box::new(tls)),
+                Err(error) => return self.log(LEVEL_ERROR, format!("failed to start TLS: {error}")),
+            },
+        };
+        let client = Client::new(transport, address, pass);
         let id = self.engine.accept(client, now);
         let token = Token(usize::try_from(id.to_bits() | CONNECTION).unwrap_or(usize::MAX));
         let registry = self.seat.poll.registry();
@@ -392,8 +403,11 @@ fn lane_token(lane: LaneIndex, which: usize) -> Token {
 const TURNED_AWAY: u16 = 503;
 
 /// There are too many connections already.
-fn turn_away(mut stream: TcpStream) {
+fn turn_away(mut stream: TcpStream, tls: bool) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n\
         connection: close\r\n\r\n";
-    let _ = stream.write(ANSWER);
+    // A handshake only to say no would cost more than the connection.
+    if !tls {
+        let _ = stream.write(ANSWER);
+    }
 }

@@ -11,6 +11,7 @@
 
 pub mod client;
 pub mod replica;
+pub mod tls;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};

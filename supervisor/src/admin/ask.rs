@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::change::{Libraries, Refusal};
 use crate::desired::Desired;
 use crate::store::StoreError;
+use crate::sys::TlsError;
 
 /// A question. All may be asked at any time; changes are refused while the supervisor stops.
 #[derive(Clone, Debug)]
@@ -38,7 +39,7 @@ pub enum Ask {
 #[derive(Clone, Debug)]
 pub enum Change {
     /// Declare an application.
-    Application(ApplicationSpec, Libraries),
+    Application(Box<ApplicationSpec>, Libraries),
     /// Delete an application.
     DeleteApplication(ApplicationName),
     /// Deploy one deployment by itself.
@@ -88,6 +89,9 @@ pub enum AskError {
         /// The system's word.
         why: String,
     },
+    /// Its certificate can't serve.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     /// It can't be made durable.
     #[error("{0}")]
     Store(#[from] StoreError),

@@ -29,7 +29,7 @@ impl From<&AskError> for Problem {
     fn from(error: &AskError) -> Problem {
         let kind = match error {
             AskError::Refused(refusal) => kind_of(refusal),
-            AskError::File(_) | AskError::NotByPatch(_) => problem::REFUSED,
+            AskError::File(_) | AskError::NotByPatch(_) | AskError::Tls(_) => problem::REFUSED,
             AskError::Listen { .. } => problem::CONFLICT,
             AskError::Store(StoreError::NoSuchRevision { .. }) => problem::NOT_FOUND,
             AskError::Store(_) => problem::INTERNAL,

@@ -149,7 +149,7 @@ async fn put_application(
         return Err(refuse(problem::BAD_REQUEST, detail));
     }
     let libraries = api.libraries(&desired(&api).await?, &spec.deployments).await.map_err(refused)?;
-    change(&api, &query, &headers, Change::Application(spec, libraries)).await
+    change(&api, &query, &headers, Change::Application(Box::new(spec), libraries)).await
 }
 
 async fn delete_application(

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use decurion_api::limits::LIBRARY_MAX;
-use decurion_api::spec::{ApplicationSpec, DeploymentSpec, LibraryRef};
+use decurion_api::spec::{ApplicationSpec, DeploymentSpec, LibraryRef, TlsSpec};
 use decurion_api::{ClassName, DeploymentName};
 use decurion_library::{Concurrency, LibraryError, LibraryFacts};
 use sha2::{Digest, Sha256};
@@ -265,6 +265,9 @@ pub(crate) fn read_config(path: &Path) -> Result<ApplicationSpec, ConfigError> {
         if let LibraryRef::Path(library) = &mut deployment.library {
             *library = folder.join(&library).display().to_string();
         }
+    }
+    for path in spec.http.iter_mut().flat_map(|http| &mut http.tls).flat_map(TlsSpec::paths_mut) {
+        *path = folder.join(&path).display().to_string();
     }
     Ok(spec)
 }

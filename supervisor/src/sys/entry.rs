@@ -23,6 +23,7 @@ use crate::sys::machine::{MAILBOX, Machine, Parts, is_live};
 use crate::sys::mailbox::{Mailbox, Message};
 use crate::sys::process::{Executables, raise_descriptor_limit};
 use crate::sys::sockets::{Guard, SocketError, bind_control, bind_handles, bind_http};
+use crate::sys::tls::{self, TlsError};
 
 /// Starts supervisors.
 #[derive(Debug)]
@@ -70,6 +71,9 @@ pub enum StartError {
         /// Why.
         refusal: crate::change::Refusal,
     },
+    /// The certificate for HTTP can't serve.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A socket can't be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -130,6 +134,7 @@ impl Supervisor {
             tracing::error!("{damage}; the revision before it is used");
         }
         let desired = with_config(loaded.desired, &options, &artifacts)?;
+        let tls = tls::read(desired.http.tls.as_ref())?;
 
         let guard = Guard::new(options.group);
         let (control, control_file) = bind_control(&options.socket, guard)?;
@@ -160,6 +165,7 @@ impl Supervisor {
             inbox,
             signals,
             desired,
+            tls,
             store,
             artifacts,
             executables,

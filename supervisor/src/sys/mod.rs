@@ -13,8 +13,10 @@ mod mailbox;
 mod notify;
 mod process;
 mod sockets;
+mod tls;
 
 pub use artifacts::{ArtifactError, ConfigError};
 pub use entry::{RunError, Running, StartError, Stopper, Supervisor};
 pub use lock::LockError;
 pub use sockets::SocketError;
+pub use tls::TlsError;

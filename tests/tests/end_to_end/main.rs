@@ -11,4 +11,5 @@ mod hostile;
 mod http;
 mod lifecycle;
 mod streaming;
+mod tls;
 mod updates;

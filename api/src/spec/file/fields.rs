@@ -14,6 +14,7 @@ use super::table::{Field, Table, not_supported, whole_of};
 use crate::limits::*;
 use crate::spec::{
     AccessLog, ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, RolloutSpec, RuntimeEnvSpec, Share,
+    TlsSpec,
 };
 use crate::{ApplicationName, ClassName, DeploymentName, NameError, RoutePrefix};
 
@@ -64,7 +65,7 @@ fn http(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<HttpSpec> {
     let access_log = access_log(&mut table, p);
     let access_log_sample = access_log_sample(&mut table, p);
     let access_log_file = access_log_file(&mut table, p);
-    table.later("tls", "put a server that ends TLS in front", p);
+    let tls = table.take("tls").and_then(|field| tls(&field, p));
     table.finish(p);
     Some(HttpSpec {
         listen,
@@ -83,6 +84,7 @@ fn http(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<HttpSpec> {
         access_log,
         access_log_sample,
         access_log_file,
+        tls,
     })
 }
 
@@ -128,6 +130,27 @@ fn access_log_file(table: &mut Table<'_>, problems: &mut Problems<'_>) -> Option
         field.refuse(problems, format!("'{path}' does not begin with '/'; give an absolute path"));
     }
     Some(path.to_owned())
+}
+
+fn tls(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<TlsSpec> {
+    let mut table = Table::open(field.node, &field.path, problems)?;
+    let mut path = |name: &str, problems: &mut Problems<'_>| {
+        let (field, path) = table.text(name, problems)?;
+        if path.is_empty() {
+            field.refuse(problems, "is empty; give the path of a PEM file");
+        }
+        Some(path.to_owned())
+    };
+    let (cert, key) = (path("cert", problems), path("key", problems));
+    let client_ca = path("client_ca", problems);
+    for needed in ["cert", "key"] {
+        if !table.has(needed) {
+            let message = "missing; TLS takes both: tls = { cert = \"cert.pem\", key = \"key.pem\" }";
+            problems.add(field.node.at, &table.path_of(needed), message.to_owned());
+        }
+    }
+    table.finish(problems);
+    Some(TlsSpec { cert: cert?, key: key?, client_ca })
 }
 
 fn deployments<'n>(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::spec::{AutoscalingSpec, HttpSpec, LibraryRef, RolloutSpec, Share};
+use crate::spec::{AutoscalingSpec, HttpSpec, LibraryRef, RolloutSpec, Share, TlsSpec};
 
 const WHOLE: &str = r#"
 application = "demo"
@@ -27,6 +27,7 @@ workers = 0
 access_log = "json"
 access_log_sample = 0.5
 access_log_file = "/var/log/decurion/access.log"
+tls = { cert = "cert.pem", key = "/etc/key.pem", client_ca = "ca.pem" }
 
 [[deployment]]
 name = "http_deployment"
@@ -78,6 +79,9 @@ fn the_whole_file_is_read() {
     assert_eq!(http.keep_alive_timeout, Duration::from_secs(90));
     assert_eq!(http.upgrade_idle_timeout, Duration::from_secs(3600));
     assert_eq!((http.max_head, http.max_body), (65_536, 67_108_864));
+    let tls =
+        TlsSpec { cert: "cert.pem".into(), key: "/etc/key.pem".into(), client_ca: Some("ca.pem".into()) };
+    assert_eq!(http.tls, Some(tls));
     let [first, second] = &spec.deployments[..] else { panic!("two deployments") };
     assert_eq!(first.args["big"], json!(9_007_199_254_740_993_i64));
     assert_eq!(first.graceful_shutdown_timeout, Duration::from_millis(200));
@@ -324,7 +328,7 @@ fn features_that_come_later_are_refused_by_name() {
     for (text, refusal) in [
         (
             "application = \"a\"\n[http]\ntls = { cert = \"c\" }",
-            "f.toml:3:1: http.tls: not supported yet; put a server that ends TLS in front",
+            "f.toml:3:7: http.tls.key: missing; TLS takes both: tls = { cert = \"cert.pem\", key = \"key.pem\" }",
         ),
         (
             "application = \"a\"\n[http]\naccess_log = \"xml\"",

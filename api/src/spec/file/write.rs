@@ -8,6 +8,7 @@ use super::fields::DIGEST_PREFIX;
 use crate::spec::graph::Step;
 use crate::spec::{
     ApplicationSpec, AutoscalingSpec, DeploymentSpec, GraphSpec, HttpSpec, LibraryRef, RuntimeEnvSpec, Share,
+    TlsSpec,
 };
 
 /// The whole file in its JSON form, every default written out.
@@ -122,7 +123,12 @@ fn http_to_json(http: &HttpSpec) -> Value {
         "access_log": http.access_log,
         "access_log_sample": http.access_log_sample,
         "access_log_file": http.access_log_file,
+        "tls": http.tls.as_ref().map(tls_to_json),
     }))
+}
+
+fn tls_to_json(tls: &TlsSpec) -> Value {
+    without_nulls(json!({ "cert": tls.cert, "key": tls.key, "client_ca": tls.client_ca }))
 }
 
 /// Absent and null mean the same in the file's form; absent is shorter. Only the top: args may hold nulls.

@@ -15,6 +15,7 @@ use crate::store::DesiredStore;
 use crate::sys::artifacts::{ConfigError, read_config};
 use crate::sys::clock;
 use crate::sys::machine::Machine;
+use crate::sys::tls;
 
 /// Fields that come with code, which only a deployment brings.
 const NOT_BY_PATCH: [&str; 4] = ["library", "class", "args", "version"];
@@ -73,10 +74,11 @@ impl Machine {
             Change::Rollback(name, Some(revision)) => Some(self.earlier(name, *revision)?),
             _ => None,
         };
+        let brings_http = matches!(&change, Change::Application(spec, _) if spec.http.is_some());
         let standing = |name: &DeploymentName| self.core.standing(name);
         let changer = Changer::new(&self.desired, if_revision, &standing)?;
         let proposal = match change {
-            Change::Application(spec, libraries) => changer.application(spec, &libraries)?,
+            Change::Application(spec, libraries) => changer.application(*spec, &libraries)?,
             Change::DeleteApplication(name) => changer.delete_application(&name)?,
             Change::Deployment(application, spec, libraries) => {
                 changer.deployment(application, *spec, &libraries)?
@@ -103,10 +105,17 @@ impl Machine {
             Change::Delete(name) => changer.delete(&name)?,
         };
         let mut applied = proposal.applied;
+        // Also where nothing else has changed: a certificate is renewed in its place.
+        let tls = brings_http.then(|| tls::read(proposal.desired.http.tls.as_ref())).transpose()?;
         if dry_run {
             applied.dry_run = true;
-        } else if proposal.desired.revision != self.desired.revision {
+            return Ok(applied);
+        }
+        if proposal.desired.revision != self.desired.revision {
             self.commit(proposal.desired)?;
+        }
+        if let Some(tls) = tls {
+            self.use_tls(tls);
         }
         Ok(applied)
     }
@@ -181,10 +190,22 @@ impl Machine {
         }
     }
 
+    /// Without a configuration file there is only this to read again.
+    fn reload_tls(&mut self) {
+        match tls::read(self.desired.http.tls.as_ref()) {
+            Ok(None) => tracing::info!("SIGHUP: there is no configuration file to read again"),
+            Ok(texts) => {
+                self.use_tls(texts);
+                tracing::info!("SIGHUP: the certificates were read again");
+            }
+            Err(error) => tracing::error!("SIGHUP: {error}; nothing was changed"),
+        }
+    }
+
     /// Reads the configuration file again, on a thread of its own: libraries may be large.
     pub(super) fn reload(&mut self) {
         let Some(path) = self.options.config.clone() else {
-            return tracing::info!("SIGHUP: there is no configuration file to read again");
+            return self.reload_tls();
         };
         let (artifacts, mailbox, desired) =
             (self.artifacts.clone(), self.mailbox.clone(), self.desired.clone());
@@ -192,7 +213,7 @@ impl Machine {
             let read = || -> Result<Change, ConfigError> {
                 let spec = read_config(&path)?;
                 let libraries = artifacts.resolve_all(&spec.deployments, |spec| is_live(&desired, spec))?;
-                Ok(Change::Application(spec, libraries))
+                Ok(Change::Application(Box::new(spec), libraries))
             };
             let change = match read() {
                 Ok(change) => Box::new(change),

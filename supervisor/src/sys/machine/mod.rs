@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use decurion_api::ReplicaId;
 use decurion_api::status::DeploymentState;
+use decurion_ipc::control::TlsTexts;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
@@ -53,6 +54,8 @@ pub(crate) struct Machine {
     store: Revisions<Folder>,
     /// Libraries that each revision names.
     named: BTreeMap<u64, BTreeSet<String>>,
+    /// What `desired` serves TLS with, as it was last read.
+    tls: Option<TlsTexts>,
     artifacts: Artifacts,
     executables: Executables,
     replicas: BTreeMap<ReplicaId, ReplicaChild>,
@@ -81,6 +84,7 @@ pub(crate) struct Parts {
     pub(crate) inbox: Receiver<Message>,
     pub(crate) signals: Option<Signals>,
     pub(crate) desired: Desired,
+    pub(crate) tls: Option<TlsTexts>,
     pub(crate) store: Revisions<Folder>,
     pub(crate) artifacts: Artifacts,
     pub(crate) executables: Executables,
@@ -132,6 +136,7 @@ impl Machine {
             last_token: MAILBOX.0,
             again: Vec::new(),
             desired: parts.desired,
+            tls: parts.tls,
             store: parts.store,
             named: BTreeMap::new(),
             artifacts: parts.artifacts,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use decurion_api::spec::HttpSpec;
 use decurion_api::{DeploymentName, ReplicaId};
-use decurion_ipc::control::{CallerKind, CallerOrder, FdToken, ProxyOrder, ReplicaOrder};
+use decurion_ipc::control::{CallerKind, CallerOrder, FdToken, ProxyOrder, ReplicaOrder, TlsTexts};
 use decurion_ipc::link::{Link, LinkError};
 use decurion_ipc::proxy_control::OrderSender;
 use mio::{Interest, Token};
@@ -53,7 +53,7 @@ impl Machine {
             Order::SpawnProxy { instance, settings } => self.spawn_proxy(instance, settings),
             Order::ListenProxy { instance } => self.let_listen(instance),
             Order::ConfigureProxy { instance, settings } => {
-                self.tell_proxy(instance, ProxyOrder::Configure(settings), Vec::new());
+                self.tell_settings(instance, settings);
             }
             Order::DrainProxy { instance, timeout } => {
                 self.tell_proxy(instance, ProxyOrder::Drain(timeout), Vec::new());
@@ -135,8 +135,31 @@ impl Machine {
         let pid = process.pid();
         let child = ProxyChild { process, orders, backlog: VecDeque::new(), stdout, stderr, tokens };
         self.proxies.insert(instance, child);
-        self.tell_proxy(instance, ProxyOrder::Configure(settings), Vec::new());
+        self.tell_settings(instance, settings);
         Ok(pid)
+    }
+
+    fn tell_settings(&mut self, instance: ProxyInstance, settings: HttpSpec) {
+        self.tell_proxy(instance, ProxyOrder::Tls(self.tls.clone()), Vec::new());
+        self.tell_proxy(instance, ProxyOrder::Configure(settings), Vec::new());
+    }
+
+    /// Serves with these certificates from now on. Where the settings change as well, they go along with them.
+    pub(super) fn use_tls(&mut self, tls: Option<TlsTexts>) {
+        if self.tls == tls {
+            return;
+        }
+        self.tls = tls;
+        let settings = &self.core.desired().http;
+        let serves =
+            |proxy: &crate::reconcile::proxy::Proxy| proxy.is_active() && proxy.settings == *settings;
+        let proxies = &self.core.observed().proxies.all;
+        let all: Vec<ProxyInstance> =
+            proxies.iter().filter(|(_, proxy)| serves(proxy)).map(|(instance, _)| *instance).collect();
+        for instance in all {
+            self.tell_proxy(instance, ProxyOrder::Tls(self.tls.clone()), Vec::new());
+            tracing::info!("proxy {} has new certificates", instance.0);
+        }
     }
 
     fn let_listen(&mut self, instance: ProxyInstance) {
