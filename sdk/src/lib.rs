@@ -56,6 +56,8 @@ mod stream_async;
 mod sys;
 pub mod test;
 mod types;
+#[cfg(feature = "websocket")]
+mod websocket;
 
 pub use arguments::Arguments;
 #[cfg(feature = "axum")]
@@ -78,6 +80,10 @@ pub use stream::{BodyWriter, Event};
 pub use stream_async::AsyncBodyWriter;
 #[cfg(feature = "tokio")]
 pub use tokio;
+#[cfg(all(feature = "tokio", feature = "websocket"))]
+pub use websocket::AsyncWebSocket;
+#[cfg(feature = "websocket")]
+pub use websocket::{Message, WebSocket};
 
 /// Everything that most deployments need.
 pub mod prelude {

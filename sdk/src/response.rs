@@ -36,6 +36,11 @@ pub(crate) enum Body {
     Stream(Producer),
     #[cfg(feature = "tokio")]
     Async(AsyncProducer),
+    /// Talks after the handler has returned, on the same thread.
+    #[cfg(feature = "websocket")]
+    WebSocket(crate::websocket::Talk),
+    #[cfg(all(feature = "tokio", feature = "websocket"))]
+    AsyncWebSocket(crate::websocket::AsyncTalk),
 }
 
 pub(crate) type Producer = Box<dyn FnOnce(&mut BodyWriter<'_>) -> Result<()> + Send>;
@@ -57,6 +62,10 @@ impl fmt::Debug for Body {
             Self::Stream(_) => f.write_str("a stream"),
             #[cfg(feature = "tokio")]
             Self::Async(_) => f.write_str("a stream"),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(_) => f.write_str("a websocket"),
+            #[cfg(all(feature = "tokio", feature = "websocket"))]
+            Self::AsyncWebSocket(_) => f.write_str("a websocket"),
         }
     }
 }
@@ -128,6 +137,69 @@ impl Response {
         Self { parts: Parts { body: Body::Async(Box::new(write)), ..Parts::default() }, refused: None }
     }
 
+    /// A websocket (RFC 6455): `talk` has it until it returns, on the handler's thread. A request that asks for none is
+    /// answered with 426, a malformed one with 400.
+    ///
+    /// ```
+    /// use decurion::prelude::*;
+    ///
+    /// #[deployment]
+    /// fn echo(_req: Request) -> Response {
+    ///     Response::websocket(|ws| {
+    ///         while let Some(message) = ws.recv()? {
+    ///             ws.send(message)?;
+    ///         }
+    ///         Ok(())
+    ///     })
+    /// }
+    /// # let local = decurion::test::Local::<echo>::new(()).unwrap();
+    /// # let mut client = local.websocket("/").unwrap();
+    /// # client.send("hello").unwrap();
+    /// # assert_eq!(client.recv().unwrap(), Some("hello".into()));
+    /// ```
+    ///
+    /// A subprotocol is chosen with `with_header("sec-websocket-protocol", ..)` from those that the request's field of
+    /// this name lists.
+    #[cfg(feature = "websocket")]
+    pub fn websocket<F>(talk: F) -> Self
+    where
+        F: FnOnce(&mut crate::WebSocket<'_>) -> Result<()> + Send + 'static,
+    {
+        Self { parts: Parts { body: Body::WebSocket(Box::new(talk)), ..Parts::default() }, refused: None }
+    }
+
+    /// The same for a future, which holds no thread while it waits.
+    ///
+    /// ```
+    /// use decurion::prelude::*;
+    ///
+    /// #[deployment]
+    /// async fn echo(_req: Request) -> Response {
+    ///     Response::websocket_async(|ws| {
+    ///         Box::pin(async move {
+    ///             while let Some(message) = ws.recv().await? {
+    ///                 ws.send(message).await?;
+    ///             }
+    ///             Ok(())
+    ///         })
+    ///     })
+    /// }
+    /// # let local = decurion::test::Local::<echo>::new(()).unwrap();
+    /// # let mut client = local.websocket("/").unwrap();
+    /// # client.send("hello").unwrap();
+    /// # assert_eq!(client.recv().unwrap(), Some("hello".into()));
+    /// ```
+    #[cfg(all(feature = "tokio", feature = "websocket"))]
+    pub fn websocket_async<F>(talk: F) -> Self
+    where
+        F: for<'a> FnOnce(&'a mut crate::AsyncWebSocket) -> crate::Pending<'a, Result<()>> + Send + 'static,
+    {
+        Self {
+            parts: Parts { body: Body::AsyncWebSocket(Box::new(talk)), ..Parts::default() },
+            refused: None,
+        }
+    }
+
     /// The same with one header field; another of this name is replaced. A name or a value that can't stand in a
     /// header makes the answer a 500.
     #[must_use]
@@ -174,9 +246,7 @@ impl Response {
         static NONE: Bytes = Bytes::new();
         match &self.parts.body {
             Body::Whole(bytes) => bytes,
-            Body::Stream(_) => &NONE,
-            #[cfg(feature = "tokio")]
-            Body::Async(_) => &NONE,
+            _ => &NONE,
         }
     }
 
@@ -205,7 +275,12 @@ impl Response {
 
     #[cfg(feature = "tokio")]
     pub(crate) fn is_async(&self) -> bool {
-        matches!(self.parts.body, Body::Async(_))
+        match self.parts.body {
+            Body::Async(_) => true,
+            #[cfg(feature = "websocket")]
+            Body::AsyncWebSocket(_) => true,
+            _ => false,
+        }
     }
 
     pub(crate) fn into_parts(self) -> Result<Parts> {

@@ -93,7 +93,7 @@ impl Drop for Answering {
 
 /// Runs the author's future: contained, as the exchange that its thread is answering, and only until nobody waits any
 /// more. It is dropped before this returns: the host may destroy the instance as soon as the exchange is ended.
-async fn watched<R>(exchange: &Arc<Exchange>, mut future: Pending<'_, Result<R>>) -> Result<R> {
+pub(crate) async fn watched<R>(exchange: &Arc<Exchange>, mut future: Pending<'_, Result<R>>) -> Result<R> {
     let mut cancelled = Cancelled::default();
     let outcome = poll_fn(|cx| {
         let entered = current::enter(exchange);
@@ -182,6 +182,17 @@ pub(crate) async fn respond(exchange: &Arc<Exchange>, response: Response) -> Res
             });
             written.await?
         }
+        #[cfg(feature = "websocket")]
+        Body::WebSocket(talk) => {
+            let exchange = Arc::clone(exchange);
+            let over = tokio::task::spawn_blocking(move || {
+                let _current = current::enter(&exchange);
+                crate::websocket::respond(&exchange, parts, talk)
+            });
+            over.await?
+        }
+        #[cfg(feature = "websocket")]
+        Body::AsyncWebSocket(talk) => crate::websocket::respond_async(exchange, parts, talk).await,
         Body::Async(produce) => {
             let mut writer = AsyncBodyWriter::new(Arc::clone(exchange), parts);
             watched(exchange, produce(&mut writer)).await?;

@@ -37,6 +37,8 @@ use crate::handle::Handle;
 use crate::request::Request;
 use crate::response::Response;
 use crate::sys::{ForeignClass, class_table, local};
+#[cfg(feature = "websocket")]
+pub use crate::websocket::WebSocketClient;
 use crate::{Error, Result};
 
 /// Several deployments that can call each other by name.
@@ -113,6 +115,24 @@ impl<T> Local<T> {
     /// Where there is no `call`. An answer of any status is an answer, and no error.
     pub fn get(&self, target: &str) -> Result<Response> {
         self.request(Request::get(target))
+    }
+
+    /// Asks its `call` for a websocket.
+    ///
+    /// # Errors
+    /// Where there is no `call`, and with the status of what it answers instead.
+    #[cfg(feature = "websocket")]
+    pub fn websocket(&self, target: &str) -> Result<WebSocketClient> {
+        self.websocket_with(target, &[])
+    }
+
+    /// The same with further header fields.
+    ///
+    /// # Errors
+    /// As [`websocket`](Self::websocket).
+    #[cfg(feature = "websocket")]
+    pub fn websocket_with(&self, target: &str, fields: &[(&str, &str)]) -> Result<WebSocketClient> {
+        crate::websocket::offer(&self.app.app, &self.name, target, fields)
     }
 
     /// Sends a request to its `call`.

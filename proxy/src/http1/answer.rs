@@ -99,10 +99,15 @@ impl AnswerHead<'_> {
         out.extend_from_slice(b"\r\n");
         let mut declared = None;
         let mut has_date = false;
+        let mut upgrade = "";
         for (name, value) in fields {
             check(name, value)?;
             match ours(name) {
                 Ours::Length => declared = digits(value),
+                // RFC 9110, 15.5.22: what the client should switch to is for the deployment to say.
+                Ours::Dropped if self.status == 426 && name.eq_ignore_ascii_case(b"upgrade") => {
+                    upgrade = "upgrade"
+                }
                 Ours::Dropped => continue,
                 Ours::Date => has_date = true,
                 Ours::Not => {}
@@ -119,11 +124,12 @@ impl AnswerHead<'_> {
         }
         let body = self.body(declared, out);
         let keep_alive = self.keep_alive && body != BodyOut::Close;
-        match (keep_alive, self.version) {
-            (false, _) => out.extend_from_slice(b"connection: close\r\n"),
-            (true, Version::Http10) => out.extend_from_slice(b"connection: keep-alive\r\n"),
-            (true, Version::Http11) => {}
-        }
+        let persistence = match (keep_alive, self.version) {
+            (false, _) => "close",
+            (true, Version::Http10) => "keep-alive",
+            (true, Version::Http11) => "",
+        };
+        push_connection(out, persistence, upgrade);
         out.extend_from_slice(b"\r\n");
         Ok(body)
     }
@@ -195,6 +201,15 @@ pub(super) fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+fn push_connection(out: &mut Vec<u8>, persistence: &str, upgrade: &str) {
+    let comma = if persistence.is_empty() || upgrade.is_empty() { "" } else { ", " };
+    if !persistence.is_empty() || !upgrade.is_empty() {
+        for part in ["connection: ", persistence, comma, upgrade, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
 }
 
 fn push_length(out: &mut Vec<u8>, length: u64) {
@@ -329,6 +344,21 @@ mod tests {
         ];
         let (text, _) = write(&HEAD, &fields);
         assert_eq!(text, "HTTP/1.1 200 OK\r\nDate: then\r\nx-request-id: id\r\ncontent-length: 5\r\n\r\n");
+    }
+
+    #[test]
+    fn a_426_says_what_to_switch_to() {
+        let required = AnswerHead { status: 426, ..HEAD };
+        let (text, _) = write(&required, &[("Upgrade", "websocket"), ("Connection", "x")]);
+        assert!(
+            text.contains("Upgrade: websocket\r\n") && text.contains("connection: upgrade\r\n"),
+            "{text}"
+        );
+        let last = AnswerHead { keep_alive: false, ..required };
+        let (text, _) = write(&last, &[("upgrade", "websocket")]);
+        assert!(text.contains("connection: close, upgrade\r\n"), "{text}");
+        let (text, _) = write(&last, &[]);
+        assert!(text.contains("connection: close\r\n"), "{text}");
     }
 
     #[test]

@@ -375,8 +375,10 @@ pub(super) fn respond(exchange: &Arc<Exchange>, response: Response) {
     let outcome = response.into_parts().and_then(|mut parts| match std::mem::take(&mut parts.body) {
         Body::Whole(body) => respond_whole(exchange, &parts, &body),
         Body::Stream(produce) => contain(|| respond_streamed(exchange, parts, produce)),
+        #[cfg(feature = "websocket")]
+        Body::WebSocket(talk) => crate::websocket::respond(exchange, parts, talk),
         #[cfg(feature = "tokio")]
-        Body::Async(_) => Err(Error::msg("an async answer was written as another")),
+        _ => Err(Error::msg("an async answer was written as another")),
     });
     if let Err(error) = outcome {
         fail_http(exchange, &error);

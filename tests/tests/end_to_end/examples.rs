@@ -119,6 +119,38 @@ fn c_says_hello() {
 }
 
 #[test]
+fn what_is_said_in_the_chat_everybody_hears() {
+    let world = World::start();
+    deploy_example(&world, "chat");
+    assert!(world.get("/chat").text().contains("new WebSocket"));
+    let mut listener = world.connect();
+    listener.request("GET", "/chat/events", &[], b"").expect("sent");
+    let mut events = std::io::BufReader::new(listener.stream().try_clone().expect("a second descriptor"));
+    let mut until = |text: &str| {
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            assert!(std::io::BufRead::read_line(&mut events, &mut line).expect("an event") > 0, "{text}");
+        }
+    };
+    until("data: welcome");
+    let join = || {
+        let stream = world.connect().stream().try_clone().expect("a stream");
+        tungstenite::client("ws://decurion/chat/ws", stream).expect("a websocket").0
+    };
+    let [mut one, mut two] = [join(), join()];
+    assert_eq!(one.read().expect("a message").to_text().expect("text"), "welcome");
+    assert_eq!(two.read().expect("a message").to_text().expect("text"), "welcome");
+    one.send("hello, all".into()).expect("sent");
+    assert_eq!(one.read().expect("a message").to_text().expect("text"), "hello, all");
+    assert_eq!(two.read().expect("a message").to_text().expect("text"), "hello, all");
+    until("data: hello, all");
+    two.send("x".repeat(5000).into()).expect("sent");
+    let closed = two.read().expect("a close frame");
+    assert!(matches!(closed, tungstenite::Message::Close(Some(frame)) if u16::from(frame.code) == 1009));
+}
+
+#[test]
 fn axum_is_nested_under_its_prefix() {
     let world = World::start();
     deploy_example(&world, "axum");

@@ -13,3 +13,4 @@ mod lifecycle;
 mod streaming;
 mod tls;
 mod updates;
+mod websockets;

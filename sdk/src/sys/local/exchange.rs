@@ -1,5 +1,6 @@
 //! One exchange of the host in this process: what came in, and what becomes of it.
 
+use std::collections::VecDeque;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
@@ -19,6 +20,8 @@ pub(super) struct Incoming {
     pub(super) encoding: u32,
     pub(super) method_index: u32,
     pub(super) body: Vec<u8>,
+    /// The caller can talk on after a 101.
+    pub(super) offers_upgrade: bool,
 }
 
 /// What came of it.
@@ -61,7 +64,23 @@ struct State {
     on_end: Option<abi::Waker>,
     on_cancel: Option<abi::Waker>,
     children: Vec<Weak<Exchange>>,
+    /// After a 101.
+    tunnel: Option<Tunnel>,
 }
+
+/// Both directions of an exchange that has changed its protocol. What the deployment sends is the answer's body.
+#[derive(Default)]
+struct Tunnel {
+    /// What the caller has sent.
+    inbound: VecDeque<u8>,
+    /// It sends no more.
+    ended: bool,
+    on_read: Option<abi::Waker>,
+    on_write: Option<abi::Waker>,
+}
+
+/// Bytes that wait in one direction of a tunnel, at most.
+const TUNNEL_MAX: usize = 256 * 1024;
 
 impl Exchange {
     pub(super) fn new(app: &Arc<App>, parent: Option<Arc<Exchange>>, incoming: Incoming) -> Arc<Self> {
@@ -150,8 +169,11 @@ impl Exchange {
         self.cancelled.store(true, Ordering::Release);
         let mut state = self.state();
         let (waker, children) = (state.on_cancel.take(), std::mem::take(&mut state.children));
+        let tunnel = state.tunnel.as_mut();
+        let (read, write) =
+            tunnel.map(|tunnel| (tunnel.on_read.take(), tunnel.on_write.take())).unwrap_or_default();
         drop(state);
-        wake(waker);
+        [waker, read, write].into_iter().for_each(wake);
         self.changed.notify_all();
         for child in children.iter().filter_map(Weak::upgrade) {
             child.cancel();
@@ -165,11 +187,25 @@ impl Exchange {
         }
     }
 
-    pub(super) fn read(&self, buffer: &mut [u8]) -> isize {
-        if self.is_cancelled() {
-            return status::CANCELLED as isize;
-        }
+    pub(super) fn read(&self, buffer: &mut [u8], waker: Option<abi::Waker>) -> isize {
         let mut state = self.state();
+        loop {
+            if self.is_cancelled() {
+                return status::CANCELLED as isize;
+            }
+            let Some(tunnel) = &mut state.tunnel else { break };
+            if tunnel.ended || !tunnel.inbound.is_empty() {
+                let len = take(&mut tunnel.inbound, buffer);
+                drop(state);
+                self.changed.notify_all();
+                return len.cast_signed();
+            }
+            if waker.is_some() {
+                tunnel.on_read = waker;
+                return status::PENDING as isize;
+            }
+            state = self.wait(state);
+        }
         let rest = &self.incoming.body[state.read..];
         let len = rest.len().min(buffer.len());
         buffer[..len].copy_from_slice(&rest[..len]);
@@ -183,19 +219,107 @@ impl Exchange {
         if state.ended || state.answer.is_some() {
             return status::INVALID;
         }
+        if answer.status == SWITCHING_PROTOCOLS {
+            if whole || !self.incoming.offers_upgrade {
+                return status::INVALID;
+            }
+            state.tunnel = Some(Tunnel::default());
+        }
         state.answer = Some(answer);
         drop(state);
+        self.changed.notify_all();
         if whole { self.end() } else { status::OK }
     }
 
-    pub(super) fn append(&self, bytes: &[u8]) -> i32 {
-        match &mut self.state().answer {
-            Some(answer) => {
-                answer.body.extend_from_slice(bytes);
-                status::OK
+    /// Appends to a streamed answer: how much, or an ABI status.
+    pub(super) fn append(&self, bytes: &[u8], waker: Option<abi::Waker>) -> isize {
+        let mut state = self.state();
+        loop {
+            if self.is_cancelled() {
+                return status::CANCELLED as isize;
             }
-            None => status::INVALID,
+            let State { tunnel, answer: Some(answer), ended: false, .. } = &mut *state else {
+                return status::INVALID as isize;
+            };
+            let room = if tunnel.is_some() { TUNNEL_MAX - answer.body.len() } else { bytes.len() };
+            if room > 0 || bytes.is_empty() {
+                let bytes = &bytes[..room.min(bytes.len())];
+                answer.body.extend_from_slice(bytes);
+                drop(state);
+                self.changed.notify_all();
+                return bytes.len().cast_signed();
+            }
+            match tunnel {
+                Some(tunnel) if waker.is_some() => {
+                    tunnel.on_write = waker;
+                    return status::PENDING as isize;
+                }
+                _ => state = self.wait(state),
+            }
         }
+    }
+
+    #[cfg(feature = "websocket")]
+    /// Waits for the answer's head: its status, and fields of which one is asked for.
+    pub(super) fn switched(&self) -> bool {
+        let mut state = self.state();
+        while state.answer.is_none() && !state.ended {
+            state = self.wait(state);
+        }
+        state.tunnel.is_some()
+    }
+
+    #[cfg(feature = "websocket")]
+    /// Takes what the deployment has sent over a tunnel, waiting for the first of it: 0 at its end.
+    pub(super) fn take_outbound(&self, buffer: &mut [u8]) -> usize {
+        let mut state = self.state();
+        loop {
+            let ended = state.ended;
+            let State { tunnel: Some(tunnel), answer: Some(answer), .. } = &mut *state else { return 0 };
+            let len = answer.body.len().min(buffer.len());
+            if len > 0 || ended {
+                buffer[..len].copy_from_slice(&answer.body[..len]);
+                answer.body.drain(..len);
+                let waker = tunnel.on_write.take();
+                drop(state);
+                wake(waker);
+                self.changed.notify_all();
+                return len;
+            }
+            state = self.wait(state);
+        }
+    }
+
+    #[cfg(feature = "websocket")]
+    /// Sends over a tunnel, waiting for room: `false` where the deployment has ended it.
+    pub(super) fn put_inbound(&self, mut bytes: &[u8]) -> bool {
+        let mut state = self.state();
+        while !bytes.is_empty() {
+            let State { tunnel: Some(tunnel), ended: false, .. } = &mut *state else { return false };
+            let room = (TUNNEL_MAX - tunnel.inbound.len()).min(bytes.len());
+            tunnel.inbound.extend(&bytes[..room]);
+            bytes = &bytes[room..];
+            let waker = tunnel.on_read.take();
+            drop(state);
+            wake(waker);
+            self.changed.notify_all();
+            state = self.state();
+            if !bytes.is_empty() && room == 0 {
+                state = self.wait(state);
+            }
+        }
+        true
+    }
+
+    #[cfg(feature = "websocket")]
+    /// The caller sends no more over a tunnel.
+    pub(super) fn end_inbound(&self) {
+        let waker = self.state().tunnel.as_mut().and_then(|tunnel| {
+            tunnel.ended = true;
+            tunnel.on_read.take()
+        });
+        wake(waker);
+        self.changed.notify_all();
     }
 
     /// Ends it as failed; a streamed answer that had begun is cut off.
@@ -263,9 +387,24 @@ impl Exchange {
         }
     }
 
+    fn wait<'s>(&self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        self.changed.wait(state).unwrap_or_else(|broken| broken.into_inner())
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|broken| broken.into_inner())
     }
+}
+
+/// RFC 9110, 15.2.2.
+const SWITCHING_PROTOCOLS: u32 = 101;
+
+fn take(from: &mut VecDeque<u8>, to: &mut [u8]) -> usize {
+    let len = from.len().min(to.len());
+    for (place, byte) in to.iter_mut().zip(from.drain(..len)) {
+        *place = byte;
+    }
+    len
 }
 
 /// What a client sees of an error that its deployment did not mean for it.

@@ -4,5 +4,9 @@
 mod app;
 mod exchange;
 mod table;
+#[cfg(feature = "websocket")]
+mod tunnel;
 
 pub(crate) use app::App;
+#[cfg(feature = "websocket")]
+pub(crate) use tunnel::Tunnel;

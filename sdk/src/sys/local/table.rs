@@ -137,11 +137,11 @@ unsafe extern "C" fn body_read(
     raw: *mut abi::Exchange,
     buffer: *mut u8,
     len: usize,
-    _: *const abi::Waker,
+    to_call: *const abi::Waker,
 ) -> isize {
     let Some(exchange) = exchange(raw) else { return status::INVALID as isize };
     // SAFETY: the ABI lends a buffer of this length for the call.
-    exchange.read(unsafe { std::slice::from_raw_parts_mut(buffer, len) })
+    exchange.read(unsafe { std::slice::from_raw_parts_mut(buffer, len) }, waker(to_call))
 }
 
 fn answer(
@@ -153,7 +153,7 @@ fn answer(
     whole: bool,
 ) -> i32 {
     match (exchange(raw), fields(headers, count)) {
-        (Some(exchange), Some(headers)) if (200..=999).contains(&code) => {
+        (Some(exchange), Some(headers)) if (200..=999).contains(&code) || code == 101 => {
             let answer = Answer { status: code, encoding: encoding::RAW, headers, body: body.to_vec() };
             exchange.answer(answer, whole)
         }
@@ -184,16 +184,10 @@ unsafe extern "C" fn respond_start(
 unsafe extern "C" fn respond_write(
     raw: *mut abi::Exchange,
     bytes: abi::Bytes,
-    _: *const abi::Waker,
+    to_call: *const abi::Waker,
 ) -> isize {
     let Some(exchange) = exchange(raw) else { return status::INVALID as isize };
-    if exchange.is_cancelled() {
-        return status::CANCELLED as isize;
-    }
-    match exchange.append(slice(bytes)) {
-        status::OK => bytes.len.cast_signed(),
-        refused => refused as isize,
-    }
+    exchange.append(slice(bytes), waker(to_call))
 }
 
 unsafe extern "C" fn respond_flush(raw: *mut abi::Exchange) -> i32 {
@@ -234,6 +228,7 @@ unsafe extern "C" fn call_start(spec: *const abi::CallSpec, call: *mut *mut abi:
         encoding: spec.encoding,
         method_index: u32::MAX,
         body: slice(spec.body).to_vec(),
+        offers_upgrade: false,
     };
     match app.start(&name, parent, incoming) {
         Ok(exchange) => {
