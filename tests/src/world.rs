@@ -25,6 +25,8 @@ const WATCHDOG: Duration = Duration::from_secs(60);
 pub struct World {
     folder: TempDir,
     address: SocketAddr,
+    /// Lines of the `[http]` table.
+    http: String,
     supervisor: Option<Child>,
 }
 
@@ -35,8 +37,17 @@ impl World {
     /// Where it does not start; shows what it said.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same, with these lines in the `[http]` table.
+    ///
+    /// # Panics
+    /// Where it does not start; shows what it said.
+    #[must_use]
+    pub fn start_with(http: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("decurion-").tempdir().expect("a temporary folder");
-        let mut world = Self { folder, address: own_address(), supervisor: None };
+        let mut world = Self { folder, address: own_address(), http: http.to_owned(), supervisor: None };
         world.start_supervisor();
         world
     }
@@ -48,8 +59,11 @@ impl World {
     pub fn start_supervisor(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log");
         let config = self.path().join("http.toml");
-        fs::write(&config, format!("application = \"rig\"\n[http]\nlisten = \"{}\"\n", self.address))
-            .expect("write");
+        fs::write(
+            &config,
+            format!("application = \"rig\"\n[http]\nlisten = \"{}\"\n{}\n", self.address, self.http),
+        )
+        .expect("write");
         let child = Command::new(command::decurion())
             .arg("--socket")
             .arg(self.socket())
@@ -178,6 +192,19 @@ impl World {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => std::thread::yield_now(),
             }
+        }
+    }
+
+    /// The same without following events, which takes the supervisor descriptors: for counting those.
+    ///
+    /// # Panics
+    /// Where it never comes to be; shows the last status and the log.
+    pub fn until_alone(&self, what: &str, check: impl Fn(&SystemStatus) -> Result<(), String>) {
+        let watchdog = Instant::now() + WATCHDOG;
+        loop {
+            let Err(why) = check(&self.status()) else { return };
+            assert!(Instant::now() < watchdog, "never: {what}: {why}\n{}", self.log());
+            std::thread::yield_now();
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod asynchronous;
 mod batching;
+mod bodies;
 mod examples;
 mod faults;
 mod files;
@@ -9,7 +10,10 @@ mod graphs;
 mod handles;
 mod hostile;
 mod http;
+mod kills;
 mod lifecycle;
+mod load;
+mod ownership;
 mod streaming;
 mod tls;
 mod updates;
