@@ -6,6 +6,8 @@
 
 pub mod access_log;
 pub mod balance;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod conformance;
 pub mod engine;
 pub mod exchange;
 pub mod http1;

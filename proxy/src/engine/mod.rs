@@ -23,6 +23,8 @@ mod tally;
 mod timeout;
 mod timers;
 mod tunnel;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,132 @@
+//! The table, whole and cut everywhere, and what of a head can't be said in an outcome.
+
+use super::*;
+use crate::engine::wire::Forwarded;
+
+#[test]
+fn every_row_comes_to_what_it_says() {
+    let wrong: Vec<String> = rows()
+        .map(|(section, text, expected)| (section, text, expected, outcome_of(&bytes(text))))
+        .filter(|(.., expected, found)| *expected != found.as_str())
+        .map(|(section, text, expected, found)| format!("RFC {section}: {text:?}\n  {expected}\n  {found}"))
+        .collect();
+    assert!(wrong.is_empty(), "expected, and found:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_table_is_not_cut_short() {
+    assert!(rows().count() >= 300, "{}", rows().count());
+}
+
+/// A 100 comes only where the body was not there yet.
+fn without_interim(spoken: &Spoken) -> Spoken {
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+    let answer = String::from_utf8_lossy(&spoken.answer).replace(interim, "").into_bytes();
+    Spoken { answer, ..spoken.clone() }
+}
+
+#[test]
+fn cutting_the_input_at_any_byte_changes_nothing() {
+    for (section, text, _) in rows() {
+        let bytes = bytes(text);
+        let whole = without_interim(&speak([&bytes[..]]));
+        let by_byte = without_interim(&speak(bytes.chunks(1)));
+        assert_eq!(shown(&by_byte), shown(&whole), "RFC {section}: {text:?}, byte by byte");
+        for cut in 1..bytes.len() {
+            let two = without_interim(&speak([&bytes[..cut], &bytes[cut..]]));
+            assert_eq!(shown(&two), shown(&whole), "RFC {section}: {text:?}, cut at {cut}");
+        }
+    }
+}
+
+/// Everything, but for the ids that are made as requests come.
+fn shown(spoken: &Spoken) -> (Vec<Forwarded>, String, bool) {
+    (spoken.requests.clone(), String::from_utf8_lossy(&spoken.answer).into_owned(), spoken.closed)
+}
+
+fn spoken(text: &str) -> Spoken {
+    speak([&bytes(text)[..]])
+}
+
+fn answer(text: &str) -> String {
+    String::from_utf8(spoken(text).answer).unwrap()
+}
+
+#[test]
+fn what_is_about_the_connection_stays_on_its_side_of_the_proxy() {
+    let got = spoken(
+        "GET http://b/ HTTP/1.1\nHost: a\nConnection: x-hop, host, keep-alive\nKeep-Alive: 5\nTE: trailers\n\
+         Trailer: x\nProxy-Connection: close\nUpgrade: h2c\nX-Hop: 1\nX-End: 2\n\n",
+    );
+    let fields: Vec<String> = got.requests[0]
+        .fields
+        .iter()
+        .map(|(name, value)| format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value)))
+        .collect();
+    assert_eq!(fields, ["Host=b", "X-End=2"]);
+    let answer = answer("GET /hop HTTP/1.1\nHost: a\nX-Request-ID: i\n\n");
+    assert_eq!(
+        answer,
+        "HTTP/1.1 200 OK\r\nX-Kept: yes\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\nx-request-id: i\r\n\
+         content-length: 2\r\n\r\nok"
+    );
+}
+
+#[test]
+fn every_answer_is_dated_and_none_says_what_breaks_out_of_it() {
+    for path in ["/", "/204", "/split", "/-/healthz", "/stream"] {
+        let answer = answer(&format!("GET {path} HTTP/1.1\nHost: a\n\n"));
+        assert!(answer.contains("\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"), "{answer}");
+        assert!(!answer.contains("set-cookie"), "{answer}");
+    }
+    assert!(answer("GET  / HTTP/1.1\n\n").contains("\r\ndate: "));
+    assert_eq!(answer("GET /dated HTTP/1.1\nHost: a\n\n").to_lowercase().matches("date: ").count(), 1);
+}
+
+#[test]
+fn answers_without_a_body_have_none() {
+    for (text, status, has_length) in [
+        ("GET /204 HTTP/1.1\nHost: a\n\n", "204", false),
+        ("GET /304 HTTP/1.1\nHost: a\n\n", "304", true),
+        ("HEAD /large HTTP/1.1\nHost: a\n\n", "200", true),
+        ("HEAD /stream HTTP/1.1\nHost: a\n\n", "200", false),
+    ] {
+        let answer = answer(text);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.ends_with("\r\n\r\n"),
+            "{answer}"
+        );
+        assert_eq!(answer.contains("content-length"), has_length, "{answer}");
+        assert!(!answer.contains("transfer-encoding"), "{answer}");
+    }
+}
+
+#[test]
+fn each_limit_of_a_head_has_its_own_status() {
+    let long = |count: usize| "x".repeat(count);
+    for (text, expected) in [
+        (format!("GET /{} HTTP/1.1\nHost: a\n\n", long(1023)), 200),
+        (format!("GET /{} HTTP/1.1\nHost: a\n\n", long(1024)), 414),
+        (format!("GET /{}", long(4000)), 414),
+        (format!("GET /?{} HTTP/1.1\nHost: a\n\n", long(1024)), 414),
+        (format!("GET / HTTP/1.1\nHost: a\nX: {}\n\n", long(4000)), 200),
+        (format!("GET / HTTP/1.1\nHost: a\nX: {}\n\n", long(4096)), 431),
+        (format!("GET / HTTP/1.1\nHost: a\nX: {}", long(5000)), 431),
+        (format!("GET / HTTP/1.1\nHost: a\n{}: x\n\n", long(4096)), 431),
+        (format!("GET / HTTP/1.1\nHost: a\n{}\n", "X: y\n".repeat(31)), 200),
+        (format!("GET / HTTP/1.1\nHost: a\n{}\n", "X: y\n".repeat(32)), 431),
+        (format!("{} / HTTP/1.1\nHost: a\n\n", long(65)), 501),
+        (format!("{}3;{}\nabc\n0\n\n", chunked!(""), long(5000)), 400),
+        (format!("{}0\nX: {}\n\n", chunked!(""), long(9000)), 431),
+    ] {
+        let bytes = bytes(&text);
+        for spoken in [speak([&bytes[..]]), speak(bytes.chunks(1)), speak(bytes.chunks(1000))] {
+            let answer = String::from_utf8_lossy(&spoken.answer);
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {expected} ")),
+                "{}: {answer}",
+                &text[..60.min(text.len())]
+            );
+        }
+    }
+}
