@@ -174,3 +174,32 @@ fn axum_is_nested_under_its_prefix() {
         assert!(answer.status == 200 && answer.body == body, "{} bytes came back", answer.body.len());
     });
 }
+
+#[test]
+fn two_models_in_parallel_are_as_accurate_as_offline() {
+    let world = World::start();
+    deploy_example(&world, "ensemble");
+    let data =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/ensemble/data/held_out.json");
+    let held: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(data).expect("held-out rows")).expect("JSON");
+    let rows = held["rows"].as_array().expect("a list");
+    let mut connection = world.connect();
+    let mut correct = 0;
+    for row in rows {
+        let answer = connection.post("/diagnose", row["features"].to_string().as_bytes()).expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let answer = answer.json();
+        for model in ["trees", "network"] {
+            let (ours, offline) = (answer["models"][model].as_f64(), row[model].as_f64());
+            let (ours, offline) = (ours.expect("a number"), offline.expect("a number"));
+            assert!((ours - offline).abs() < 1e-5, "{model}: {ours}, and {offline} offline");
+        }
+        let malignant = row["label"].as_u64() == Some(0);
+        correct += u64::from(answer["malignant"].as_bool() == Some(malignant));
+    }
+    assert_eq!(Some(correct), held["correct"]["ensemble"].as_u64());
+    let wrong = world.post("/diagnose", b"[1, 2]");
+    assert_eq!(wrong.status, 422, "{}", wrong.text());
+    assert!(wrong.text().contains("step 'scaled' (preprocess): 2 features were given"), "{}", wrong.text());
+}
