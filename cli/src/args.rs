@@ -127,6 +127,23 @@ pub(crate) enum Command {
     },
     /// Show what replicas wrote
     Logs(LogsArgs),
+    /// Show deployments at work: requests a second, latencies, what waits, memory, CPU
+    Top {
+        /// Between two looks
+        #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+        interval: Duration,
+        /// One look, also on a terminal
+        #[arg(long)]
+        once: bool,
+    },
+    /// Show everything that is counted and measured
+    Metrics {
+        /// Those whose name has this in it
+        filter: Option<String>,
+        /// As Prometheus reads it
+        #[arg(long)]
+        raw: bool,
+    },
     /// Show what happened
     Events {
         /// Go on showing what happens
@@ -200,6 +217,9 @@ pub(crate) struct SuperviseArgs {
     /// Serve HTTP on this address and port, whatever the configuration says
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<String>,
+    /// Answer GET /metrics on this address and port too, beside the control socket: 127.0.0.1:9464 is usual
+    #[arg(long, value_name = "ADDRESS", env = "DECURION_METRICS_LISTEN", hide_env_values = true)]
+    pub(crate) metrics_listen: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -9,12 +9,14 @@ mod deploy;
 mod follow;
 mod graph;
 mod look;
+mod metrics;
 mod new;
 mod plan;
 mod run;
 mod supervise;
 mod system;
 mod target;
+mod top;
 mod wait;
 
 use std::path::PathBuf;
@@ -57,6 +59,8 @@ pub(crate) fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Delete { names, change } => changes::delete(&names, &change, &admin()?, output),
         Command::Config { name } => configuration::config(name.as_ref(), &admin()?, output),
         Command::Logs(args) => follow::logs(&args, &admin()?, output),
+        Command::Top { interval, once } => top::top(interval, once, &admin()?, output),
+        Command::Metrics { filter, raw } => metrics::metrics(filter.as_deref(), raw, &admin()?, output),
         Command::Events { follow } => follow::events(follow, &admin()?, output),
         Command::Check { library } => check::check(&library, output),
         Command::New(args) => new::new(&args, output),

@@ -82,6 +82,11 @@ impl Output {
         matches!(self.format, Format::Json | Format::Jsonl)
     }
 
+    /// Whether data on stdout may have colours.
+    pub(crate) fn is_coloured(&self) -> bool {
+        self.colour_out
+    }
+
     /// Text to stdout as it stands.
     pub(crate) fn raw(&self, text: &str) -> Result<(), Failure> {
         self.clear();

@@ -100,6 +100,14 @@ impl Admin {
         self.get("/v1/status")
     }
 
+    /// Everything that is counted and measured, as Prometheus reads it; see [`crate::metrics`].
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub fn metrics(&self) -> Result<String, AdminError> {
+        http::send(&self.socket, Ask::new(Method::GET, "/metrics".to_owned()))?.text()
+    }
+
     /// Every deployment.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 pub mod admin;
 
 mod handle;
+pub mod metrics;
 #[expect(clippy::disallowed_methods, reason = "the clock, the environment and the socket are read here")]
 mod sys;
 

@@ -14,6 +14,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// Address and port to serve HTTP on, whatever the desired state says.
     pub listen: Option<String>,
+    /// Address and port to answer `GET /metrics` on, beside the control socket; `None`: there alone.
+    pub metrics: Option<String>,
     /// Folder of `decurion-proxy` and `decurion-replica-runner`; `None`: beside our own executable, or in
     /// `../libexec/decurion` from there.
     pub executables: Option<PathBuf>,
@@ -44,6 +46,7 @@ impl Options {
             socket: socket.into(),
             config: None,
             listen: None,
+            metrics: None,
             executables: None,
             group: None,
             output: Output::default(),

@@ -28,6 +28,7 @@ pub struct World {
     /// Lines of the `[http]` table.
     http: String,
     supervisor: Option<Child>,
+    arguments: Vec<String>,
 }
 
 impl World {
@@ -37,7 +38,7 @@ impl World {
     /// Where it does not start; shows what it said.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_with("")
+        Self::start_as("", &[])
     }
 
     /// The same, with these lines in the `[http]` table.
@@ -46,8 +47,19 @@ impl World {
     /// Where it does not start; shows what it said.
     #[must_use]
     pub fn start_with(http: &str) -> Self {
+        Self::start_as(http, &[])
+    }
+
+    /// The same, with further arguments for `decurion supervise` as well.
+    ///
+    /// # Panics
+    /// Where it does not start; shows what it said.
+    #[must_use]
+    pub fn start_as(http: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("decurion-").tempdir().expect("a temporary folder");
-        let mut world = Self { folder, address: own_address(), http: http.to_owned(), supervisor: None };
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut world =
+            Self { folder, address: own_address(), http: http.to_owned(), supervisor: None, arguments };
         world.start_supervisor();
         world
     }
@@ -72,6 +84,7 @@ impl World {
             .arg(self.path().join("state"))
             .arg("--config")
             .arg(&config)
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second descriptor"))
             .stderr(log)

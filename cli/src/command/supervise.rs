@@ -23,8 +23,12 @@ pub(super) fn supervise(args: SuperviseArgs, socket: PathBuf, output: &Output) -
     let mut options = Options::new(state_dir, socket);
     options.config = config;
     options.listen = args.listen;
+    options.metrics = args.metrics_listen;
     let running = Supervisor::start(options).map_err(|error| start_failure(&error))?;
     output.note(&format!("the admin API answers on {}", running.socket().display()));
+    if let Some(address) = running.metrics() {
+        output.note(&format!("metrics are at http://{address}/metrics"));
+    }
     running.wait().map_err(|error| Failure::of("the supervisor ended", &error))?;
     Ok(Exit::Done)
 }

@@ -105,6 +105,11 @@ impl Ask {
 }
 
 impl Answer {
+    pub(super) fn text(self) -> Result<String, AdminError> {
+        String::from_utf8(self.bytes.into())
+            .map_err(|error| AdminError::Strange { socket: self.socket, what: error.to_string() })
+    }
+
     pub(super) fn json<T: DeserializeOwned>(self) -> Result<T, AdminError> {
         serde_json::from_slice(&self.bytes)
             .map_err(|error| AdminError::Strange { socket: self.socket, what: error.to_string() })

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::change::{Libraries, Refusal};
 use crate::desired::Desired;
+use crate::metrics::Snapshot;
 use crate::store::StoreError;
 use crate::sys::TlsError;
 
@@ -19,6 +20,8 @@ pub enum Ask {
     Status,
     /// What is wanted.
     Desired,
+    /// What was counted and measured.
+    Metrics,
     /// Change what is wanted.
     Change {
         /// Only at this revision.
@@ -63,6 +66,8 @@ pub enum Answer {
     Status(Box<SystemStatus>),
     /// To `Desired`.
     Desired(Box<Desired>),
+    /// To `Metrics`.
+    Metrics(Box<Snapshot>),
     /// To `Change`.
     Applied(Applied),
     /// To `Shutdown`.

@@ -27,6 +27,7 @@ use crate::admin::problems::problem as make_problem;
 use crate::admin::{Answer, Ask, AskError, Change};
 use crate::desired::Desired;
 use crate::logbook::LineFilter;
+use crate::metrics::CONTENT_TYPE;
 use crate::sys::api::{Api, Uploaded};
 
 /// Between two words to a follower who hears nothing else, so that one that is gone is noticed.
@@ -55,6 +56,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/logs", get(logs))
         .route("/v1/check", post(check))
         .route("/v1/shutdown", post(shutdown))
+        .route("/metrics", get(metrics))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(CONFIG_FILE_MAX))
@@ -109,6 +111,21 @@ async fn status(State(api): State<Api>) -> Answered {
     let Answer::Status(status) = api.ask(Ask::Status).await? else { return Err(unexpected()) };
     let revision = status.revision;
     Ok(with_revision(revision, Json(*status)))
+}
+
+async fn metrics(State(api): State<Api>) -> Answered {
+    let Answer::Metrics(snapshot) = api.ask(Ask::Metrics).await? else { return Err(unexpected()) };
+    let text = api.render(*snapshot).await;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE), (header::CACHE_CONTROL, "no-store")], text).into_response())
+}
+
+/// What is answered on the address for metrics alone.
+pub(crate) fn metrics_router(api: Api) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(api)
 }
 
 async fn deployments(State(api): State<Api>) -> Answered {

@@ -18,13 +18,14 @@ use decurion_client::{CallFailed, Client};
 use decurion_library::LibraryFacts;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle as Task;
 
 use crate::admin::{Answer, Ask, AskError, routes};
 use crate::change::Libraries;
 use crate::desired::Desired;
+use crate::metrics::Snapshot;
 use crate::sys::artifacts::{ArtifactError, Artifacts};
 use crate::sys::journal::Journal;
 use crate::sys::machine::is_live;
@@ -61,6 +62,8 @@ pub(crate) struct Server {
 
 /// Connections open at a time.
 const CONNECTIONS_MAX: usize = 256;
+/// Connections of those who collect metrics over TCP, open at a time.
+const COLLECTORS_MAX: usize = 16;
 /// Threads for what waits: the disk, calls through handles.
 const BLOCKING_MAX: usize = 32;
 /// Pieces of an upload that wait for the disk.
@@ -70,7 +73,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Server {
     /// Answers on the socket from now on.
-    pub(crate) fn start(listener: StdListener, guard: Guard, api: Api) -> io::Result<Self> {
+    pub(crate) fn start(
+        listener: StdListener,
+        metrics: Option<std::net::TcpListener>,
+        guard: Guard,
+        api: Api,
+    ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(BLOCKING_MAX)
@@ -84,6 +92,9 @@ impl Server {
                     }
                     Err(error) => return tracing::error!("the control socket can't be served: {error}"),
                 };
+                if let Some(metrics) = metrics {
+                    serve_metrics(metrics, api.clone());
+                }
                 let served = axum::serve(listener, routes::router(api)).into_future();
                 tokio::select! {
                     _ = served => {}
@@ -112,6 +123,11 @@ impl Api {
 
     pub(crate) async fn ask(&self, ask: Ask) -> Result<Answer, AskError> {
         self.mailbox.ask(ask).await
+    }
+
+    /// Writes metrics, beside the thread that answers others.
+    pub(crate) async fn render(&self, snapshot: Snapshot) -> String {
+        waiting(move || snapshot.render()).await
     }
 
     pub(crate) fn journal(&self) -> &Journal {
@@ -189,6 +205,18 @@ impl Upload {
     }
 }
 
+/// Answers whoever collects metrics over TCP; nothing else is to be had there.
+fn serve_metrics(listener: std::net::TcpListener, api: Api) {
+    let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+    match listener {
+        Ok(listener) => {
+            let listener = Open { listener, room: Arc::new(Semaphore::new(COLLECTORS_MAX)) };
+            tokio::spawn(axum::serve(listener, routes::metrics_router(api)).into_future());
+        }
+        Err(error) => tracing::error!("metrics can't be served over TCP: {error}"),
+    }
+}
+
 /// Runs what waits on a thread of its own.
 async fn waiting<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     let done = tokio::task::spawn_blocking(run).await;
@@ -215,16 +243,16 @@ struct Guarded {
 }
 
 /// One connection, with its place.
-struct Connection {
-    stream: UnixStream,
+struct Connection<S> {
+    stream: S,
     _place: OwnedSemaphorePermit,
 }
 
 impl Listener for Guarded {
-    type Io = Connection;
+    type Io = Connection<UnixStream>;
     type Addr = ();
 
-    async fn accept(&mut self) -> (Connection, ()) {
+    async fn accept(&mut self) -> (Connection<UnixStream>, ()) {
         loop {
             let Ok(place) = Arc::clone(&self.room).acquire_owned().await else {
                 // Nobody closes the semaphore.
@@ -253,7 +281,39 @@ impl Listener for Guarded {
     }
 }
 
-impl AsyncRead for Connection {
+/// An address that everybody may connect to, as long as there is room.
+struct Open {
+    listener: TcpListener,
+    room: Arc<Semaphore>,
+}
+
+impl Listener for Open {
+    type Io = Connection<TcpStream>;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (Connection<TcpStream>, ()) {
+        loop {
+            let Ok(place) = Arc::clone(&self.room).acquire_owned().await else {
+                // Nobody closes the semaphore.
+                std::future::pending::<()>().await;
+                continue;
+            };
+            match self.listener.accept().await {
+                Ok((stream, _)) => return (Connection { stream, _place: place }, ()),
+                Err(error) => {
+                    tracing::warn!("no connection could be taken for metrics: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -263,7 +323,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -1,6 +1,7 @@
 //! The way in: start a supervisor inside this process, wait for its end.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub struct Supervisor;
 #[derive(Debug)]
 pub struct Running {
     socket: PathBuf,
+    metrics: Option<SocketAddr>,
     stopper: Stopper,
     thread: JoinHandle<Result<(), RunError>>,
 }
@@ -143,6 +145,12 @@ impl Supervisor {
         let address = options.listen.clone().unwrap_or_else(|| desired.http.listen.clone());
         let listener = listen(&address, lock.after_crash())
             .map_err(|source| StartError::Listen { address: address.clone(), source })?;
+        let metrics = options.metrics.as_ref().map(|address| {
+            let failed = |source| StartError::Listen { address: address.clone(), source };
+            bind_http(address).map_err(failed)
+        });
+        let metrics = metrics.transpose()?;
+        let metrics_address = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
         if store.load()?.desired != desired {
             store.save(&desired)?;
         }
@@ -176,7 +184,7 @@ impl Supervisor {
             options,
         })
         .map_err(system("watching sockets"))?;
-        let server = Server::start(control, guard, api).map_err(system("starting the admin API"))?;
+        let server = Server::start(control, metrics, guard, api).map_err(system("starting the admin API"))?;
         let run = move || {
             let ended = machine.run();
             server.stop();
@@ -189,7 +197,7 @@ impl Supervisor {
             .name("supervisor".to_owned())
             .spawn(run)
             .map_err(system("starting the supervisor's thread"))?;
-        Ok(Running { socket, stopper, thread })
+        Ok(Running { socket, metrics: metrics_address, stopper, thread })
     }
 }
 
@@ -198,6 +206,12 @@ impl Running {
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Where metrics are to be had beside the admin API, if there is such a place.
+    #[must_use]
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// What stops it.

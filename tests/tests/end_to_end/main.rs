@@ -13,6 +13,7 @@ mod http;
 mod kills;
 mod lifecycle;
 mod load;
+mod metrics;
 mod ownership;
 mod streaming;
 mod tls;

@@ -2,19 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use decurion_api::DeploymentName;
 use decurion_api::admin::Applied;
 use decurion_api::spec::file::patch_deployment;
 use decurion_api::status::SystemStatus;
+use decurion_api::{DeploymentName, ReplicaId};
+use decurion_ipc::stats::TrafficKey;
 
 use crate::admin::{Answer, Ask, AskError, Change};
 use crate::change::{Changer, Refusal};
 use crate::desired::{Desired, Wanted, fields_of};
+use crate::metrics::{ProcessUse, Snapshot};
 use crate::reconcile::{Note, PutBack};
 use crate::store::DesiredStore;
 use crate::sys::artifacts::{ConfigError, read_config};
 use crate::sys::clock;
 use crate::sys::machine::Machine;
+use crate::sys::process;
 use crate::sys::tls;
 
 /// Fields that come with code, which only a deployment brings.
@@ -24,6 +27,7 @@ impl Machine {
     pub(super) fn answer(&mut self, ask: Ask) -> Result<Answer, AskError> {
         match ask {
             Ask::Status => Ok(Answer::Status(Box::new(self.status()))),
+            Ask::Metrics => Ok(Answer::Metrics(Box::new(self.snapshot()))),
             Ask::Desired => Ok(Answer::Desired(Box::new(self.desired.clone()))),
             Ask::Change { if_revision, dry_run, change } => {
                 self.change(if_revision, dry_run, *change).map(Answer::Applied)
@@ -39,6 +43,7 @@ impl Machine {
         self.sample_boards();
         let now = clock::now();
         for fact in std::mem::take(&mut self.facts) {
+            self.lives.note(&fact, self.core.observed());
             self.core.handle(fact, now);
         }
         let mut deployments = self.core.deployment_statuses(now.at);
@@ -59,6 +64,30 @@ impl Machine {
             proxy,
             deployments,
         }
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        let status = self.status();
+        self.forget_counts();
+        let mut processes = vec![use_of(std::process::id().cast_signed(), "supervisor", None)];
+        processes.extend(self.proxies.values().map(|child| use_of(child.process.pid(), "proxy", None)));
+        processes.extend(self.replicas.iter().map(|(id, child)| {
+            use_of(child.process.pid(), "replica", Some((child.deployment.clone(), id.clone())))
+        }));
+        Snapshot { status, traffic: self.traffic.clone(), lives: self.lives.clone(), processes }
+    }
+
+    /// Forgets what was counted of deployments and versions that are gone.
+    fn forget_counts(&mut self) {
+        let observed = self.core.observed();
+        let versions = observed.replicas.values().map(|replica| (&replica.deployment, &replica.version));
+        let wanted = observed.deployments.values().map(|d| (&d.wanted.spec.name, &d.wanted.version));
+        let none = String::new();
+        let exists = versions.chain(wanted).chain(observed.deployments.keys().map(|name| (name, &none)));
+        let exists = exists
+            .map(|(name, version)| TrafficKey { deployment: Some(name.clone()), version: version.clone() });
+        self.traffic.forget(&exists.collect(), clock::now().at);
+        self.lives.forget(observed);
     }
 
     fn change(
@@ -228,6 +257,11 @@ impl Machine {
             tracing::error!("SIGHUP: no thread to read the configuration on: {error}");
         }
     }
+}
+
+fn use_of(pid: i32, kind: &'static str, replica: Option<(DeploymentName, ReplicaId)>) -> ProcessUse {
+    let (cpu, resident) = process::usage(pid);
+    ProcessUse { kind, replica, cpu, resident }
 }
 
 /// Whether a request names the live version, whose code stays as it is.

@@ -23,7 +23,7 @@ pub(crate) use asks::is_live;
 
 use crate::Options;
 use crate::desired::Desired;
-use crate::metrics::TrafficLog;
+use crate::metrics::{Lives, TrafficLog};
 use crate::reconcile::{Core, Fact, ProxyInstance};
 use crate::store::{DesiredStore, Revisions};
 use crate::sys::artifacts::Artifacts;
@@ -75,6 +75,7 @@ pub(crate) struct Machine {
     lines_at: Instant,
     stops_asked: u32,
     traffic: TrafficLog,
+    lives: Lives,
 }
 
 /// What a machine is made of that was made before, so that each failure has its own words.
@@ -158,6 +159,7 @@ impl Machine {
             lines_at: now,
             stops_asked: 0,
             traffic: TrafficLog::default(),
+            lives: Lives::default(),
         };
         for revision in machine.store.revisions().unwrap_or_default() {
             if let Ok(desired) = machine.store.read(revision) {
@@ -206,6 +208,7 @@ impl Machine {
     fn turn(&mut self) {
         for _ in 0..TURNS_MAX {
             for fact in std::mem::take(&mut self.facts) {
+                self.lives.note(&fact, self.core.observed());
                 self.core.handle(fact, clock::now());
             }
             let orders = self.core.turn(clock::now().at);
