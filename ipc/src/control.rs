@@ -137,6 +137,8 @@ pub enum ProxyOrder {
     Detach(ReplicaId),
     /// Take no new connections, finish what there is within this time, then exit.
     Drain(Duration),
+    /// Open the files of logs anew: they were moved away.
+    ReopenLogs,
 }
 
 /// Proxy to supervisor.

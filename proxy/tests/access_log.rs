@@ -100,3 +100,25 @@ fn it_can_be_turned_on_and_off_and_sampled() {
     assert_eq!(combined.len(), 1);
     assert!(combined[0].contains("\"GET /a HTTP/1.1\" 200 12"), "{}", combined[0]);
 }
+
+#[test]
+fn a_file_that_was_moved_away_is_made_again_when_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, moved) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+    let mut rig = Rig::with(logging(&path, AccessLog::Text));
+    let replica = rig.replica("a", 1, Behaviour::Hello);
+    rig.deployment("a", &[&replica], |_| {});
+    rig.apply();
+    assert_eq!(rig.client().get("/a/before").status, 200);
+    while lines(&path).is_empty() {
+        std::thread::yield_now();
+    }
+    std::fs::rename(&path, &moved).unwrap();
+    rig.order(ProxyOrder::ReopenLogs, vec![]);
+    // The view comes after the order.
+    rig.apply();
+    assert_eq!(rig.client().get("/a/after").status, 200);
+    end(&mut rig);
+    assert!(lines(&moved)[0].contains("/a/before") && lines(&moved).len() == 1);
+    assert!(lines(&path)[0].contains("/a/after"));
+}

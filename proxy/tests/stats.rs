@@ -164,3 +164,44 @@ fn what_ends_without_a_drain_is_counted_within_its_second() {
     assert_eq!(told.traffic[0].counts.statuses, [(200, 1)]);
     rig.order(ProxyOrder::Drain(rig::WATCHDOG), vec![]);
 }
+
+/// The members of a `Server-Timing` field, in milliseconds.
+fn timing(response: &rig::client::Response) -> Vec<(String, f64)> {
+    let Some(field) = response.header("server-timing") else { return vec![] };
+    let member = |member: &str| {
+        let (name, value) = member.split_once(";dur=").unwrap();
+        (name.to_owned(), value.parse().unwrap())
+    };
+    field.split(", ").map(member).collect()
+}
+
+#[test]
+fn who_asks_is_told_where_the_time_went() {
+    let mut rig = Rig::new();
+    let hello = rig.replica("a", 1, Behaviour::Hello);
+    let holding = rig.replica("b", 1, Behaviour::Hold);
+    rig.deployment("a", &[&hello], |_| {});
+    rig.deployment("b", &[&holding], |view| view.max_ongoing_requests = 1);
+    rig.apply();
+    let ask = "X-Server-Timing: 1\r\n";
+    let mut client = rig.client();
+    assert_eq!(timing(&client.get("/a")), []);
+    assert_eq!(timing(&client.request("GET", "/a", "X-Server-Timing: 0\r\n", b"").response()), []);
+    let names = |timing: &[(String, f64)]| timing.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let told = timing(&client.request("GET", "/a", ask, b"").response());
+    assert_eq!(names(&told), ["queue", "handler", "total"]);
+    assert!(told[0].1 + told[1].1 <= told[2].1 + 0.002, "{told:?}");
+    assert_eq!(names(&timing(&client.request("GET", "/nowhere", ask, b"").response())), ["total"]);
+
+    let (mut first, mut second) = (rig.client(), rig.client());
+    first.request("GET", "/b", ask, b"");
+    holding.next_open();
+    second.request("GET", "/b", ask, b"");
+    while !rig.stats().waiting.iter().any(|(_, count)| *count == 1) {}
+    holding.command(&Command::Answer(1));
+    assert_eq!(first.response().status, 200);
+    holding.next_open();
+    holding.command(&Command::Answer(1));
+    let told = timing(&second.response());
+    assert!(told[0].1 > 0.0, "it waited: {told:?}");
+}

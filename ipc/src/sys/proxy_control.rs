@@ -176,7 +176,8 @@ fn token(order: &ProxyOrder) -> Option<FdToken> {
         | ProxyOrder::Tls(_)
         | ProxyOrder::View(_)
         | ProxyOrder::Detach(_)
-        | ProxyOrder::Drain(_) => None,
+        | ProxyOrder::Drain(_)
+        | ProxyOrder::ReopenLogs => None,
     }
 }
 

@@ -41,8 +41,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             request_id: request.id.as_str(),
             date: &self.date,
         };
+        let timing = request.timing(now);
         conn.output.write(|out| {
-            if let Ok(BodyOut::Length(_)) = head.write(page.fields(), out) {
+            if let Ok(BodyOut::Length(_)) = head.write(page.fields().chain(timing_field(&timing)), out) {
                 out.extend_from_slice(&page.body);
             }
         });
@@ -89,9 +90,10 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             request_id: conn.request.id.as_str(),
             date: &self.date,
         };
+        let timing = conn.request.timing(self.now);
         let body = conn
             .output
-            .write(|out| answer.write(fields, out))
+            .write(|out| answer.write(fields.chain(timing_field(&timing)), out))
             .map_err(|error| BadHead::Handler(error.to_string()))?;
         conn.request.keep_alive = keep_alive && body != BodyOut::Close;
         conn.request.answer = Answer::Begun(body);
@@ -188,6 +190,10 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let message = format!("request {}: {what}", request.unwrap_or_default());
         self.notices.push(Notice::Log { level: LEVEL_WARN, message });
     }
+}
+
+fn timing_field(timing: &Option<Vec<u8>>) -> impl Iterator<Item = (&[u8], &[u8])> {
+    timing.iter().map(|value| (&b"server-timing"[..], value.as_slice()))
 }
 
 impl<S: Socket, L: Lane<S>> Connection<S, L> {

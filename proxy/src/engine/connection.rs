@@ -138,6 +138,8 @@ pub(super) struct Request {
     pub(super) opened: Nanos,
     /// What it waited for its first replica.
     pub(super) waited: Duration,
+    /// The answer is to say where its time went.
+    pub(super) server_timing: bool,
     /// Where it is counted.
     pub(super) tally: TallyIndex,
     /// Of a replica's answer.
@@ -177,6 +179,7 @@ impl Default for Request {
             asked: Nanos(0),
             opened: Nanos(0),
             waited: Duration::ZERO,
+            server_timing: false,
             tally: UNROUTED,
             status: 0,
             body_sent: 0,
@@ -207,6 +210,7 @@ impl Request {
             version: head.version,
             keep_alive: head.keep_alive,
             to_head: head.method == "HEAD",
+            server_timing: head.server_timing,
             upgrade: if head.upgrade.is_some() { Upgrade::Offered } else { Upgrade::No },
             idempotent: method::is_idempotent(head.method),
             id: head.request_id.map_or_else(|| ids.next(), RequestId::given),
@@ -214,6 +218,23 @@ impl Request {
             under_way: true,
             ..Self::default()
         };
+    }
+
+    /// `Server-Timing`, where it was asked for, as of now: what the request waited, how long a replica has had it, and
+    /// all of it, in milliseconds.
+    pub(super) fn timing(&self, now: Nanos) -> Option<Vec<u8>> {
+        let millis = |time: Duration| time.as_secs_f64() * 1e3;
+        (self.server_timing && self.under_way).then(|| {
+            let total = millis(now.until(self.began));
+            match self.opened {
+                Nanos(0) => format!("total;dur={total:.3}"),
+                opened => {
+                    let (queue, handler) = (millis(self.waited), millis(now.until(opened)));
+                    format!("queue;dur={queue:.3}, handler;dur={handler:.3}, total;dur={total:.3}")
+                }
+            }
+            .into_bytes()
+        })
     }
 
     /// Body bytes that can be sent now.

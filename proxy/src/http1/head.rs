@@ -155,6 +155,8 @@ pub struct Head<'h, 'b> {
     pub traceparent: Option<&'b str>,
     /// `serve_multiplexed_model_id`.
     pub model_id: Option<&'b str>,
+    /// `x-server-timing: 1`: the client wants to know where its time went.
+    pub server_timing: bool,
     /// `x-request-timeout-seconds`: zero means no limit.
     pub timeout: Option<Duration>,
     /// `Upgrade`, where the client offers to change the protocol after this request (RFC 9110, 7.8).
@@ -217,6 +219,7 @@ impl<'h, 'b> Head<'h, 'b> {
             request_id: fields.request_id,
             traceparent: fields.traceparent,
             model_id: fields.model_id,
+            server_timing: fields.server_timing,
             timeout: fields.timeout,
             upgrade,
             nominates: fields.nominates,
@@ -292,6 +295,7 @@ struct Fields<'b> {
     request_id: Option<&'b str>,
     traceparent: Option<&'b str>,
     model_id: Option<&'b str>,
+    server_timing: bool,
     timeout: Option<Duration>,
     upgrades: u8,
     upgrade: Option<&'b [u8]>,
@@ -312,6 +316,9 @@ impl<'b> Fields<'b> {
                 11 if is("traceparent") => fields.traceparent = printable(header.value, 64),
                 12 if is("x-request-id") => fields.request_id = printable(header.value, REQUEST_ID_MAX),
                 14 if is("content-length") => fields.framing.content_length(header.value)?,
+                15 if is("x-server-timing") => {
+                    fields.server_timing = matches!(header.value, b"1" | b"on" | b"true")
+                }
                 17 if is("transfer-encoding") => fields.framing.transfer_encoding(header.value)?,
                 25 if is("x-request-timeout-seconds") => fields.timeout = seconds(header.value),
                 26 if is_model_id(header.name) => fields.model_id = printable(header.value, REQUEST_ID_MAX),

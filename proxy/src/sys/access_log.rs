@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ const LEVEL_WARN: u32 = 2;
 pub(super) struct Writer {
     sender: SyncSender<Told>,
     dropped: Arc<AtomicU64>,
+    reopen: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -54,18 +55,25 @@ impl Writer {
     pub(super) fn start(format: AccessLog, path: Option<&str>, reports: ReportSender) -> io::Result<Writer> {
         let (sender, told) = sync_channel(QUEUE_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
+        let reopen = Arc::new(AtomicBool::new(false));
         let mut thread = Thread {
             format,
             path: path.map(PathBuf::from),
             file: None,
             looked: Instant::now(),
             dropped: Arc::clone(&dropped),
+            reopen: Arc::clone(&reopen),
             reports,
             batch: String::new(),
         };
         thread.open();
         thread::Builder::new().name("access-log".to_owned()).spawn(move || thread.run(&told))?;
-        Ok(Writer { sender, dropped })
+        Ok(Writer { sender, dropped, reopen })
+    }
+
+    /// Opens the file anew with the next entry; never blocks.
+    pub(super) fn reopen(&self) {
+        self.reopen.store(true, Ordering::Relaxed);
     }
 
     /// Waits until everything is written that was offered before, unless that takes too long.
@@ -83,6 +91,7 @@ struct Thread {
     file: Option<File>,
     looked: Instant,
     dropped: Arc<AtomicU64>,
+    reopen: Arc<AtomicBool>,
     reports: ReportSender,
     batch: String,
 }
@@ -123,6 +132,9 @@ impl Thread {
 
     /// Now and then: follows a file that was moved away, and tells of what was dropped.
     fn look(&mut self) {
+        if self.reopen.swap(false, Ordering::Relaxed) {
+            self.open();
+        }
         if self.looked.elapsed() < LOOK {
             return;
         }

@@ -302,6 +302,12 @@ impl Control {
                 self.apply_pending()
             }
             ProxyOrder::Drain(limit) => self.drain(limit),
+            ProxyOrder::ReopenLogs => {
+                if let Some(access_log) = &self.access_log {
+                    access_log.reopen();
+                }
+                Ok(())
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mio::Poll;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::Options;
@@ -160,7 +160,7 @@ impl Supervisor {
         let (mailbox, inbox) = Mailbox::new(poll.registry(), MAILBOX).map_err(system("making a waker"))?;
         let signals = options
             .signals
-            .then(|| Signals::new([SIGTERM, SIGINT, SIGHUP]))
+            .then(|| Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]))
             .transpose()
             .map_err(system("taking over signals"))?;
         let journal = Journal::new(options.output);

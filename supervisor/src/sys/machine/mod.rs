@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use decurion_api::ReplicaId;
 use decurion_api::status::DeploymentState;
+use decurion_ipc::control::ProxyOrder;
 use decurion_ipc::control::TlsTexts;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -325,6 +326,10 @@ impl Machine {
         for signal in pending {
             if signal == signal_hook::consts::SIGHUP {
                 self.reload();
+            } else if signal == signal_hook::consts::SIGUSR1 {
+                for instance in self.proxies.keys().copied().collect::<Vec<_>>() {
+                    self.tell_proxy(instance, ProxyOrder::ReopenLogs, Vec::new());
+                }
             } else {
                 self.stop(false);
             }

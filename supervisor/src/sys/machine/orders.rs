@@ -279,7 +279,7 @@ impl Machine {
         }
     }
 
-    fn tell_proxy(&mut self, instance: ProxyInstance, order: ProxyOrder, fds: Vec<OwnedFd>) {
+    pub(super) fn tell_proxy(&mut self, instance: ProxyInstance, order: ProxyOrder, fds: Vec<OwnedFd>) {
         if let Some(child) = self.proxies.get_mut(&instance) {
             child.send(order, fds);
         }
