@@ -8,13 +8,15 @@ use super::port::{Lane, Socket};
 use super::request::GATHER_MAX;
 use super::{ConnectionId, Engine, Step};
 use crate::balance::LaneIndex;
-use crate::http1::{Refusal, Scan};
+use crate::http1::{Chunked, Refusal, Scan};
 use crate::time::Nanos;
 
 /// Bytes of a body that are read for nothing, so that the connection can go on after an early answer.
 pub(super) const DISCARD_MAX: u64 = 256 * 1024;
 /// Bytes read ahead of a chunked body.
 const READ_AHEAD: usize = 32 * 1024;
+/// What is left of a chunk is read straight into the channel, unless it is so little that what follows may come along.
+const DIRECT_MIN: u64 = if cfg!(test) { 1 } else { 4 * 1024 };
 
 impl<S: Socket, L: Lane<S>> Engine<S, L> {
     /// The head is there and not all of the body.
@@ -97,7 +99,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             return Step::Wait;
         }
         if request.chunked.is_some() {
-            self.pump_chunks(id, now)
+            self.pump_chunks(id, lane, stream, now)
         } else {
             self.pump_socket(id, lane, stream, now)
         }
@@ -110,7 +112,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         if !conn.readable {
             return Step::Wait;
         }
-        let want = usize::try_from(conn.request.left).unwrap_or(BLOCK_MAX).min(BLOCK_MAX);
+        let want = usize::try_from(conn.request.ahead()).unwrap_or(BLOCK_MAX).min(BLOCK_MAX);
         let mut block = match entry.lane.block(stream, want) {
             Ok(block) => block,
             Err(no_room) => return conn.no_room(no_room),
@@ -121,8 +123,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 Step::Gone
             }
             Ok(read) => {
-                conn.request.left = conn.request.left.saturating_sub(read as u64);
-                conn.request.complete = conn.request.left == 0;
+                conn.request.passed_by(read as u64);
                 conn.request.ended = conn.request.complete;
                 entry.lane.send(stream, block, conn.request.ended);
                 conn.quiet = conn.body_deadline(now, self.settings.body_timeout);
@@ -144,7 +145,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         }
     }
 
-    fn pump_chunks(&mut self, id: ConnectionId, now: Nanos) -> Step {
+    fn pump_chunks(&mut self, id: ConnectionId, lane: LaneIndex, stream: L::Stream, now: Nanos) -> Step {
         let Some(conn) = self.connections.get_mut(id) else { return Step::Wait };
         let Connection { input, request, .. } = conn;
         request.forget_sent();
@@ -155,6 +156,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         if request.complete || !request.at_hand(input).is_empty() {
             conn.quiet = conn.body_deadline(now, self.settings.body_timeout);
             return Step::Again;
+        }
+        if conn.request.ahead() >= DIRECT_MIN {
+            return self.pump_socket(id, lane, stream, now);
         }
         let max = conn.request.taken + READ_AHEAD;
         match conn.take_in(&mut self.pool, max) {
@@ -250,6 +254,25 @@ impl Request {
         self.complete = chunked.is_done();
         input.remove(start..at);
         Ok(())
+    }
+
+    /// Bytes of the body that are known to come next: of all of it, or of the chunk at hand.
+    fn ahead(&self) -> u64 {
+        self.chunked.as_ref().map_or(self.left, Chunked::data_ahead)
+    }
+
+    /// So many of these have been read past the buffer, in which nothing of the body is left.
+    fn passed_by(&mut self, read: u64) {
+        match &mut self.chunked {
+            Some(chunked) => {
+                chunked.skip(read);
+                self.body_bytes += read;
+            }
+            None => {
+                self.left = self.left.saturating_sub(read);
+                self.complete = self.left == 0;
+            }
+        }
     }
 
     /// Drops what has been sent and can't be asked for again.

@@ -362,6 +362,7 @@ struct World {
     replicas: Vec<(Arc<Replica>, Rc<RefCell<LaneState>>)>,
     clients: Vec<(ConnectionId, Rc<RefCell<Wire>>)>,
     generation: u64,
+    max_ongoing: u32,
     now: Nanos,
 }
 
@@ -379,6 +380,7 @@ impl World {
             replicas: vec![],
             clients: vec![],
             generation: 0,
+            max_ongoing: 4,
             now: Nanos(1),
         }
     }
@@ -399,7 +401,7 @@ impl World {
         self.generation += 1;
         let alive = self.replicas.iter().filter(|(replica, _)| !replica.is_gone());
         let replicas = alive.map(|(replica, _)| Arc::clone(replica)).collect();
-        let backends = Arc::new(Backends { replicas, max_ongoing: 4, max_queued: None });
+        let backends = Arc::new(Backends { replicas, max_ongoing: self.max_ongoing, max_queued: None });
         self.deployment.set_backends(Arc::clone(&backends), &*self.grants);
         let route = Route {
             place: 0,
@@ -721,4 +723,51 @@ fn clients_that_leave_at_any_moment_leave_nothing_behind() {
         }
         world.assert_nothing_is_held();
     }
+}
+
+/// Two workers and one slot: what is queued in one starts when what runs in the other ends, at the same instant, without
+/// a tick: the worker in which it waits has nothing in flight, and so no timer to wake by.
+#[test]
+fn what_waits_in_one_worker_starts_when_another_worker_s_request_ends() {
+    let mut first = World::new(1);
+    first.max_ongoing = 1;
+    first.add_replica();
+    let mut second = World::new(2);
+    second.engine.worker = 1;
+    second.max_ongoing = 1;
+    second.deployment = Arc::clone(&first.deployment);
+    // Its own lane to the same replica, and the same counts.
+    let (replica, _) = first.replicas[0].clone();
+    let mut state = LaneState::default();
+    state.streams.resize_with(STREAMS, FakeStream::default);
+    let state = Rc::new(RefCell::new(state));
+    second.engine.attach(Arc::clone(&replica), FakeLane(Rc::clone(&state)));
+    second.replicas.push((replica, state));
+    second.set_view();
+
+    let arrive = |world: &mut World| {
+        world.add_client(b"GET /d HTTP/1.1\r\nHost: a\r\n\r\n".to_vec());
+        let (id, wire) = world.clients.last().expect("just added");
+        let all = wire.borrow().to_proxy.len();
+        wire.borrow_mut().arrived = all;
+        world.engine.ready(*id, Ready { readable: true, ..Ready::default() }, world.now);
+        world.engine.serve_clients(world.now);
+    };
+    let in_flight =
+        |world: &World| world.replicas[0].1.borrow().streams.iter().filter(|it| it.active).count();
+    arrive(&mut first);
+    arrive(&mut second);
+    assert_eq!((in_flight(&first), in_flight(&second)), (1, 0));
+    assert!(!second.engine.has_work_in_flight() && second.grants.0.lock().unwrap().is_empty());
+
+    while in_flight(&first) == 1 {
+        first.serve(0, false);
+        let _ = first.engine.hear_replicas(first.now);
+    }
+    let granted = std::mem::take(&mut *first.grants.0.lock().unwrap());
+    assert_eq!(granted.iter().map(|grant| grant.waiter.worker).collect::<Vec<_>>(), [1]);
+    for grant in granted {
+        second.engine.grant(grant, second.now);
+    }
+    assert_eq!((in_flight(&second), second.now), (1, first.now));
 }

@@ -71,6 +71,17 @@ impl Chunked {
         if self.state == State::Data { self.remaining } else { 0 }
     }
 
+    /// So many bytes of the current chunk's data have been read elsewhere: at most [`data_ahead`](Self::data_ahead).
+    pub fn skip(&mut self, bytes: u64) {
+        debug_assert!(bytes <= self.data_ahead(), "only data is skipped");
+        if self.state == State::Data {
+            self.remaining = self.remaining.saturating_sub(bytes);
+            if self.remaining == 0 {
+                self.state = State::DataCr;
+            }
+        }
+    }
+
     /// Reads up to the next run of body bytes, or as far as the input goes. Nothing is consumed once it is done.
     ///
     /// # Errors
@@ -271,5 +282,19 @@ mod tests {
             wire.extend_from_slice(b"0\r\n\r\n");
             prop_assert_eq!(decode(&wire), Ok((chunks.concat(), wire.len(), true)));
         }
+    }
+
+    #[test]
+    fn data_that_is_read_elsewhere_is_skipped() {
+        let mut chunked = Chunked::default();
+        let step = chunked.step(b"a\r\n").unwrap();
+        assert_eq!((step.consumed, step.data, chunked.data_ahead()), (3, &b""[..], 10));
+        chunked.skip(4);
+        assert_eq!(chunked.data_ahead(), 6);
+        assert_eq!(chunked.step(b"56").unwrap().data, b"56");
+        chunked.skip(4);
+        assert_eq!(chunked.data_ahead(), 0);
+        chunked.step(b"\r\n0\r\n\r\n").unwrap();
+        assert!(chunked.is_done());
     }
 }
