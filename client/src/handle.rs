@@ -68,6 +68,7 @@ pub struct Handle {
     name: DeploymentName,
     encodings: u32,
     timeout: Option<Duration>,
+    model_id: String,
 }
 
 /// What a deployment's `call` answered to a request.
@@ -154,7 +155,7 @@ impl Deployment {
     #[must_use]
     pub fn handle(&self) -> Handle {
         let (engine, name) = (Arc::clone(&self.engine), self.name.clone());
-        Handle { engine, name, encodings: self.encodings, timeout: None }
+        Handle { engine, name, encodings: self.encodings, timeout: None, model_id: String::new() }
     }
 }
 
@@ -163,6 +164,13 @@ impl Handle {
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// The same handle, whose calls ask for a model of a multiplexed deployment: replicas that hold it are preferred.
+    #[must_use]
+    pub fn with_model_id(mut self, model_id: &str) -> Self {
+        model_id.clone_into(&mut self.model_id);
         self
     }
 
@@ -273,6 +281,8 @@ impl Handle {
             id: machine::new_request_id(),
             traceparent: String::new(),
             deadline_ns,
+            model_id: self.model_id.clone(),
+            replica: None,
         }
     }
 

@@ -18,7 +18,7 @@ use decurion_api::{DeploymentName, ReplicaId};
 
 use call::{Call, Sent, State};
 pub use call::{CallError, CallKey, Fields, NewCall, Outcome, Reply};
-use callee::{Callee, Peer};
+use callee::{Callee, Peer, Wish};
 
 use crate::attach::Connected;
 use crate::channel::{Busy, Event, InBlock, Phase, ResetCode, StreamId};
@@ -186,6 +186,34 @@ impl Caller {
         self.calls.get(&key).map_or(Outcome::Failed(CallError::Cancelled), Call::outcome)
     }
 
+    /// The reply of a call as far as it has come: status, encoding and header fields stand. `None`: nothing yet.
+    ///
+    /// # Errors
+    /// What ended the call before its reply began.
+    pub fn head(&self, key: CallKey) -> Result<Option<&Reply>, CallError> {
+        let Some(call) = self.calls.get(&key) else { return Err(CallError::Cancelled) };
+        match (call.begun(), call.outcome()) {
+            (Some(reply), _) => Ok(Some(reply)),
+            (None, Outcome::Failed(error)) => Err(error),
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// From now on its reply is [read](Self::read) as it streams in, and not kept as a whole.
+    pub fn stream(&mut self, key: CallKey) {
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.stream();
+        }
+    }
+
+    /// Replicas of a deployment that take calls now; `None`: nothing is known yet, [`resolve`](Self::resolve) it.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub fn replicas(&self, deployment: &DeploymentName) -> Result<Option<Vec<ReplicaId>>, CallError> {
+        Ok(self.find(deployment)?.map(|view| view.replicas.clone()))
+    }
+
     /// Takes the whole reply of a call that is `Ready`.
     pub fn take_reply(&mut self, key: CallKey) -> Option<Reply> {
         self.calls.get_mut(&key).and_then(Call::take_reply)
@@ -342,36 +370,44 @@ impl Caller {
         });
     }
 
-    /// Sends what waits for a deployment, as far as its replicas have room.
+    /// Sends what waits for a deployment, as far as its replicas have room. Who asks for one replica that has none is
+    /// passed by, and loses no place.
     fn dispatch(&mut self, deployment: &DeploymentName) {
+        let mut place = 0;
         while let Some(callee) = self.callees.get_mut(deployment) {
-            let Some(key) = callee.waiting.front().copied() else { return };
+            let Some(key) = callee.waiting.get(place).copied() else { return };
             callee.turn = callee.turn.wrapping_add(1);
             let turn = callee.turn;
             let view = match callee.check(deployment) {
                 Ok(Some(view)) => view,
                 Ok(None) => return,
                 Err(error) => {
-                    callee.waiting.pop_front();
+                    callee.waiting.remove(place);
                     self.end(key, error);
                     continue;
                 }
             };
-            if let Availability::Failed(why) = &view.availability
-                && view.replicas.is_empty()
-            {
-                let error = CallError::Unavailable(why.clone());
-                callee.waiting.pop_front();
+            let Some(call) = self.calls.get_mut(&key) else {
+                callee.waiting.remove(place);
+                continue;
+            };
+            let only = call.new.replica.clone();
+            let refusal = match (&only, &view.availability) {
+                (Some(only), _) if !view.replicas.contains(only) => Some(CallError::Gone(only.clone())),
+                (_, Availability::Failed(why)) if view.replicas.is_empty() => {
+                    Some(CallError::Unavailable(why.clone()))
+                }
+                _ => None,
+            };
+            if let Some(error) = refusal {
+                callee.waiting.remove(place);
                 self.end(key, error);
                 continue;
             }
-            let Some(call) = self.calls.get_mut(&key) else {
-                callee.waiting.pop_front();
-                continue;
-            };
             let mut tried = Vec::new();
             let sent = loop {
-                let Some(replica) = callee::least_loaded(view, &self.peers, turn, &tried).cloned() else {
+                let wish = Wish { turn, model: call.model, only: only.as_ref(), tried: &tried };
+                let Some(replica) = callee::least_loaded(view, &self.peers, wish).cloned() else {
                     break None;
                 };
                 let Some(peer) = self.peers.get_mut(&replica) else { break None };
@@ -380,8 +416,14 @@ impl Caller {
                     Err(Busy::Streams | Busy::Arena | Busy::TooLarge | Busy::Dead) => tried.push(replica),
                 }
             };
-            let Some((stream, replica)) = sent else { return };
-            callee.waiting.pop_front();
+            let Some((stream, replica)) = sent else {
+                if only.is_none() {
+                    return;
+                }
+                place += 1;
+                continue;
+            };
+            callee.waiting.remove(place);
             if let Some(peer) = self.peers.get_mut(&replica) {
                 peer.streams.insert(stream, key);
             }
@@ -437,6 +479,7 @@ impl Caller {
                     self.reports.push(CallerReport::Fault { replica: replica.clone(), fault });
                     return self.died(replica);
                 }
+                self.touch(key);
                 self.data(replica, stream, body, end);
             }
             News::Data { stream, block, end } => self.data(replica, stream, Some(block), end),

@@ -27,6 +27,11 @@ impl LaneIndex {
 pub trait Load: Send + Sync + fmt::Debug {
     /// Requests it is working on.
     fn ongoing(&self) -> u64;
+
+    /// Whether it says that it holds a model, by the model's hash.
+    fn holds_model(&self, _model: u64) -> bool {
+        false
+    }
 }
 
 /// One replica, as all workers share it. On a line of its own, since every request writes to it.
@@ -114,13 +119,18 @@ pub struct Backends {
 impl Backends {
     /// Reserves a slot at the least loaded replica. `turn` says where to start looking, so that equals take turns;
     /// `except` was tried already, and is taken only where there is no other.
+    ///
+    /// With a `model` (its hash; 0: none) those that hold it come first. Where none of them has room, the least loaded
+    /// loads it too; among equals that is the same one for each who asks, so that few load the same.
     #[must_use]
-    pub fn reserve(&self, turn: usize, except: Option<LaneIndex>) -> Option<&Arc<Replica>> {
+    pub fn reserve(&self, turn: usize, except: Option<LaneIndex>, model: u64) -> Option<&Arc<Replica>> {
+        let turn = if model == 0 { turn } else { usize::try_from(model >> 1).unwrap_or(turn) };
         // A lost race with another worker means that a slot was taken: as many attempts as there are replicas.
         for _ in 0..=self.replicas.len() {
-            let best = self
-                .least_loaded(turn, except)
-                .or_else(|| except.and_then(|_| self.least_loaded(turn, None)))?;
+            let holder = (model != 0).then(|| self.least_loaded(turn, except, model)).flatten();
+            let best = holder
+                .or_else(|| self.least_loaded(turn, except, 0))
+                .or_else(|| except.and_then(|_| self.least_loaded(turn, None, 0)))?;
             if best.reserve(self.max_ongoing) {
                 return Some(best);
             }
@@ -128,13 +138,16 @@ impl Backends {
         None
     }
 
-    fn least_loaded(&self, turn: usize, except: Option<LaneIndex>) -> Option<&Arc<Replica>> {
+    fn least_loaded(&self, turn: usize, except: Option<LaneIndex>, model: u64) -> Option<&Arc<Replica>> {
         let start = turn % self.replicas.len().max(1);
         let (after, before) = self.replicas.split_at(start);
         let mut best = None;
         let mut least = u64::MAX;
         for replica in before.iter().chain(after) {
             if replica.is_gone() || Some(replica.lane) == except || replica.in_flight() >= self.max_ongoing {
+                continue;
+            }
+            if model != 0 && !replica.load.holds_model(model) {
                 continue;
             }
             let weight = replica.weight();
@@ -156,6 +169,8 @@ pub struct Waiter {
     pub worker: u16,
     /// What the worker knows it by.
     pub ticket: u64,
+    /// Hash of the model that it asks for; 0: none.
+    pub model: u64,
 }
 
 /// A place in a queue; smaller is earlier.
@@ -257,14 +272,14 @@ impl Deployment {
         post: &dyn Post,
     ) -> Admission {
         if self.waiting() == 0
-            && let Some(replica) = backends.reserve(turn, again)
+            && let Some(replica) = backends.reserve(turn, again, waiter.model)
         {
             return Admission::Granted(replica.lane);
         }
         let mut queue = self.lock();
         let full = queue.backends.max_queued.is_some_and(|max| queue.waiters.len() >= max as usize);
         if full && again.is_none() {
-            return self.last_chance(&queue, turn);
+            return self.last_chance(&queue, turn, waiter.model);
         }
         let place = queue.place(again.is_some());
         queue.waiters.insert(place, waiter);
@@ -276,8 +291,8 @@ impl Deployment {
     }
 
     /// A queue of no length still lets through what finds a slot.
-    fn last_chance(&self, queue: &Queue, turn: usize) -> Admission {
-        match queue.waiters.is_empty().then(|| queue.backends.reserve(turn, None)).flatten() {
+    fn last_chance(&self, queue: &Queue, turn: usize, model: u64) -> Admission {
+        match queue.waiters.is_empty().then(|| queue.backends.reserve(turn, None, model)).flatten() {
             Some(replica) => Admission::Granted(replica.lane),
             None => Admission::Full,
         }
@@ -303,7 +318,7 @@ impl Deployment {
         let backends = Arc::clone(&queue.backends);
         while let Some(entry) = queue.waiters.first_entry() {
             let turn = usize::try_from(entry.key().0.unsigned_abs()).unwrap_or(0);
-            let Some(replica) = backends.reserve(turn, None) else { break };
+            let Some(replica) = backends.reserve(turn, None, entry.get().model) else { break };
             let place = *entry.key();
             post.grant(Grant { waiter: entry.remove(), place, replica: Arc::clone(replica) });
         }
@@ -371,7 +386,7 @@ mod tests {
     }
 
     fn waiter(ticket: u64) -> Waiter {
-        Waiter { worker: 0, ticket }
+        Waiter { worker: 0, ticket, model: 0 }
     }
 
     fn granted(admission: Admission, backends: &Backends) -> Arc<Replica> {
@@ -385,10 +400,10 @@ mod tests {
     fn the_least_loaded_replica_is_chosen_and_equals_take_turns() {
         let deployment = deployment();
         let backends = backends(&deployment, 3, 5, 0);
-        let lanes: Vec<u32> = (0..6).map(|turn| backends.reserve(turn, None).unwrap().lane.0).collect();
+        let lanes: Vec<u32> = (0..6).map(|turn| backends.reserve(turn, None, 0).unwrap().lane.0).collect();
         assert_eq!(lanes, [0, 1, 2, 0, 1, 2]);
         backends.replicas[1].release(&Mail::default());
-        assert_eq!(backends.reserve(0, None).unwrap().lane, LaneIndex(1));
+        assert_eq!(backends.reserve(0, None, 0).unwrap().lane, LaneIndex(1));
     }
 
     #[test]
@@ -401,19 +416,60 @@ mod tests {
         };
         let replicas = vec![replica(0, Board(Arc::clone(&busy))), replica(1, Board::default())];
         let backends = Backends { replicas, max_ongoing: 5, max_queued: None };
-        assert_eq!(backends.reserve(0, None).unwrap().lane, LaneIndex(1));
-        assert_eq!(backends.reserve(0, None).unwrap().lane, LaneIndex(1));
+        assert_eq!(backends.reserve(0, None, 0).unwrap().lane, LaneIndex(1));
+        assert_eq!(backends.reserve(0, None, 0).unwrap().lane, LaneIndex(1));
     }
 
     #[test]
     fn a_replica_that_left_or_was_tried_is_passed_over() {
         let deployment = deployment();
         let backends = backends(&deployment, 2, 5, 0);
-        assert_eq!(backends.reserve(0, Some(LaneIndex(0))).unwrap().lane, LaneIndex(1));
+        assert_eq!(backends.reserve(0, Some(LaneIndex(0)), 0).unwrap().lane, LaneIndex(1));
         assert!(backends.replicas[1].leave() && !backends.replicas[1].leave());
-        assert_eq!(backends.reserve(0, Some(LaneIndex(0))).unwrap().lane, LaneIndex(0), "there is no other");
+        assert_eq!(
+            backends.reserve(0, Some(LaneIndex(0)), 0).unwrap().lane,
+            LaneIndex(0),
+            "there is no other"
+        );
         backends.replicas[0].leave();
-        assert!(backends.reserve(0, None).is_none());
+        assert!(backends.reserve(0, None, 0).is_none());
+    }
+
+    #[derive(Debug)]
+    struct Holder(u64);
+    impl Load for Holder {
+        fn ongoing(&self) -> u64 {
+            0
+        }
+        fn holds_model(&self, model: u64) -> bool {
+            model == self.0
+        }
+    }
+
+    #[test]
+    fn who_holds_the_model_comes_first_while_there_is_room() {
+        let deployment = deployment();
+        let replica = |n, holds| {
+            let id = ReplicaId::numbered(&deployment.name, n);
+            Arc::new(Replica::new(id, LaneIndex(n), Arc::clone(&deployment), Box::new(Holder(holds))))
+        };
+        let replicas = vec![replica(0, 7), replica(1, 8), replica(2, 0)];
+        let backends = Backends { replicas, max_ongoing: 2, max_queued: None };
+        let lane = |model| backends.reserve(0, None, model).map(|replica| replica.lane.0);
+        assert_eq!([lane(8), lane(8)], [Some(1), Some(1)], "although others have less to do");
+        assert_eq!(lane(7), Some(0));
+        // The holder is full: the least loaded of the others, and that one again while it is equal to none.
+        assert_eq!(lane(8), Some(2));
+        assert_eq!([lane(9), lane(9), lane(9)].iter().filter(|lane| lane.is_some()).count(), 2);
+    }
+
+    #[test]
+    fn equals_are_the_same_for_one_model() {
+        let deployment = deployment();
+        let backends = backends(&deployment, 4, 100, 0);
+        let first = backends.reserve(0, None, 6).unwrap().lane;
+        backends.replicas[first.at()].release(&Mail::default());
+        assert_eq!(backends.reserve(3, None, 6).unwrap().lane, first);
     }
 
     #[test]
@@ -490,7 +546,7 @@ mod tests {
                 replica.release(&inboxes);
             };
             for ticket in 0..ROUNDS {
-                match deployment.admit(&backends, 0, Waiter { worker, ticket }, None, &inboxes) {
+                match deployment.admit(&backends, 0, Waiter { worker, ticket, model: 0 }, None, &inboxes) {
                     Admission::Granted(lane) => {
                         use_slot(&backends.replicas[lane.at()]);
                         served += 1;

@@ -199,6 +199,11 @@ impl Engine {
         }
     }
 
+    /// Says which models are held here, by their hashes.
+    pub(crate) fn set_models(&self, hashes: &[u64]) {
+        self.board.set_models(hashes);
+    }
+
     /// Takes a new bound of requests in flight.
     pub(crate) fn set_limit(&mut self, limit: u32) {
         self.limit = limit;

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 #[cfg(feature = "tokio")]
 use std::sync::Mutex;
+use std::time::Duration;
 
 use decurion_abi::{self as abi, encoding, kind, status};
 use serde::de::{DeserializeOwned, Error as _};
@@ -16,6 +17,7 @@ use crate::class::current;
 use crate::codec::{self, CodecError};
 use crate::request::Request;
 use crate::response::Response;
+use crate::sys::clock;
 use crate::sys::host::{self, Call, Outgoing, Reply};
 #[cfg(feature = "tokio")]
 use crate::sys::waking::HostWaker;
@@ -29,13 +31,15 @@ use crate::{Error, Result, types};
 pub struct Handle {
     deployment: Arc<str>,
     json: bool,
+    model_id: Option<Arc<str>>,
+    timeout: Option<Duration>,
 }
 
 impl Handle {
     /// A handle to the deployment of this name. Whether there is one shows when it is called.
     #[must_use]
     pub fn named(deployment: &str) -> Self {
-        Self { deployment: deployment.into(), json: false }
+        Self { deployment: deployment.into(), json: false, model_id: None, timeout: None }
     }
 
     /// Name of the deployment.
@@ -48,7 +52,20 @@ impl Handle {
     /// (`Value`, `#[serde(untagged)]`, `#[serde(flatten)]`).
     #[must_use]
     pub fn json(&self) -> Self {
-        Self { deployment: Arc::clone(&self.deployment), json: true }
+        Self { json: true, ..self.clone() }
+    }
+
+    /// The same handle, whose calls ask for a model of a multiplexed deployment: replicas that hold it are preferred.
+    #[must_use]
+    pub fn with_model_id(&self, model_id: &str) -> Self {
+        Self { model_id: Some(model_id.into()), ..self.clone() }
+    }
+
+    /// The same handle, whose calls have to be answered within `timeout`, waiting for a replica included. The deadline of
+    /// the request that they are made for holds as well.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout: Some(timeout), ..self.clone() }
     }
 
     /// Calls a method and waits for its result. The arguments are a tuple: `(0.7,)`.
@@ -100,6 +117,9 @@ impl Handle {
             encoding: encoding::RAW,
             body,
             parent: parent.as_deref(),
+            deadline_ns: self.deadline(),
+            model_id: self.model_id.as_deref().or(request.model_id()).unwrap_or_default(),
+            replica: "",
         };
         Call::start(&outgoing).map_err(|status| self.failed("", status))
     }
@@ -203,9 +223,19 @@ impl Handle {
             encoding,
             body: &body,
             parent: parent.as_deref(),
+            deadline_ns: self.deadline(),
+            model_id: self.model_id.as_deref().unwrap_or_default(),
+            replica: "",
         };
         let call = Call::start(&outgoing).map_err(|status| self.failed(method, status))?;
         Ok(PendingCall { call, handle: self.clone(), method: method.to_owned() })
+    }
+
+    /// Until when a call that is made now has to be answered; 0: whenever.
+    fn deadline(&self) -> u64 {
+        self.timeout.map_or(0, |timeout| {
+            clock::monotonic().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
+        })
     }
 
     /// What an ABI status means to the caller.

@@ -15,6 +15,9 @@ pub(crate) struct Head {
     headers: Vec<(Span, Span)>,
 }
 
+/// Ray Serve's header field.
+const MODEL_ID: &[u8] = b"serve_multiplexed_model_id";
+
 /// A part of [`Head::bytes`]: `start <= end <= bytes.len()`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Span {
@@ -54,6 +57,19 @@ impl Head {
     /// The first field of this name, which may be written in any case.
     pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers().find(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// The model that it asks for: as the host says, or by the header field, whose name may have `-` or `_`.
+    pub(crate) fn model_id(&self) -> Option<&str> {
+        let is_model_id = |name: &[u8]| {
+            let plain = name.iter().map(|byte| if *byte == b'-' { b'_' } else { byte.to_ascii_lowercase() });
+            plain.eq(MODEL_ID.iter().copied())
+        };
+        let in_header = || {
+            let (_, value) = self.headers().find(|(name, _)| is_model_id(name))?;
+            std::str::from_utf8(value).ok()
+        };
+        Some(self.text(self.model_id)).filter(|id| !id.is_empty()).or_else(in_header)
     }
 
     fn keep_bytes(&mut self, bytes: &[u8]) -> Span {

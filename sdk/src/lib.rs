@@ -41,6 +41,7 @@ mod head;
 #[cfg(feature = "axum")]
 mod ingress;
 pub mod log;
+mod models;
 mod request;
 mod response;
 #[cfg(feature = "tokio")]
@@ -70,6 +71,7 @@ pub use error::{Error, Result};
 pub use handle::{Handle, PendingCall};
 pub use http;
 pub use http::{HeaderMap, Method, StatusCode};
+pub use models::{Models, model_id};
 pub use request::{BodyReader, Request};
 pub use response::{IntoResponse, Json, Response};
 pub use serde;

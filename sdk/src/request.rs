@@ -148,6 +148,13 @@ impl Request {
         std::str::from_utf8(self.head().header(name)?).ok()
     }
 
+    /// The model that it asks for, of a multiplexed deployment: the header field `serve_multiplexed_model_id`, or the
+    /// handle's `with_model_id`.
+    #[must_use]
+    pub fn model_id(&self) -> Option<&str> {
+        self.head().model_id()
+    }
+
     /// All header fields.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {

@@ -51,6 +51,15 @@ pub(crate) fn invoke(exchange: Arc<Exchange>, future: Pending<'static, Result<Me
     });
 }
 
+/// A future whose panic is an error.
+pub(crate) async fn contained<R>(mut future: Pending<'static, Result<R>>) -> Result<R> {
+    poll_fn(|cx| {
+        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)))
+            .unwrap_or_else(|payload| Poll::Ready(Err(panicked(payload))))
+    })
+    .await
+}
+
 /// Runs a batch's task.
 pub(crate) fn spawn_batch(task: impl Future<Output = ()> + Send + 'static) {
     // Where it fails, what was moved into it is dropped.

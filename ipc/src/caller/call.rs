@@ -3,6 +3,7 @@
 use decurion_api::{DeploymentName, ReplicaId};
 
 use super::REPLY_MAX;
+use crate::board::model_hash;
 use crate::channel::{BLOCK_MAX, Busy, InBlock, NoRoom, Requester, StreamId};
 use crate::record::{HEAD_MAX, Kind, RecordError, RequestHead, ResponseHead};
 
@@ -36,6 +37,10 @@ pub struct NewCall {
     pub traceparent: String,
     /// CLOCK_MONOTONIC nanoseconds; 0: no deadline.
     pub deadline_ns: u64,
+    /// Model that it asks for, or empty: replicas that hold it are preferred.
+    pub model_id: String,
+    /// The one replica that is to answer; `None`: the least loaded.
+    pub replica: Option<ReplicaId>,
 }
 
 /// A whole reply.
@@ -77,6 +82,9 @@ pub enum CallError {
         /// Of the head.
         length: usize,
     },
+    /// The one replica that was to answer takes no calls any more. Nothing was run.
+    #[error("replica {0} takes no calls any more")]
+    Gone(ReplicaId),
     /// Nobody waits any more.
     #[error("cancelled")]
     Cancelled,
@@ -146,12 +154,15 @@ pub(super) struct Call {
     pub(super) blocks: Vec<InBlock>,
     /// Somebody wants to be told when something becomes of it.
     pub(super) watched: bool,
+    /// Hash of its model; 0: none.
+    pub(super) model: u64,
 }
 
 impl Call {
     pub(super) fn new(new: NewCall) -> Self {
         let (state, reply) = (State::Waiting, Reply::default());
         let record = record(&new);
+        let model = if new.model_id.is_empty() { 0 } else { model_hash(&new.model_id) };
         Self {
             new,
             record,
@@ -162,6 +173,7 @@ impl Call {
             read: None,
             blocks: Vec::new(),
             watched: false,
+            model,
         }
     }
 
@@ -171,6 +183,11 @@ impl Call {
             State::Complete => Outcome::Ready,
             State::Failed(error) => Outcome::Failed(error.clone()),
         }
+    }
+
+    /// Status, encoding and fields of a reply that has begun.
+    pub(super) fn begun(&self) -> Option<&Reply> {
+        matches!(self.state, State::Replying | State::Complete).then_some(&self.reply)
     }
 
     pub(super) fn take_reply(&mut self) -> Option<Reply> {
@@ -184,6 +201,10 @@ impl Call {
     /// Bytes of a streamed reply that nobody has read yet.
     pub(super) fn held_back(&self) -> usize {
         self.reply.body.len()
+    }
+
+    pub(super) fn stream(&mut self) {
+        self.read.get_or_insert(0);
     }
 
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, CallError> {
@@ -297,7 +318,7 @@ fn record(new: &NewCall) -> Vec<u8> {
         query: query.as_bytes(),
         route_prefix: "",
         traceparent: &new.traceparent,
-        model_id: "",
+        model_id: &new.model_id,
         deadline_ns: new.deadline_ns,
         content_length: Some(new.body.len() as u64),
         encoding: new.encoding,

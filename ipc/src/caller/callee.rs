@@ -111,18 +111,35 @@ impl Peer {
     }
 }
 
-/// The least loaded replica with room, but for those that were tried; `turn` decides between equals, so that each has
-/// its share.
+/// What a call asks of the replica it goes to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish<'a> {
+    /// Decides between equals, so that each has its share.
+    pub(super) turn: usize,
+    /// Hash of a model; 0: none.
+    pub(super) model: u64,
+    /// No other will do.
+    pub(super) only: Option<&'a ReplicaId>,
+    /// They were tried, and had no room after all.
+    pub(super) tried: &'a [ReplicaId],
+}
+
+/// The least loaded replica with room. Those that hold the model come first; among equals without it, the same one
+/// for each who asks for that model.
 pub(super) fn least_loaded<'a>(
     view: &'a DeploymentView,
     peers: &BTreeMap<ReplicaId, Peer>,
-    turn: usize,
-    tried: &[ReplicaId],
+    wish: Wish<'_>,
 ) -> Option<&'a ReplicaId> {
     let count = view.replicas.len();
+    let turn = if wish.model == 0 { wish.turn } else { usize::try_from(wish.model >> 1).unwrap_or(0) };
     let fitting = view.in_rotation().enumerate().filter_map(|(place, id)| {
-        let peer = peers.get(id).filter(|peer| peer.has_room(view) && !tried.contains(id))?;
-        Some((peer.load(), (place + turn) % count, id))
+        if wish.only.is_some_and(|only| only != id) || wish.tried.contains(id) {
+            return None;
+        }
+        let peer = peers.get(id).filter(|peer| peer.has_room(view))?;
+        let lacks = wish.model != 0 && !peer.board.holds_model(wish.model);
+        Some((lacks, peer.load(), place.wrapping_add(turn) % count, id))
     });
-    fitting.min().map(|(_, _, id)| id)
+    fitting.min().map(|(.., id)| id)
 }

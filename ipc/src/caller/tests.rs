@@ -8,6 +8,7 @@ use super::{
     Availability, CallError, CallKey, Caller, CallerOrder, CallerReport, NewCall, Outcome, StreamId,
 };
 use crate::attach::{self, UpBell};
+use crate::board::{BoardWriter, model_hash};
 use crate::channel::{Geometry, Request, Responder};
 use crate::control::{DeploymentView, Generation};
 use crate::record::{Kind, RequestHead, ResponseHead};
@@ -48,6 +49,8 @@ fn call(text: &str) -> NewCall {
         id: "id".to_owned(),
         traceparent: String::new(),
         deadline_ns: 0,
+        model_id: String::new(),
+        replica: None,
     }
 }
 
@@ -58,12 +61,14 @@ type Callee = (ReplicaId, Responder, VecDeque<(StreamId, Vec<u8>)>);
 struct Scene {
     caller: Caller,
     callees: Vec<Callee>,
+    boards: Vec<BoardWriter>,
     generation: u64,
 }
 
 impl Scene {
     fn new(view: DeploymentView) -> Self {
-        let mut scene = Self { caller: Caller::new(), callees: Vec::new(), generation: 0 };
+        let mut scene =
+            Self { caller: Caller::new(), callees: Vec::new(), boards: Vec::new(), generation: 0 };
         scene.caller.resolve(&name("model"));
         assert_eq!(scene.caller.take_reports(), [CallerReport::Resolve(name("model"))]);
         scene.announce(view);
@@ -77,7 +82,9 @@ impl Scene {
             }
             let order = CallerOrder::Attach { deployment: name("model"), replica: id.clone(), requests: 5 };
             assert_eq!(self.caller.handle(order), Some(id.clone()));
-            let (near, mut far) = attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel");
+            let (near, mut far, board) =
+                attach::local_with_board(1, Geometry::default(), UpBell::Pipe).expect("a channel");
+            self.boards.push(board);
             self.callees.push((id.clone(), far.lanes.remove(0), VecDeque::new()));
             self.caller.attached(id, Some(near));
         }
@@ -479,4 +486,69 @@ fn a_silent_replica_gets_nothing_new_and_keeps_what_it_has() {
     assert_eq!(scene.caller.outcome(first), Outcome::Pending);
     scene.announce(view(&[1, 2], 2, None));
     assert_eq!(scene.arrived()[1], ["before", "c"]);
+}
+
+#[test]
+fn a_replica_that_holds_the_model_comes_first_while_it_has_room() {
+    let mut scene = Scene::new(view(&[1, 2, 3], 2, None));
+    scene.boards[1].set_models(&[model_hash("cat")]);
+    for text in ["a", "b", "c"] {
+        let asks = NewCall { model_id: "cat".to_owned(), ..call(text) };
+        scene.caller.start(asks, 0).expect("room");
+    }
+    let arrived = scene.arrived();
+    assert_eq!(arrived[1], ["a", "b"]);
+    assert_eq!(arrived[0].len() + arrived[2].len(), 1, "the holder is full: another has it load");
+    // Nobody holds it: the same one for each who asks.
+    let mut scene = Scene::new(view(&[1, 2, 3], 2, None));
+    scene.caller.start(NewCall { model_id: "dog".to_owned(), ..call("a") }, 0).expect("room");
+    let first = scene.arrived().iter().position(|texts| !texts.is_empty()).expect("it went somewhere");
+    scene.answer(first, "done");
+    scene.caller.poll(0);
+    scene.caller.start(NewCall { model_id: "dog".to_owned(), ..call("b") }, 0).expect("room");
+    assert_eq!(scene.arrived()[first], ["b"]);
+}
+
+#[test]
+fn a_call_for_one_replica_waits_for_that_and_holds_up_nobody() {
+    let mut scene = Scene::new(view(&[1, 2], 1, None));
+    let to = |number, text: &str| NewCall { replica: Some(replica(number)), ..call(text) };
+    scene.caller.start(to(1, "first"), 0).expect("room");
+    let second = scene.caller.start(to(1, "second"), 0).expect("it waits");
+    scene.start("any");
+    assert_eq!(scene.arrived(), [vec!["first"], vec!["any"]]);
+    scene.answer(0, "done");
+    scene.caller.poll(0);
+    assert_eq!(scene.arrived(), [vec!["second"], vec!["any"]]);
+    let third = scene.caller.start(to(1, "third"), 0).expect("it waits");
+    scene.announce(view(&[2], 1, None));
+    assert_eq!(scene.caller.outcome(third), Outcome::Failed(CallError::Gone(replica(1))));
+    assert_eq!(scene.caller.outcome(second), Outcome::Pending, "what was sent goes on");
+}
+
+#[test]
+fn the_head_of_a_reply_stands_before_its_end_and_the_rest_is_read() {
+    let mut scene = Scene::new(view(&[1], 1, None));
+    let key = scene.start("stream");
+    assert_eq!(scene.caller.head(key), Ok(None));
+    scene.arrived();
+    let (_, lane, queue) = &mut scene.callees[0];
+    let (stream, _) = queue.pop_front().expect("it arrived");
+    assert!(lane.take(stream));
+    let mut record = Vec::new();
+    ResponseHead { status: 200, content_length: None, encoding: 0 }.encode([].into_iter(), &mut record);
+    lane.head(stream, &record, b"one", false).expect("room");
+    lane.flush();
+    scene.caller.watch(key);
+    scene.caller.poll(0);
+    assert_eq!(scene.caller.take_touched(), [key]);
+    assert_eq!(scene.caller.head(key).expect("it runs").map(|reply| reply.status), Some(200));
+    let mut buffer = [0; 8];
+    assert_eq!(scene.caller.read(key, &mut buffer), Ok(Some(3)));
+    assert_eq!(scene.caller.read(key, &mut buffer), Ok(None));
+    let (_, lane, _) = &mut scene.callees[0];
+    lane.end(stream);
+    lane.flush();
+    scene.caller.poll(0);
+    assert_eq!(scene.caller.read(key, &mut buffer), Ok(Some(0)));
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::bell::{BellReader, Ringer};
-use super::board::BoardReader;
+use super::board::{BoardReader, BoardWriter};
 use super::link::{Link, LinkError};
 use super::memory::{MemoryError, ReadOnly, Writable};
 use crate::channel::{
@@ -143,12 +143,25 @@ pub fn accept(attach: &Link, kind: &CallerKind, board: BorrowedFd<'_>) -> Result
 /// # Errors
 /// As [`connect`] and [`accept`].
 pub fn local(lanes: u16, geometry: Geometry, up: UpBell) -> Result<(Connected, Accepted), AttachError> {
+    let (near, far, _) = local_with_board(lanes, geometry, up)?;
+    Ok((near, far))
+}
+
+/// The same, with the callee's end of its board.
+///
+/// # Errors
+/// As [`local`].
+pub fn local_with_board(
+    lanes: u16,
+    geometry: Geometry,
+    up: UpBell,
+) -> Result<(Connected, Accepted, BoardWriter), AttachError> {
     let (near, far) = Link::pair()?;
-    let (_, board) = super::board::BoardWriter::create()?;
+    let (writer, board) = BoardWriter::create()?;
     let offer = Offer::send(&near, lanes, geometry, up)?;
     let accepted = accept(&far, &CallerKind::Proxy, board.as_fd())?;
     let (welcome, fds) = near.try_recv()?.ok_or(AttachError::NotYet)?;
-    Ok((offer.complete(welcome, fds)?, accepted))
+    Ok((offer.complete(welcome, fds)?, accepted, writer))
 }
 
 /// What a caller keeps between its packet and the answer.

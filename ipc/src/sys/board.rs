@@ -14,6 +14,20 @@ const BYTES: usize = 4096;
 const HEARTBEAT: usize = 0;
 const ONGOING: usize = 128;
 const PROCESSED: usize = 256;
+/// How many models follow, then the hash of each.
+const MODELS: usize = 1024;
+/// Models that a replica can say it holds, at most.
+pub const MODELS_MAX: usize = 256;
+
+/// What stands for a model's id on a board; 0 is none's.
+#[must_use]
+pub fn model_hash(id: &str) -> u64 {
+    // FNV-1a: the same in every process and build. Two ids of one hash cost a detour at most.
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash.max(1)
+}
 
 /// The replica's end.
 #[derive(Debug)]
@@ -44,6 +58,15 @@ impl BoardWriter {
     /// Says how many requests have been answered since the start.
     pub fn set_processed(&self, value: u64) {
         self.set(PROCESSED, value);
+    }
+
+    /// Says which models the replica holds, by their [hashes](model_hash): the first [`MODELS_MAX`] of them.
+    pub fn set_models(&self, hashes: &[u64]) {
+        let hashes = &hashes[..hashes.len().min(MODELS_MAX)];
+        for (place, hash) in hashes.iter().enumerate() {
+            self.set(MODELS + 8 * (place + 1), *hash);
+        }
+        self.set(MODELS, hashes.len() as u64);
     }
 
     fn set(&self, at: usize, value: u64) {
@@ -83,6 +106,14 @@ impl BoardReader {
     pub fn processed(&self) -> u64 {
         self.memory.wide(PROCESSED)
     }
+
+    /// Whether the replica says that it holds a model. A look at the very moment of a change may miss one: it is a
+    /// preference.
+    #[must_use]
+    pub fn holds_model(&self, hash: u64) -> bool {
+        let count = usize::try_from(self.memory.wide(MODELS)).unwrap_or(0).min(MODELS_MAX);
+        (1..=count).any(|place| self.memory.wide(MODELS + 8 * place) == hash)
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +128,23 @@ mod tests {
         writer.set_ongoing(3);
         writer.set_processed(1 << 40);
         assert_eq!((reader.heartbeat(), reader.ongoing(), reader.processed()), (u64::MAX - 1, 3, 1 << 40));
+    }
+
+    #[test]
+    fn models_are_known_by_their_hash_and_bounded() {
+        let (writer, fd) = BoardWriter::create().unwrap();
+        let reader = BoardReader::open(fd).unwrap();
+        let [a, b] = [model_hash("a"), model_hash("b")];
+        writer.set_models(&[a, b]);
+        assert!(reader.holds_model(a) && reader.holds_model(b));
+        writer.set_models(&[b]);
+        assert!(!reader.holds_model(a) && reader.holds_model(b));
+        let many: Vec<u64> = (1..=1000).collect();
+        writer.set_models(&many);
+        assert!(reader.holds_model(256) && !reader.holds_model(257));
+        // Whatever a hostile replica says of their number, it is looked at so far only.
+        writer.set(MODELS, u64::MAX);
+        assert!(!reader.holds_model(257));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use decurion_ipc::board::model_hash;
+
 use super::input::Input;
 use super::output::Output;
 use super::port::Lane;
@@ -122,6 +124,8 @@ pub(super) struct Request {
     pub(super) upgrade: Upgrade,
     pub(super) idempotent: bool,
     pub(super) id: RequestId,
+    /// Hash of the model that it asks for; 0: none.
+    pub(super) model: u64,
     pub(super) deadline: Nanos,
     pub(super) answer: Answer,
     /// Was taken by a replica that died.
@@ -170,6 +174,7 @@ impl Default for Request {
             upgrade: Upgrade::No,
             idempotent: false,
             id: RequestId::default(),
+            model: 0,
             deadline: Nanos::NEVER,
             answer: Answer::Nothing,
             retried: false,
@@ -214,6 +219,7 @@ impl Request {
             upgrade: if head.upgrade.is_some() { Upgrade::Offered } else { Upgrade::No },
             idempotent: method::is_idempotent(head.method),
             id: head.request_id.map_or_else(|| ids.next(), RequestId::given),
+            model: head.model_id.map_or(0, model_hash),
             began: now,
             under_way: true,
             ..Self::default()

@@ -492,8 +492,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         conn.input.rest(&mut self.pool);
     }
 
-    fn waiter(&self, id: ConnectionId) -> Waiter {
-        Waiter { worker: self.worker, ticket: id.to_bits() }
+    fn waiter(&mut self, id: ConnectionId) -> Waiter {
+        let model = self.connections.get_mut(id).map_or(0, |conn| conn.request.model);
+        Waiter { worker: self.worker, ticket: id.to_bits(), model }
     }
 }
 

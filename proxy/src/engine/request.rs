@@ -91,7 +91,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             encode(&head, prefix, request, &mut self.record);
             request.asked = now;
             self.turn = self.turn.wrapping_add(1);
-            let waiter = super::Waiter { worker: self.worker, ticket: id.to_bits() };
+            let waiter = super::Waiter { worker: self.worker, ticket: id.to_bits(), model: request.model };
             let admission = route.deployment.admit(&route.backends, self.turn, waiter, None, &*self.post);
             if let Admission::Queued(place) = admission {
                 conn.phase = Phase::Queued { place, deployment: Arc::clone(&route.deployment) };

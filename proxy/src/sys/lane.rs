@@ -123,4 +123,8 @@ impl Load for BoardReader {
     fn ongoing(&self) -> u64 {
         BoardReader::ongoing(self)
     }
+
+    fn holds_model(&self, model: u64) -> bool {
+        BoardReader::holds_model(self, model)
+    }
 }

@@ -102,6 +102,31 @@ impl Engine {
         }
     }
 
+    /// The head of a reply that is then read as it streams in: it has no body here.
+    pub(crate) fn call_head(&mut self, call: Key) -> CallState {
+        let Some(held) = self.held_calls.get_mut(call) else { return CallState::Invalid };
+        let view = match held.reply.take() {
+            Some(view) => view,
+            None => {
+                self.calls.stream(held.key);
+                match self.calls.head(held.key) {
+                    Ok(None) => return CallState::Pending,
+                    Err(error) => return CallState::Failed(error),
+                    Ok(Some(reply)) => {
+                        let (status, encoding) = (reply.status, reply.encoding);
+                        ReplyView::new(Reply {
+                            status,
+                            encoding,
+                            headers: reply.headers.clone(),
+                            body: Vec::new(),
+                        })
+                    }
+                }
+            }
+        };
+        CallState::Ready(held.reply.insert(view).lend())
+    }
+
     /// Reads from a reply as it streams in: how many bytes, 0 at its end; `Pending` where none is there yet.
     ///
     /// # Errors

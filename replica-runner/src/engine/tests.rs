@@ -689,6 +689,8 @@ fn a_call_ends_with_the_request_it_was_made_for() {
         id: String::new(),
         traceparent: String::new(),
         deadline_ns: 0,
+        model_id: String::new(),
+        replica: None,
     };
     let held = scene.engine.start_call(call.clone(), Some(key), 1).unwrap();
     let freed = scene.engine.start_call(call.clone(), Some(key), 1).unwrap();

@@ -2,14 +2,16 @@
 //! it is given, and knows exchanges and calls by keys that are never reused, so that a library that holds on to one
 //! too long is told `INVALID`.
 
+use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use decurion_abi::{
-    ABI_MAJOR, ABI_MINOR, Bytes, Call, CallReply, CallSpec, Context, ErrorSlot, Exchange, Header, Host,
-    MAGIC, Request, Waker, encoding, kind, level, status,
+    ABI_MAJOR, ABI_MINOR, Bytes, CALL_SPEC_SIZE_1_0, Call, CallReply, CallSpec, Context, ErrorSlot, Exchange,
+    Header, Host, MAGIC, Request, Waker, encoding, kind, level, status,
 };
-use decurion_api::DeploymentName;
+use decurion_api::{DeploymentName, ReplicaId};
+use decurion_ipc::board::{MODELS_MAX, model_hash};
 use decurion_ipc::caller::{CallError, NewCall};
 use decurion_ipc::record::{Kind, ResponseHead};
 
@@ -51,6 +53,9 @@ pub(crate) fn table(runner: &'static Runner, context: &'static Context) -> &'sta
         call_cancel,
         call_free,
         deployment_find,
+        call_head,
+        deployment_replicas,
+        models_hold,
     }))
 }
 
@@ -335,7 +340,7 @@ unsafe extern "C" fn fail(exchange: *mut Exchange, code: u32, public: Bytes, det
 
 fn refusal(error: &CallError) -> i32 {
     match error {
-        CallError::NotFound { .. } => status::NOT_FOUND,
+        CallError::NotFound { .. } | CallError::Gone(_) => status::NOT_FOUND,
         CallError::Busy { .. } | CallError::Unavailable(_) => status::BUSY,
         CallError::Cancelled => status::CANCELLED,
         CallError::Deadline => status::DEADLINE,
@@ -348,12 +353,16 @@ unsafe extern "C" fn call_start(spec: *const CallSpec, out: *mut *mut Call) -> i
     guard(status::ERROR, |runner| {
         // SAFETY: the ABI lends the spec, or null, for this call; its first word says how much of it there is.
         let size = unsafe { spec.cast::<u32>().as_ref() }.copied().unwrap_or(0);
-        if out.is_null() || (size as usize) < size_of::<CallSpec>() {
+        if out.is_null() || (size as usize) < CALL_SPEC_SIZE_1_0 {
             return status::INVALID;
         }
-        // SAFETY: as above, and it is as large as the one we know.
-        let spec = unsafe { *spec };
-        match start_call(runner, &spec) {
+        let mut whole = NO_CALL;
+        let known = (size as usize).min(size_of::<CallSpec>());
+        // SAFETY: both have `known` bytes, as the library says of its own; what it does not know stays empty.
+        unsafe {
+            std::ptr::copy_nonoverlapping(spec.cast::<u8>(), (&raw mut whole).cast::<u8>(), known);
+        }
+        match start_call(runner, &whole) {
             Ok(call) => {
                 // SAFETY: `out` is not null, and lent for this call.
                 unsafe { out.write(call.to_opaque()) };
@@ -363,6 +372,24 @@ unsafe extern "C" fn call_start(spec: *const CallSpec, out: *mut *mut Call) -> i
         }
     })
 }
+
+/// What a library leaves out that was built for an older minor version.
+const NO_CALL: CallSpec = CallSpec {
+    size: 0,
+    kind: 0,
+    deployment: Bytes::EMPTY,
+    method: Bytes::EMPTY,
+    target: Bytes::EMPTY,
+    headers: std::ptr::null(),
+    header_count: 0,
+    encoding: 0,
+    flags: 0,
+    body: Bytes::EMPTY,
+    parent: std::ptr::null_mut(),
+    deadline_ns: 0,
+    model_id: Bytes::EMPTY,
+    replica: Bytes::EMPTY,
+};
 
 fn start_call(runner: &Runner, spec: &CallSpec) -> Result<Key, i32> {
     let parent = (!spec.parent.is_null()).then(|| Key::from_opaque(spec.parent));
@@ -396,6 +423,10 @@ fn new_call(runner: &Runner, spec: &CallSpec, parent: Option<Key>) -> Result<New
         kind::CALL => Kind::Call,
         _ => return Err(status::INVALID),
     };
+    let replica = match text(spec.replica) {
+        any if any.is_empty() => None,
+        one => Some(ReplicaId::new(one).map_err(|_| status::NOT_FOUND)?),
+    };
     let headers = fields.into_iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
     Ok(NewCall {
         deployment,
@@ -408,6 +439,8 @@ fn new_call(runner: &Runner, spec: &CallSpec, parent: Option<Key>) -> Result<New
         id,
         traceparent,
         deadline_ns,
+        model_id: text(spec.model_id),
+        replica,
     })
 }
 
@@ -433,6 +466,19 @@ fn attempt_call<T>(
 }
 
 unsafe extern "C" fn call_wait(call: *mut Call, reply: *mut CallReply, given: *const Waker) -> i32 {
+    wait_for_reply(call, reply, given, Engine::call_state)
+}
+
+unsafe extern "C" fn call_head(call: *mut Call, reply: *mut CallReply, given: *const Waker) -> i32 {
+    wait_for_reply(call, reply, given, Engine::call_head)
+}
+
+fn wait_for_reply(
+    call: *mut Call,
+    reply: *mut CallReply,
+    given: *const Waker,
+    look: fn(&mut Engine, Key) -> CallState,
+) -> i32 {
     guard(status::ERROR, |runner| {
         let key = Key::from_opaque(call);
         // SAFETY: the library lends a reply, or null, for this call, with its size in the first word.
@@ -440,7 +486,7 @@ unsafe extern "C" fn call_wait(call: *mut Call, reply: *mut CallReply, given: *c
         if (size as usize) < size_of::<CallReply>() {
             return status::INVALID;
         }
-        let state = attempt_call(runner, key, waker(given), |engine| match engine.call_state(key) {
+        let state = attempt_call(runner, key, waker(given), |engine| match look(engine, key) {
             CallState::Pending => None,
             done => Some(done),
         });
@@ -513,5 +559,46 @@ unsafe extern "C" fn deployment_find(deployment: Bytes, encodings: *mut u32) -> 
             }
             Err(error) => refusal(&error),
         }
+    })
+}
+
+unsafe extern "C" fn deployment_replicas(
+    deployment: Bytes,
+    data: *mut c_void,
+    each: Option<unsafe extern "C" fn(data: *mut c_void, replica: Bytes)>,
+) -> i32 {
+    guard(status::ERROR, |runner| {
+        let Some(each) = each else { return status::INVALID };
+        let Ok(name) = text(deployment).parse() else { return status::NOT_FOUND };
+        let found = find(runner, &name)
+            .and_then(|_| runner.look(|engine| engine.calls.replicas(&name)))
+            .map(Option::unwrap_or_default);
+        match found {
+            Ok(replicas) => {
+                for replica in replicas {
+                    // SAFETY: the library gave function and data for this call; the id lives through it.
+                    unsafe { each(data, Bytes::from_slice(replica.as_str().as_bytes())) };
+                }
+                status::OK
+            }
+            Err(error) => refusal(&error),
+        }
+    })
+}
+
+unsafe extern "C" fn models_hold(ids: *const Bytes, count: usize) -> i32 {
+    guard(status::ERROR, |runner| {
+        let hashes: Option<Vec<u64>> = if count == 0 {
+            Some(Vec::new())
+        } else if ids.is_null() || count > isize::MAX as usize / size_of::<Bytes>() {
+            None
+        } else {
+            // SAFETY: the ABI lends `count` ids at `ids` for this call; no more than are published are looked at.
+            let ids = unsafe { std::slice::from_raw_parts(ids, count.min(MODELS_MAX)) };
+            ids.iter().map(|id| Some(model_hash(&String::from_utf8_lossy(lent(*id)?)))).collect()
+        };
+        let Some(hashes) = hashes else { return status::INVALID };
+        runner.with(|engine| engine.set_models(&hashes));
+        status::OK
     })
 }

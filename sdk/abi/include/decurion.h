@@ -28,7 +28,7 @@ extern "C" {
 /* The bytes "DECURION" in memory order on a little-endian machine. */
 #define DECURION_MAGIC UINT64_C(0x4e4f495255434544)
 #define DECURION_ABI_MAJOR 1
-#define DECURION_ABI_MINOR 0
+#define DECURION_ABI_MINOR 1
 
 /* What entries and host functions return. */
 enum {
@@ -134,6 +134,8 @@ typedef struct decurion_call_spec {
     decurion_bytes body;
     decurion_exchange *parent; /* On whose behalf: its deadline, id and cancellation travel along. May be NULL. */
     uint64_t deadline_ns;      /* 0: the parent's. The earlier of the two holds. */
+    decurion_bytes model_id;   /* Since 1.1. Empty, or prefer replicas that hold this model. */
+    decurion_bytes replica;    /* Since 1.1. Empty, or the one replica that is to answer. */
 } decurion_call_spec;
 
 /* The answer to a call. Lives until call_free. */
@@ -210,6 +212,15 @@ typedef struct decurion_host {
     void (*call_free)(decurion_call *call);
     /* OK where the deployment exists; the encodings it takes as bits, 1 << n. */
     int32_t (*deployment_find)(decurion_bytes deployment, uint32_t *encodings);
+
+    /* Since 1.1. Waits for the head of the answer alone; call_read then gives the body as it streams in. */
+    int32_t (*call_head)(decurion_call *call, decurion_call_reply *reply, const decurion_waker *waker);
+    /* Since 1.1. Calls `each` with the id of each replica that takes calls now, before it returns. */
+    int32_t (*deployment_replicas)(decurion_bytes deployment, void *data,
+                                   void (*each)(void *data, decurion_bytes replica));
+    /* Since 1.1. Says which models this replica holds or is loading, in place of what was said before. Ids beyond the
+     * first 256 are left out. */
+    int32_t (*models_hold)(const decurion_bytes *ids, size_t count);
 } decurion_host;
 
 /* One class of deployments. */

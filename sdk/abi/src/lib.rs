@@ -1,4 +1,4 @@
-//! The plugin ABI, 1.0: the plain C contract between a replica (the *host*) and a deployment's library.
+//! The plugin ABI, 1.1: the plain C contract between a replica (the *host*) and a deployment's library.
 //!
 //! A library exports two data symbols for each class: `decurion_class_v1_NAME`, a [`Class`] table, and
 //! `decurion_meta_v1_NAME`, a JSON text ([metadata](#metadata)) that tools read from the ELF file without
@@ -22,7 +22,7 @@
 //!
 //! # Metadata
 //!
-//! One line of JSON: `{"abi":[1,0],"sdk":"rust 0.1.0","class":"Model","call":"shared","reconfigure":"exclusive",
+//! One line of JSON: `{"abi":[1,1],"sdk":"rust 0.1.0","class":"Model","call":"shared","reconfigure":"exclusive",
 //! "check_health":"shared","encodings":["bincode","json"],"methods":[{"name":"predict","concurrency":"shared",
 //! "arguments":["f64"],"returns":"String"}]}`. `call`, `reconfigure` and `check_health` are absent where the
 //! class has none; the value is `shared` or `exclusive`.
@@ -36,7 +36,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"DECURION");
 /// Major version: tables of another one are refused.
 pub const ABI_MAJOR: u16 = 1;
 /// Minor version: appended fields only.
-pub const ABI_MINOR: u16 = 0;
+pub const ABI_MINOR: u16 = 1;
 /// A class's table is the data symbol of this prefix followed by the class's name.
 pub const CLASS_SYMBOL_PREFIX: &str = "decurion_class_v1_";
 /// A class's metadata is the data symbol of this prefix followed by the class's name.
@@ -78,6 +78,9 @@ pub mod flags {
 /// `(f64,) => String` (`_`: not known): the callee refuses with 415, before anything runs, what it would misread.
 /// May be absent. The caller may then call again with JSON.
 pub const TYPES_HEADER: &str = "decurion-types";
+/// Header field of a call that expects a stream of messages; a method answers it only if it streams, and any other call
+/// only if it does not. Its value is empty.
+pub const STREAM_HEADER: &str = "decurion-stream";
 /// Bytes of [`TYPES_HEADER`], at most: longer names are left out.
 pub const TYPES_HEADER_MAX: usize = 1024;
 
@@ -285,7 +288,14 @@ pub struct CallSpec {
     pub parent: *mut Exchange,
     /// `CLOCK_MONOTONIC` nanoseconds; 0: the parent's. The earlier of the two holds.
     pub deadline_ns: u64,
+    /// Since 1.1. Model id of a multiplexed call, or empty: replicas that hold the model are preferred.
+    pub model_id: Bytes,
+    /// Since 1.1. Id of the one replica that is to answer, or empty: the least loaded.
+    pub replica: Bytes,
 }
+
+/// Bytes of [`CallSpec`] in ABI 1.0, which a host accepts at least.
+pub const CALL_SPEC_SIZE_1_0: usize = core::mem::offset_of!(CallSpec, model_id);
 
 /// The answer to a call, valid until [`Host::call_free`].
 #[repr(C)]
@@ -390,6 +400,20 @@ pub struct Host {
     pub call_free: unsafe extern "C" fn(*mut Call),
     /// `OK` where `deployment` exists, and puts the [`encoding`]s it takes into `encodings` (bit `1 << n`).
     pub deployment_find: unsafe extern "C" fn(deployment: Bytes, encodings: *mut u32) -> i32,
+
+    /// Since 1.1. Waits for the head of the answer alone: `OK` with status, encoding and header fields in `reply`, and no
+    /// body, which [`call_read`](Self::call_read) then gives as it streams in; otherwise as `call_wait`.
+    pub call_head: unsafe extern "C" fn(*mut Call, reply: *mut CallReply, *const Waker) -> i32,
+    /// Since 1.1. Calls `each` with `data` and the id of each replica of `deployment` that takes calls now, before it
+    /// returns: `OK`, `NOT_FOUND`, `DEADLINE`.
+    pub deployment_replicas: unsafe extern "C" fn(
+        deployment: Bytes,
+        data: *mut c_void,
+        each: Option<unsafe extern "C" fn(data: *mut c_void, replica: Bytes)>,
+    ) -> i32,
+    /// Since 1.1. Says which models this replica holds or is loading, all of them, in place of what was said before.
+    /// Requests for them then come here rather than elsewhere. Ids beyond the first 256 are left out.
+    pub models_hold: unsafe extern "C" fn(ids: *const Bytes, count: usize) -> i32,
 }
 
 // SAFETY: function pointers and a pointer to data that lives and stays unchanged as long as the process.

@@ -41,14 +41,14 @@ fn layouts() -> Layouts {
         }
         CallSpec = "decurion_call_spec" {
             size, kind, deployment, method, target, headers, header_count, encoding, flags, body, parent,
-            deadline_ns,
+            deadline_ns, model_id, replica,
         }
         CallReply = "decurion_call_reply" { size, status, encoding, flags, headers, header_count, body }
         Method = "decurion_method" { name, flags, reserved }
         Host = "decurion_host" {
             magic, abi_major, abi_minor, size, context, set_error, log, request, is_cancelled, on_cancel, body_read,
             respond, respond_start, respond_write, respond_flush, finish, respond_call, fail, call_start, call_wait,
-            call_read, call_cancel, call_free, deployment_find,
+            call_read, call_cancel, call_free, deployment_find, call_head, deployment_replicas, models_hold,
         }
         Class = "decurion_class" {
             magic, abi_major, abi_minor, size, name, metadata, methods, method_count, call_flags, reconfigure_flags,

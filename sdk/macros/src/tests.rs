@@ -155,7 +155,7 @@ fn metadata_is_as_the_abi_has_it() {
     assert_eq!(
         json,
         format!(
-            r#"{{"abi":[1,0],"sdk":"rust {version}","class":"Model","call":"shared","reconfigure":"exclusive","encodings":["bincode","json"],"methods":[{{"name":"predict","concurrency":"shared","arguments":["f64"],"parameters":["data"],"returns":"String"}},{{"name":"learn","concurrency":"exclusive","arguments":["Vec<(String, [f64; 3])>","Option<&'static str>"],"parameters":["rows","how"],"returns":"()"}}]}}"#
+            r#"{{"abi":[1,1],"sdk":"rust {version}","class":"Model","call":"shared","reconfigure":"exclusive","encodings":["bincode","json"],"methods":[{{"name":"predict","concurrency":"shared","arguments":["f64"],"parameters":["data"],"returns":"String"}},{{"name":"learn","concurrency":"exclusive","arguments":["Vec<(String, [f64; 3])>","Option<&'static str>"],"parameters":["rows","how"],"returns":"()"}}]}}"#
         )
     );
 }

@@ -7,7 +7,8 @@ pub(crate) fn instant_at(nanoseconds: u64) -> Instant {
     Instant::now() + Duration::from_nanos(nanoseconds.saturating_sub(monotonic()))
 }
 
-fn monotonic() -> u64 {
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+pub(crate) fn monotonic() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes one timespec into the one given; the clock exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };

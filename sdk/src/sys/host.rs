@@ -363,6 +363,10 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) encoding: u32,
     pub(crate) body: &'a [u8],
     pub(crate) parent: Option<&'a Exchange>,
+    pub(crate) deadline_ns: u64,
+    pub(crate) model_id: &'a str,
+    /// The one replica that is to answer; empty: any.
+    pub(crate) replica: &'a str,
 }
 
 /// What came back, lent for as long as the call lives.
@@ -422,7 +426,9 @@ impl Call {
                 flags: 0,
                 body: bytes(outgoing.body),
                 parent,
-                deadline_ns: 0,
+                deadline_ns: outgoing.deadline_ns,
+                model_id: bytes(outgoing.model_id.as_bytes()),
+                replica: bytes(outgoing.replica.as_bytes()),
             };
             let mut raw = ptr::null_mut();
             // SAFETY: all that the specification points to lives through the call; the parent is open or null.
@@ -481,6 +487,15 @@ impl Drop for Call {
     fn drop(&mut self) {
         // SAFETY: freed here only, and nothing lent of it is left.
         unsafe { (self.host.call_free)(self.raw) };
+    }
+}
+
+/// Says which models this library holds.
+pub(crate) fn models_hold<'a>(ids: impl Iterator<Item = &'a str>) {
+    let ids: Vec<abi::Bytes> = ids.map(|id| bytes(id.as_bytes())).collect();
+    if let Some(host) = host() {
+        // SAFETY: so many ids, which live through the call.
+        unsafe { (host.models_hold)(ids.as_ptr(), ids.len()) };
     }
 }
 

@@ -14,6 +14,7 @@ mod kills;
 mod lifecycle;
 mod load;
 mod metrics;
+mod multiplexing;
 mod ownership;
 mod streaming;
 mod tls;

@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 use decurion_abi as abi;
 use decurion_abi::{kind, status};
 
 use super::app::App;
+use crate::sys::clock;
 use crate::sys::host::size_of_u32;
 
 /// What a call is made of, copied.
@@ -22,6 +24,8 @@ pub(super) struct Incoming {
     pub(super) body: Vec<u8>,
     /// The caller can talk on after a 101.
     pub(super) offers_upgrade: bool,
+    pub(super) model_id: Vec<u8>,
+    pub(super) deadline_ns: u64,
 }
 
 /// What came of it.
@@ -60,8 +64,8 @@ struct State {
     broken: bool,
     /// Also holds a streamed answer while it grows.
     answer: Option<Answer>,
-    /// Called once: the first when it ends, the second when it is cancelled.
-    on_end: Option<abi::Waker>,
+    /// Called once: the first when its answer gets on, the second when it is cancelled.
+    on_answer: Option<abi::Waker>,
     on_cancel: Option<abi::Waker>,
     children: Vec<Weak<Exchange>>,
     /// After a 101.
@@ -91,6 +95,9 @@ impl Exchange {
             (None, Some(parent)) => parent.id.clone(),
             (None, None) => format!("local-{}", COUNT.fetch_add(1, Ordering::Relaxed)).into_bytes(),
         };
+        let of_parent = parent.as_ref().map_or(0, |parent| parent.request.deadline_ns);
+        let deadline_ns =
+            [incoming.deadline_ns, of_parent].into_iter().filter(|due| *due != 0).min().unwrap_or(0);
         let bytes = abi::Bytes::from_slice;
         let field =
             |(name, value): &(Vec<u8>, Vec<u8>)| abi::Header { name: bytes(name), value: bytes(value) };
@@ -107,10 +114,10 @@ impl Exchange {
             query: bytes(query),
             route_prefix: abi::Bytes::EMPTY,
             traceparent: abi::Bytes::EMPTY,
-            model_id: abi::Bytes::EMPTY,
+            model_id: bytes(&incoming.model_id),
             headers: fields.as_ptr(),
             header_count: fields.len(),
-            deadline_ns: 0,
+            deadline_ns,
             content_length: incoming.body.len() as u64,
             encoding: incoming.encoding,
             method_index: incoming.method_index,
@@ -161,7 +168,27 @@ impl Exchange {
 
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+            || self.is_late()
             || self.parent.as_ref().is_some_and(|parent| parent.is_cancelled())
+    }
+
+    fn is_late(&self) -> bool {
+        let due = self.request.deadline_ns;
+        due != 0 && clock::monotonic() >= due
+    }
+
+    fn why_cancelled(&self) -> i32 {
+        if self.is_late() { status::DEADLINE } else { status::CANCELLED }
+    }
+
+    /// Waits for a change, at most until the deadline.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let due = self.request.deadline_ns;
+        if due == 0 {
+            return self.changed.wait(state).unwrap_or_else(|broken| broken.into_inner());
+        }
+        let left = Duration::from_nanos(due.saturating_sub(clock::monotonic()));
+        self.changed.wait_timeout(state, left).unwrap_or_else(|broken| broken.into_inner()).0
     }
 
     /// Cancels it and all that was called on its behalf.
@@ -169,11 +196,12 @@ impl Exchange {
         self.cancelled.store(true, Ordering::Release);
         let mut state = self.state();
         let (waker, children) = (state.on_cancel.take(), std::mem::take(&mut state.children));
+        let waits = state.on_answer.take();
         let tunnel = state.tunnel.as_mut();
         let (read, write) =
             tunnel.map(|tunnel| (tunnel.on_read.take(), tunnel.on_write.take())).unwrap_or_default();
         drop(state);
-        [waker, read, write].into_iter().for_each(wake);
+        [waker, waits, read, write].into_iter().for_each(wake);
         self.changed.notify_all();
         for child in children.iter().filter_map(Weak::upgrade) {
             child.cancel();
@@ -183,7 +211,8 @@ impl Exchange {
     pub(super) fn on_cancel(&self, waker: Option<abi::Waker>) {
         self.state().on_cancel = waker;
         if self.is_cancelled() {
-            wake(self.state().on_cancel.take());
+            let waker = self.state().on_cancel.take();
+            wake(waker);
         }
     }
 
@@ -226,9 +255,12 @@ impl Exchange {
             state.tunnel = Some(Tunnel::default());
         }
         state.answer = Some(answer);
+        if !whole {
+            self.tell(state);
+            return status::OK;
+        }
         drop(state);
-        self.changed.notify_all();
-        if whole { self.end() } else { status::OK }
+        self.end()
     }
 
     /// Appends to a streamed answer: how much, or an ABI status.
@@ -245,8 +277,7 @@ impl Exchange {
             if room > 0 || bytes.is_empty() {
                 let bytes = &bytes[..room.min(bytes.len())];
                 answer.body.extend_from_slice(bytes);
-                drop(state);
-                self.changed.notify_all();
+                self.tell(state);
                 return bytes.len().cast_signed();
             }
             match tunnel {
@@ -257,6 +288,14 @@ impl Exchange {
                 _ => state = self.wait(state),
             }
         }
+    }
+
+    /// Tells whoever waits for the answer that it has got on.
+    fn tell(&self, mut state: MutexGuard<'_, State>) {
+        let waker = state.on_answer.take();
+        drop(state);
+        wake(waker);
+        self.changed.notify_all();
     }
 
     #[cfg(feature = "websocket")]
@@ -348,10 +387,7 @@ impl Exchange {
             return status::INVALID;
         }
         state.ended = true;
-        let waker = state.on_end.take();
-        drop(state);
-        wake(waker);
-        self.changed.notify_all();
+        self.tell(state);
         if self.is_cancelled() { status::CANCELLED } else { status::OK }
     }
 
@@ -366,29 +402,62 @@ impl Exchange {
         }
     }
 
-    /// Takes the answer once there is one; waits for it where there is no waker.
+    /// Takes the answer once it is whole; waits for that where there is no waker.
     pub(super) fn take_answer(&self, waker: Option<abi::Waker>) -> Result<Answer, i32> {
-        let mut state = self.state();
-        loop {
-            if self.is_cancelled() {
-                return Err(status::CANCELLED);
-            }
-            if state.broken {
-                return Err(status::BROKEN);
-            }
-            if state.ended {
-                return state.answer.take().ok_or(status::INVALID);
-            }
-            if waker.is_some() {
-                state.on_end = waker;
-                return Err(status::PENDING);
-            }
-            state = self.changed.wait(state).unwrap_or_else(|broken| broken.into_inner());
-        }
+        self.wait_for(waker, |state| match state {
+            State { ended: true, broken: true, .. } => Some(Err(status::BROKEN)),
+            State { ended: true, answer, .. } => Some(answer.take().ok_or(status::INVALID)),
+            _ => None,
+        })
     }
 
-    fn wait<'s>(&self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
-        self.changed.wait(state).unwrap_or_else(|broken| broken.into_inner())
+    /// Status, encoding and fields of the answer, once it has begun.
+    pub(super) fn answer_head(&self, waker: Option<abi::Waker>) -> Result<Answer, i32> {
+        self.wait_for(waker, |state| {
+            let answer = state.answer.as_ref()?;
+            let (status, encoding) = (answer.status, answer.encoding);
+            Some(Ok(Answer { status, encoding, headers: answer.headers.clone(), body: Vec::new() }))
+        })
+    }
+
+    /// Reads from the answer's body as it grows; 0 at its end.
+    pub(super) fn read_answer(&self, buffer: &mut [u8], waker: Option<abi::Waker>) -> Result<usize, i32> {
+        self.wait_for(waker, |state| {
+            let len = state.answer.as_ref().map_or(0, |answer| answer.body.len().min(buffer.len()));
+            if len == 0 && !state.ended {
+                return None;
+            }
+            if let Some(answer) = &mut state.answer {
+                buffer[..len].copy_from_slice(&answer.body[..len]);
+                answer.body.drain(..len);
+            }
+            match len {
+                0 if state.broken => Some(Err(status::BROKEN)),
+                len => Some(Ok(len)),
+            }
+        })
+    }
+
+    fn wait_for<T>(
+        &self,
+        waker: Option<abi::Waker>,
+        mut look: impl FnMut(&mut State) -> Option<Result<T, i32>>,
+    ) -> Result<T, i32> {
+        let mut state = self.state();
+        loop {
+            // What was answered before it was cancelled is an answer.
+            if self.is_cancelled() && !state.ended {
+                return Err(self.why_cancelled());
+            }
+            if let Some(found) = look(&mut state) {
+                return found;
+            }
+            if waker.is_some() {
+                state.on_answer = waker;
+                return Err(status::PENDING);
+            }
+            state = self.wait(state);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

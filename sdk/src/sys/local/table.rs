@@ -1,5 +1,6 @@
 //! The ABI's table of the host in this process.
 
+use std::ffi::c_void;
 use std::ptr;
 use std::sync::{Arc, LazyLock};
 
@@ -61,6 +62,9 @@ const EMPTY: abi::Host = abi::Host {
     call_cancel,
     call_free,
     deployment_find,
+    call_head,
+    deployment_replicas,
+    models_hold,
 };
 
 /// A call under way: what the ABI's pointer is to.
@@ -69,7 +73,6 @@ struct Call {
     answer: Option<Answer>,
     /// Lent to the caller with the answer, into which it points.
     fields: Vec<abi::Header>,
-    read: usize,
 }
 
 /// The exchange behind a pointer; every function of the table starts with it.
@@ -213,9 +216,41 @@ unsafe extern "C" fn fail(raw: *mut abi::Exchange, code: u32, public: abi::Bytes
     exchange.fail(code, slice(public))
 }
 
+/// What a library leaves out that was built for an older minor version.
+const NO_CALL: abi::CallSpec = abi::CallSpec {
+    size: 0,
+    kind: 0,
+    deployment: abi::Bytes::EMPTY,
+    method: abi::Bytes::EMPTY,
+    target: abi::Bytes::EMPTY,
+    headers: ptr::null(),
+    header_count: 0,
+    encoding: 0,
+    flags: 0,
+    body: abi::Bytes::EMPTY,
+    parent: ptr::null_mut(),
+    deadline_ns: 0,
+    model_id: abi::Bytes::EMPTY,
+    replica: abi::Bytes::EMPTY,
+};
+
+/// The only replica there is here.
+const REPLICA: &[u8] = b"local-0";
+
 unsafe extern "C" fn call_start(spec: *const abi::CallSpec, call: *mut *mut abi::Call) -> i32 {
-    // SAFETY: the ABI lends the specification for the call.
-    let Some(spec) = (unsafe { spec.as_ref() }) else { return status::INVALID };
+    // SAFETY: the ABI lends the specification for the call; its first word says how much of it there is.
+    let Some(size) = (unsafe { spec.cast::<u32>().as_ref() }) else { return status::INVALID };
+    let known = (*size as usize).min(size_of::<abi::CallSpec>());
+    if known < abi::CALL_SPEC_SIZE_1_0 {
+        return status::INVALID;
+    }
+    let mut whole = NO_CALL;
+    // SAFETY: both have so many bytes, as the library says of its own; what it does not know stays empty.
+    unsafe { ptr::copy_nonoverlapping(spec.cast::<u8>(), (&raw mut whole).cast::<u8>(), known) };
+    let spec = &whole;
+    if !matches!(slice(spec.replica), b"" | REPLICA) {
+        return status::NOT_FOUND;
+    }
     let Ok(name) = std::str::from_utf8(slice(spec.deployment)) else { return status::NOT_FOUND };
     let parent = exchange(spec.parent);
     let Some((app, name)) = app::resolve(name, parent.as_deref()) else { return status::NOT_FOUND };
@@ -229,10 +264,12 @@ unsafe extern "C" fn call_start(spec: *const abi::CallSpec, call: *mut *mut abi:
         method_index: u32::MAX,
         body: slice(spec.body).to_vec(),
         offers_upgrade: false,
+        model_id: slice(spec.model_id).to_vec(),
+        deadline_ns: spec.deadline_ns,
     };
     match app.start(&name, parent, incoming) {
         Ok(exchange) => {
-            let made = Box::new(Call { exchange, answer: None, fields: Vec::new(), read: 0 });
+            let made = Box::new(Call { exchange, answer: None, fields: Vec::new() });
             // SAFETY: the ABI gives a place for the call.
             unsafe { call.write(Box::into_raw(made).cast()) };
             status::OK
@@ -247,24 +284,35 @@ fn call<'a>(raw: *mut abi::Call) -> Option<&'a mut Call> {
     unsafe { raw.cast::<Call>().as_mut() }
 }
 
-/// Waits for the answer, if it is not there yet.
-fn answered(call: &mut Call, waker: Option<abi::Waker>) -> Result<&Answer, i32> {
-    if call.answer.is_none() {
-        call.answer = Some(call.exchange.take_answer(waker)?);
-    }
-    call.answer.as_ref().ok_or(status::INVALID)
-}
-
 unsafe extern "C" fn call_wait(
     raw: *mut abi::Call,
     reply: *mut abi::CallReply,
     to_call: *const abi::Waker,
 ) -> i32 {
     let Some(call) = call(raw) else { return status::INVALID };
-    if let Err(failed) = answered(call, waker(to_call)) {
-        return failed;
-    }
-    let Some(answer) = &call.answer else { return status::INVALID };
+    let taken = match call.answer.take() {
+        Some(answer) => Ok(answer),
+        None => call.exchange.take_answer(waker(to_call)),
+    };
+    lend(call, taken, reply)
+}
+
+unsafe extern "C" fn call_head(
+    raw: *mut abi::Call,
+    reply: *mut abi::CallReply,
+    to_call: *const abi::Waker,
+) -> i32 {
+    let Some(call) = call(raw) else { return status::INVALID };
+    let head = call.exchange.answer_head(waker(to_call));
+    lend(call, head, reply)
+}
+
+/// Lends an answer to the caller, for as long as the call lives.
+fn lend(call: &mut Call, answer: Result<Answer, i32>, reply: *mut abi::CallReply) -> i32 {
+    let answer = match answer {
+        Ok(answer) => call.answer.insert(answer),
+        Err(failed) => return failed,
+    };
     let bytes = abi::Bytes::from_slice;
     call.fields = answer
         .headers
@@ -292,16 +340,12 @@ unsafe extern "C" fn call_read(
     to_call: *const abi::Waker,
 ) -> isize {
     let Some(call) = call(raw) else { return status::INVALID as isize };
-    if let Err(failed) = answered(call, waker(to_call)) {
-        return failed as isize;
-    }
-    let rest = call.answer.as_ref().map_or(&[][..], |answer| &answer.body[call.read..]);
     // SAFETY: the ABI lends a buffer of this length for the call.
     let buffer = unsafe { std::slice::from_raw_parts_mut(buffer, len) };
-    let len = rest.len().min(buffer.len());
-    buffer[..len].copy_from_slice(&rest[..len]);
-    call.read += len;
-    len.cast_signed()
+    match call.exchange.read_answer(buffer, waker(to_call)) {
+        Ok(count) => count.cast_signed(),
+        Err(failed) => failed as isize,
+    }
 }
 
 unsafe extern "C" fn call_cancel(raw: *mut abi::Call) {
@@ -326,5 +370,25 @@ unsafe extern "C" fn deployment_find(deployment: abi::Bytes, encodings: *mut u32
     };
     // SAFETY: the ABI gives a place for the bits.
     unsafe { encodings.write(found) };
+    status::OK
+}
+
+unsafe extern "C" fn deployment_replicas(
+    deployment: abi::Bytes,
+    data: *mut c_void,
+    each: Option<unsafe extern "C" fn(data: *mut c_void, replica: abi::Bytes)>,
+) -> i32 {
+    let Some(each) = each else { return status::INVALID };
+    let found = std::str::from_utf8(slice(deployment)).ok().and_then(|name| app::resolve(name, None));
+    if found.is_none() {
+        return status::NOT_FOUND;
+    }
+    // SAFETY: the library gave function and data for this call.
+    unsafe { each(data, abi::Bytes::from_slice(REPLICA)) };
+    status::OK
+}
+
+unsafe extern "C" fn models_hold(_: *const abi::Bytes, _: usize) -> i32 {
+    // Nobody has a choice between replicas here.
     status::OK
 }

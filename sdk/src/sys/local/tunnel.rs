@@ -27,6 +27,8 @@ impl Tunnel {
             encoding: encoding::RAW,
             method_index: u32::MAX,
             body: Vec::new(),
+            model_id: Vec::new(),
+            deadline_ns: 0,
             offers_upgrade: true,
         };
         let exchange = app.start(name, None, incoming)?;
