@@ -3,10 +3,12 @@
 mod access_log;
 pub mod clock;
 pub mod control;
+mod door;
 mod gate;
 mod lane;
 mod mailbox;
 pub mod process;
+mod share;
 mod socket;
 mod tls;
 mod transport;

@@ -498,7 +498,18 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     }
 }
 
+/// Memory for the next request's body that an idle connection keeps.
+const IDLE_BODY_MAX: usize = 256;
+
 impl<S: Socket, L: Lane<S>> Connection<S, L> {
+    /// Gives memory back while nothing is to be done: there may be very many that wait.
+    fn rest(&mut self, pool: &mut Pool) {
+        self.input.rest(pool);
+        if self.input.is_empty() && self.request.body.capacity() > IDLE_BODY_MAX {
+            self.request.body = Vec::new();
+        }
+    }
+
     /// Whether something waits to be written.
     fn has_output(&self) -> bool {
         !self.output.is_empty() || !self.socket.is_flushed()

@@ -45,7 +45,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 Step::Again
             }
             Fill::Later => {
-                conn.input.rest(&mut self.pool);
+                conn.rest(&mut self.pool);
                 Step::Wait
             }
             Fill::Closed | Fill::Broken => Step::Gone,

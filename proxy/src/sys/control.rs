@@ -29,6 +29,7 @@ use mio::{Poll, Waker};
 use super::access_log::Writer;
 use super::gate::Gate;
 use super::mailbox::{Mail, Mailbox, Mailboxes};
+use super::share::Shares;
 use super::worker::{self, FromWorker, Seat, WAKER};
 use crate::access_log::Sink;
 use crate::balance::{Backends, Deployment, LaneIndex, Replica};
@@ -355,12 +356,14 @@ impl Control {
         let polls = polls.collect::<io::Result<Vec<Poll>>>()?;
         let boxes = polls.iter().map(|poll| Waker::new(poll.registry(), WAKER).map(Mailbox::new));
         let mailboxes = Arc::new(Mailboxes::new(boxes.collect::<io::Result<Vec<Mailbox>>>()?));
+        let shares = Arc::new(Shares::new(mailboxes.count()));
         for (index, poll) in polls.into_iter().enumerate() {
             let seat = Seat {
                 index,
                 poll,
                 mailboxes: Arc::clone(&mailboxes),
                 gate: Arc::clone(&self.gate),
+                shares: Arc::clone(&shares),
                 settings: self.settings.clone(),
                 access_log: self.sink(),
                 tls: self.tls.clone(),

@@ -29,6 +29,8 @@ pub(super) enum Mail {
     /// Speak TLS on connections from the next one on.
     Tls(Option<Arc<rustls::ServerConfig>>),
     Listen(TcpListener),
+    /// It is this worker's turn to accept connections.
+    Open,
     Drain,
     Abort,
     Stop,

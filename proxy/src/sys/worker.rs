@@ -19,8 +19,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::clock;
+use super::door::Door;
 use super::gate::{Gate, Pass};
 use super::mailbox::{Mail, Mailboxes};
+use super::share::Shares;
 use super::socket::Client;
 use super::tls::Tls;
 use super::transport::Transport;
@@ -72,6 +74,7 @@ pub(super) struct Seat {
     pub(super) poll: Poll,
     pub(super) mailboxes: Arc<Mailboxes>,
     pub(super) gate: Arc<Gate>,
+    pub(super) shares: Arc<Shares>,
     pub(super) settings: ProxySettings,
     pub(super) access_log: Option<Arc<dyn Sink>>,
     /// For new connections.
@@ -83,7 +86,7 @@ struct Worker<T> {
     seat: Seat,
     engine: Engine<Client, Requester>,
     tell: Sender<T>,
-    listener: Option<TcpListener>,
+    door: Option<Door>,
     accept_ready: bool,
     accept_paused_until: Nanos,
     pidfds: HashMap<LaneIndex, Arc<OwnedFd>>,
@@ -103,7 +106,7 @@ pub(super) fn run<T: From<FromWorker> + Send>(seat: Seat, tell: Sender<T>) {
         seat,
         engine,
         tell,
-        listener: None,
+        door: None,
         accept_ready: false,
         accept_paused_until: Nanos(0),
         pidfds: HashMap::new(),
@@ -151,6 +154,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             self.listen_again();
             busy |= self.engine.has_work() || (self.accept_ready && self.accept_paused_until <= now);
             self.tell_what_happened(now);
+            self.come_forward();
         }
     }
 
@@ -231,9 +235,10 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             }
             Mail::Tls(tls) => self.seat.tls = tls,
             Mail::Listen(listener) => self.listen(listener),
+            Mail::Open => self.open_door(),
             Mail::Drain => {
-                if let Some(mut listener) = self.listener.take() {
-                    let _ = self.seat.poll.registry().deregister(&mut listener);
+                if let Some(mut door) = self.door.take() {
+                    door.close();
                 }
                 self.accept_ready = false;
                 self.draining = true;
@@ -293,16 +298,45 @@ impl<T: From<FromWorker> + Send> Worker<T> {
         }
     }
 
-    fn listen(&mut self, mut listener: TcpListener) {
-        match self.seat.poll.registry().register(&mut listener, LISTENER, Interest::READABLE) {
-            Ok(()) => {
-                self.listener = Some(listener);
-                self.accept_ready = true;
+    fn listen(&mut self, listener: TcpListener) {
+        match Door::new(listener, self.seat.poll.registry(), LISTENER) {
+            Ok(door) => {
+                self.door = Some(door);
+                self.open_door();
             }
-            Err(error) => {
-                self.log(LEVEL_ERROR, format!("failed to watch the listening socket: {error}"));
-            }
+            Err(error) => self.log(LEVEL_ERROR, format!("failed to watch the listening socket: {error}")),
         }
+    }
+
+    /// From now on connections are ours to accept. (Nothing, where we drain meanwhile: then the others do, too.)
+    fn open_door(&mut self) {
+        let Some(door) = &mut self.door else { return };
+        match door.open() {
+            // Some may have come before anybody was to be told.
+            Ok(()) => self.accept_ready = true,
+            Err(error) => self.log(LEVEL_ERROR, format!("failed to watch the listening socket: {error}")),
+        }
+    }
+
+    /// Accepts again, where this worker had stepped back and has no more than its share now.
+    fn come_forward(&mut self) {
+        self.seat.shares.set(self.seat.index, self.engine.connections());
+        let closed = self.door.as_ref().is_some_and(|door| !door.is_open());
+        if closed && self.seat.shares.successor(self.seat.index).is_none() {
+            self.open_door();
+        }
+    }
+
+    /// Lets another worker accept, where this one has more than its share: whether it did.
+    fn step_back(&mut self) -> bool {
+        self.seat.shares.set(self.seat.index, self.engine.connections());
+        let Some(successor) = self.seat.shares.successor(self.seat.index) else { return false };
+        let Some(door) = &mut self.door else { return true };
+        // Closed before the other one is told: if it steps back to us, we open again.
+        door.close();
+        self.accept_ready = false;
+        self.seat.mailboxes.post(successor, Mail::Open);
+        true
     }
 
     fn accept(&mut self, now: Nanos) {
@@ -310,11 +344,14 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             return;
         }
         for _ in 0..ACCEPT_BATCH {
-            let Some(listener) = &self.listener else {
+            if self.step_back() {
+                return;
+            }
+            let Some(door) = &self.door else {
                 self.accept_ready = false;
                 return;
             };
-            match listener.accept() {
+            match door.accept() {
                 Ok((stream, address)) => match self.seat.gate.enter(address.ip()) {
                     Some(pass) => self.welcome(stream, address.ip(), pass, now),
                     None => {

@@ -24,6 +24,8 @@ pub enum Behaviour {
     Hello,
     /// The replica's id.
     Name,
+    /// The number of the lane that the request came by: each worker has its own.
+    Lane,
     /// Method, path, query, prefix, id, deadline and header fields as text.
     Tell,
     /// The body, as it comes.
@@ -264,6 +266,7 @@ impl Loop {
         let text = match self.behaviour {
             Behaviour::Hello => Some("Hello world!".to_owned()),
             Behaviour::Name => Some(self.name.clone()),
+            Behaviour::Lane => Some(at.to_string()),
             Behaviour::Tell => {
                 let fields: Vec<String> = fields
                     .map(|(name, value)| {
