@@ -41,7 +41,14 @@ pub(crate) enum Body {
     WebSocket(crate::websocket::Talk),
     #[cfg(all(feature = "tokio", feature = "websocket"))]
     AsyncWebSocket(crate::websocket::AsyncTalk),
+    /// Bytes both ways, in whatever protocol the head names.
+    #[cfg(feature = "axum")]
+    Tunnel(Tunnel),
 }
+
+#[cfg(feature = "axum")]
+pub(crate) type Tunnel =
+    Box<dyn FnOnce(std::sync::Arc<crate::sys::host::Exchange>) -> crate::Pending<'static, Result<()>> + Send>;
 
 pub(crate) type Producer = Box<dyn FnOnce(&mut BodyWriter<'_>) -> Result<()> + Send>;
 
@@ -66,6 +73,8 @@ impl fmt::Debug for Body {
             Self::WebSocket(_) => f.write_str("a websocket"),
             #[cfg(all(feature = "tokio", feature = "websocket"))]
             Self::AsyncWebSocket(_) => f.write_str("a websocket"),
+            #[cfg(feature = "axum")]
+            Self::Tunnel(_) => f.write_str("a tunnel"),
         }
     }
 }
@@ -266,6 +275,18 @@ impl Response {
         arguments::value_from_json(self.body()).map_err(Error::msg)
     }
 
+    /// A change of protocol: `carry` has the exchange until it is through.
+    #[cfg(feature = "axum")]
+    pub(crate) fn tunnel<F>(carry: F) -> Self
+    where
+        F: FnOnce(std::sync::Arc<crate::sys::host::Exchange>) -> crate::Pending<'static, Result<()>>
+            + Send
+            + 'static,
+    {
+        let (status, body) = (StatusCode::SWITCHING_PROTOCOLS, Body::Tunnel(Box::new(carry)));
+        Self { parts: Parts { status, body, ..Parts::default() }, refused: None }
+    }
+
     /// The same; a stream without a type stays so.
     #[cfg(feature = "axum")]
     pub(crate) fn untyped(mut self) -> Self {
@@ -279,6 +300,8 @@ impl Response {
             Body::Async(_) => true,
             #[cfg(feature = "websocket")]
             Body::AsyncWebSocket(_) => true,
+            #[cfg(feature = "axum")]
+            Body::Tunnel(_) => true,
             _ => false,
         }
     }

@@ -202,6 +202,16 @@ pub(crate) async fn respond(exchange: &Arc<Exchange>, response: Response) -> Res
         }
         #[cfg(feature = "websocket")]
         Body::AsyncWebSocket(talk) => crate::websocket::respond_async(exchange, parts, talk).await,
+        #[cfg(feature = "axum")]
+        Body::Tunnel(carry) => {
+            let of = Arc::clone(exchange);
+            // It may wait for room: not on a worker.
+            let started = tokio::task::spawn_blocking(move || of.respond_start(&parts, None));
+            started.await?.and_then(|()| exchange.flush()).map_err(crate::stream::refused)?;
+            watched(exchange, carry(Arc::clone(exchange))).await?;
+            exchange.finish();
+            Ok(())
+        }
         Body::Async(produce) => {
             let mut writer = AsyncBodyWriter::new(Arc::clone(exchange), parts);
             watched(exchange, produce(&mut writer)).await?;

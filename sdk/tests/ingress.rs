@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use decurion::axum::Router;
 use decurion::axum::body::Body;
+use decurion::axum::extract::ws::{Message, WebSocketUpgrade};
 use decurion::axum::extract::{OriginalUri, Path};
 use decurion::axum::http::StatusCode;
 use decurion::axum::response::IntoResponse;
@@ -37,6 +38,7 @@ impl Site {
             .route("/uri", get(|OriginalUri(uri): OriginalUri| async move { uri.to_string() }))
             .route("/echo", post(|body: Body| async { body }))
             .route("/length", post(|body: String| async move { body.len().to_string() }))
+            .route("/talk", get(talk))
             .route("/none", get(|| async { StatusCode::NO_CONTENT }))
             .route("/cookies", get(cookies))
             .route("/panic", get(panics))
@@ -109,4 +111,53 @@ fn a_new_configuration_makes_a_new_router() {
     assert_eq!(site.get("/").unwrap().text().unwrap(), "first");
     site.reconfigure(json!({ "word": "second" })).unwrap();
     assert_eq!(site.get("/").unwrap().text().unwrap(), "second");
+}
+
+async fn talk(upgrade: WebSocketUpgrade) -> impl IntoResponse {
+    upgrade.protocols(["chat"]).on_upgrade(|mut socket| async move {
+        while let Some(Ok(message)) = socket.recv().await {
+            let answer = match message {
+                Message::Text(text) if text == "panic" => panic!("on purpose"),
+                Message::Text(text) => Message::Text(text.to_uppercase().into()),
+                Message::Binary(bytes) => Message::Binary(bytes),
+                _ => continue,
+            };
+            if socket.send(answer).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+#[test]
+fn websockets_of_axum_talk() {
+    let site = Local::<Site>::new(()).unwrap();
+    let mut clients: Vec<_> = (0..20).map(|_| site.websocket("/talk").unwrap()).collect();
+    let large: Vec<u8> = (0..1_000_000u32).map(|number| number.to_le_bytes()[1]).collect();
+    for client in &mut clients {
+        client.send("hello").unwrap();
+        client.send(large.clone()).unwrap();
+    }
+    for client in &mut clients {
+        assert_eq!(client.recv().unwrap(), Some("HELLO".into()));
+        assert!(client.recv().unwrap() == Some(large.clone().into()));
+        client.close(1000, "").unwrap();
+        assert_eq!(client.recv().unwrap(), None);
+    }
+    clients[0].send("too late").unwrap_err();
+    // Whose handler fails is gone, and the others are not.
+    let [mut one, mut two] = [site.websocket("/talk").unwrap(), site.websocket("/talk").unwrap()];
+    one.send("panic").unwrap();
+    one.recv().unwrap_err();
+    two.send("still here").unwrap();
+    assert_eq!(two.recv().unwrap(), Some("STILL HERE".into()));
+}
+
+#[test]
+fn an_offer_that_the_router_does_not_take_is_answered_as_usual() {
+    let site = Local::<Site>::new(()).unwrap();
+    assert_eq!(site.websocket("/users/7").unwrap_err().code().unwrap().as_u16(), 500, "a 200 is no error");
+    assert_eq!(site.websocket("/nowhere").unwrap_err().code(), Some(StatusCode::NOT_FOUND));
+    assert_eq!(site.websocket("/panic").unwrap_err().message(), "Internal Server Error");
+    assert_eq!(site.get("/talk").unwrap().status(), StatusCode::BAD_REQUEST);
 }

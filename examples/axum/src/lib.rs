@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::extract::{OriginalUri, Path, Query, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -28,6 +29,7 @@ impl Shop {
             .route("/items/{item}", get(item))
             .route("/asked", get(asked))
             .route("/where", get(|OriginalUri(uri): OriginalUri| async move { uri.to_string() }))
+            .route("/haggle", get(|upgrade: WebSocketUpgrade| async { upgrade.on_upgrade(haggle) }))
             .route("/echo", post(|body: Body| async { body }))
             .with_state(Arc::clone(&self.asked))
     }
@@ -40,6 +42,20 @@ async fn item(
 ) -> Json<Value> {
     asked.fetch_add(1, Ordering::Relaxed);
     Json(json!({ "item": item, "count": order.count.unwrap_or(1) }))
+}
+
+async fn haggle(mut socket: WebSocket) {
+    while let Some(Ok(message)) = socket.recv().await {
+        let offer = message.to_text().ok().and_then(|text| text.parse::<u32>().ok());
+        let answer = match offer {
+            Some(10..) => "Sold!",
+            Some(_) => "Too little.",
+            None => continue,
+        };
+        if socket.send(answer.into()).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn asked(State(asked): State<Arc<AtomicU64>>) -> String {

@@ -160,6 +160,14 @@ fn axum_is_nested_under_its_prefix() {
     assert_eq!(world.get("/shop/where?x=1").text(), "/shop/where?x=1");
     assert_eq!(world.get("/shop/nowhere").status, 404);
     assert_eq!(world.get("/shop/echo").status, 405);
+    assert_eq!(world.get("/shop/haggle").status, 400);
+    let stream = world.connect().stream().try_clone().expect("a stream");
+    let (mut socket, _) = tungstenite::client("ws://decurion/shop/haggle", stream).expect("a websocket");
+    for (offer, answer) in [("9", "Too little."), ("10", "Sold!")] {
+        socket.send(offer.into()).expect("sent");
+        assert_eq!(socket.read().expect("an answer").to_text().expect("text"), answer);
+    }
+    drop(socket);
     let body: Vec<u8> =
         (0..5_000_000u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
     let mut connection = world.connect();

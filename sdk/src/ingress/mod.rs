@@ -1,5 +1,7 @@
 //! Axum routers as the HTTP side of a class: driven by requests of the host, without a socket.
 
+mod upgrade;
+
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -50,6 +52,9 @@ pub(crate) fn answer(exchange: Arc<Exchange>, mut router: Router) {
     let of = Arc::clone(&exchange);
     let answer = async move {
         let request = request_of(of)?;
+        if upgrade::is_offered(request.headers()) {
+            return upgrade::answer(request, router).await;
+        }
         match router.call(request).await {
             Ok(response) => response_of(response),
             Err(never) => match never {},
