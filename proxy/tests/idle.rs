@@ -1,5 +1,11 @@
 //! What a connection costs while it is idle. Alone in its process: memory is measured.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a measurement: how many it is told by the environment, and what it says is for people"
+)]
+
 mod rig;
 
 use std::time::Instant;

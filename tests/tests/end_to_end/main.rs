@@ -3,6 +3,7 @@
 mod asynchronous;
 mod batching;
 mod bodies;
+mod browser;
 mod examples;
 mod faults;
 mod files;
