@@ -205,3 +205,30 @@ fn who_asks_is_told_where_the_time_went() {
     let told = timing(&second.response());
     assert!(told[0].1 > 0.0, "it waited: {told:?}");
 }
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "one duration is measured against another")]
+fn the_time_of_a_change_of_protocol_ends_with_its_101() {
+    let mut rig = Rig::new();
+    let echo = rig.replica("a", 1, Behaviour::Switch("echo"));
+    rig.deployment("a", &[&echo], |_| {});
+    rig.apply();
+    let mut client = rig.client();
+    let start = std::time::Instant::now();
+    client.request("GET", "/a", "Connection: upgrade\r\nUpgrade: echo\r\n", b"");
+    assert_eq!(client.head().unwrap().status, 101);
+    let answered = start.elapsed();
+    assert_eq!(client.send("word").take(4), b"word");
+    // Longer than the answer took, however long that was.
+    while start.elapsed() < answered * 3 {
+        assert_eq!(client.send("more").take(4), b"more");
+    }
+    client.half_close();
+    client.assert_closed();
+    let sum = sum(&rig.end_with_stats());
+    let counts = of(&sum, "a", "1");
+    assert_eq!((statuses(counts), counts.cut), (vec![(101, 1)], 0));
+    assert_eq!((counts.duration.count(), counts.handler.count()), (1, 1));
+    assert!(counts.duration.sum() <= answered, "{:?} of {answered:?}", counts.duration.sum());
+    assert!(counts.bytes_in >= 8 && counts.bytes_in == counts.bytes_out, "{counts:?}");
+}

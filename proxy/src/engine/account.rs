@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use decurion_ipc::stats::Traffic;
 
-use super::connection::Answer;
+use super::connection::{Answer, Upgrade};
 use super::port::{Lane, Socket};
 use super::tally::{TallyIndex, UNROUTED};
 use super::{ConnectionId, Engine};
@@ -118,19 +118,22 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let is_read = std::mem::replace(&mut request.under_way, false);
         let tally_index = if is_read { request.tally } else { UNROUTED };
         let took = if is_read { now.until(request.began) } else { Duration::ZERO };
+        // However long the two then talk, the answer was there with the 101; and either may end it at any time.
+        let is_tunnel = request.upgrade == Upgrade::Tunnel;
+        let answered = if is_tunnel { request.switched } else { now };
         if let Some(tally) = self.tallies.at(tally_index) {
             let counts = &mut tally.counts;
             counts.count_status(status);
-            counts.cut += u64::from(!complete && status != CLIENT_LEFT);
+            counts.cut += u64::from(!complete && !is_tunnel && status != CLIENT_LEFT);
             counts.bytes_out = counts.bytes_out.saturating_add(bytes);
-            counts.duration.record(took);
+            counts.duration.record(if is_tunnel { answered.until(request.began) } else { took });
             if is_read {
                 counts.bytes_in = counts.bytes_in.saturating_add(request.body_bytes);
             }
             if is_read && request.opened != Nanos(0) {
                 counts.queue.record(request.waited);
-                if complete && matches!(request.answer, Answer::Begun(_)) {
-                    counts.handler.record(now.until(request.opened));
+                if (complete || is_tunnel) && matches!(request.answer, Answer::Begun(_)) {
+                    counts.handler.record(answered.until(request.opened));
                 }
             }
         }

@@ -136,6 +136,8 @@ pub(super) struct Request {
     pub(super) tried: Option<LaneIndex>,
     /// When its head was there.
     pub(super) began: Nanos,
+    /// When the deployment took the connection over: what follows is not the answer's time.
+    pub(super) switched: Nanos,
     /// When a place at a replica was first asked for; zero: it was not.
     pub(super) asked: Nanos,
     /// When a replica was given it, the last time; zero: none was.
@@ -181,6 +183,7 @@ impl Default for Request {
             refusals: 0,
             tried: None,
             began: Nanos(0),
+            switched: Nanos(0),
             asked: Nanos(0),
             opened: Nanos(0),
             waited: Duration::ZERO,

@@ -40,6 +40,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             .map_err(|error| BadHead::Handler(error.to_string()))?;
         let request = &mut conn.request;
         request.upgrade = Upgrade::Tunnel;
+        request.switched = self.now;
         request.keep_alive = false;
         request.status = SWITCHING_PROTOCOLS;
         request.answer = Answer::Begun(BodyOut::Close);
@@ -96,8 +97,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 conn.request.ended = true;
                 Step::Wait
             }
-            Ok(_) => {
+            Ok(count) => {
                 entry.lane.send(stream, block, false);
+                conn.request.body_bytes = conn.request.body_bytes.saturating_add(count as u64);
                 if conn.request.sent == conn.request.body.len() {
                     conn.request.body = Vec::new();
                     conn.request.sent = 0;
