@@ -48,6 +48,8 @@ pub const HTTP_URI_MIN: u64 = 64;
 pub const HTTP_HEADERS_MAX: u32 = 1_024;
 /// Bytes of a request's body.
 pub const HTTP_BODY_MAX: u64 = 1 << 40;
+/// Bytes a second that a body may be asked for, at most.
+pub const HTTP_RATE_MAX: u64 = 1 << 30;
 /// Connections open at a time.
 pub const CONNECTIONS_MAX: u32 = 1_000_000;
 /// Bytes of a file with certificates or a key.

@@ -174,6 +174,12 @@ pub struct HttpSpec {
     pub max_connections: u32,
     /// The same from one address; 0: no limit of its own.
     pub max_connections_per_address: u32,
+    /// Requests of one connection, which then closes; 0: no limit.
+    #[serde(default)]
+    pub max_requests_per_connection: u32,
+    /// Bytes a second that a body must have, in either direction, once `body_timeout` has passed; 0: any.
+    #[serde(default = "slowest")]
+    pub min_body_rate: u32,
     /// Worker threads; 0: from the machine's CPUs.
     pub workers: u32,
     /// A line for each request.
@@ -228,6 +234,11 @@ fn upgrade_idle() -> Duration {
     Duration::from_secs(300)
 }
 
+/// As HTTP.sys and Kestrel have it.
+fn slowest() -> u32 {
+    240
+}
+
 fn all() -> f64 {
     1.0
 }
@@ -247,6 +258,8 @@ impl Default for HttpSpec {
             max_body: 64 * 1024 * 1024,
             max_connections: 20_000,
             max_connections_per_address: 0,
+            max_requests_per_connection: 0,
+            min_body_rate: slowest(),
             workers: 0,
             access_log: AccessLog::Off,
             access_log_sample: all(),

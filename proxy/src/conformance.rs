@@ -29,7 +29,18 @@ pub fn outcome(spoken: &Spoken) -> String {
             if request.body.is_empty() { String::new() } else { format!(" [{}]", text(&request.body)) };
         format!("{} {}{query}{body}", request.method, text(&request.path))
     });
-    let mut statuses = String::new();
+    let end = if spoken.closed { "closed" } else { "open" };
+    let statuses: String = statuses(spoken).iter().map(|status| format!("{status} ")).collect();
+    format!("{} => {statuses}{end}", requests.collect::<Vec<_>>().join(" | ")).trim_start().to_owned()
+}
+
+/// Of each response, interim ones included.
+///
+/// # Panics
+/// Where the proxy has said what is no HTTP.
+#[must_use]
+pub fn statuses(spoken: &Spoken) -> Vec<u16> {
+    let mut statuses = Vec::new();
     let mut rest = &spoken.answer[..];
     let mut finals = 0;
     while !rest.is_empty() {
@@ -37,10 +48,9 @@ pub fn outcome(spoken: &Spoken) -> String {
         let status;
         (status, rest) = response(rest, to_head, spoken.closed);
         finals += usize::from(status >= 200);
-        statuses.push_str(&format!("{status} "));
+        statuses.push(status);
     }
-    let end = if spoken.closed { "closed" } else { "open" };
-    format!("{} => {statuses}{end}", requests.collect::<Vec<_>>().join(" | ")).trim_start().to_owned()
+    statuses
 }
 
 /// Reads one response as its framing says: its status, and what follows it.

@@ -1,7 +1,10 @@
 //! The table, whole and cut everywhere, and what of a head can't be said in an outcome.
 
 use super::*;
-use crate::engine::wire::Forwarded;
+use std::iter::{once, repeat_n};
+use std::time::Duration;
+
+use crate::engine::wire::{Forwarded, Pace, settings, speak_at};
 
 #[test]
 fn every_row_comes_to_what_it_says() {
@@ -128,5 +131,72 @@ fn each_limit_of_a_head_has_its_own_status() {
                 &text[..60.min(text.len())]
             );
         }
+    }
+}
+
+/// What a client comes to that sends this, and then a byte a second of that.
+fn drip(settings: decurion_ipc::control::ProxySettings, text: &str, byte: &[u8], count: usize) -> String {
+    let bytes = bytes(text);
+    let pace = Pace { wait: Duration::from_secs(1), room: usize::MAX };
+    outcome(&speak_at(settings, pace, once(&bytes[..]).chain(repeat_n(byte, count))))
+}
+
+#[test]
+fn who_drips_is_let_go() {
+    let any_rate = || decurion_ipc::control::ProxySettings { min_body_rate: 0, ..settings() };
+    let body = "POST / HTTP/1.1\nHost: a\nx-request-timeout-seconds: 0\nContent-Length: 100\n\n";
+    let large = body.replace("100", "60000");
+    let chunks = body.replace("Content-Length: 100", "Transfer-Encoding: chunked") + "FF\n";
+    // The head has its time, however it comes.
+    assert_eq!(drip(settings(), "GET / HTTP/1.1\nX: ", b"x", 8), "=> open");
+    assert_eq!(drip(settings(), "GET / HTTP/1.1\nX: ", b"x", 12), "=> 408 closed");
+    assert_eq!(drip(settings(), "\n", b"x", 12), "=> 408 closed");
+    // A body has a time without a byte, and a rate.
+    for text in [body, &large, &chunks] {
+        assert_eq!(drip(settings(), text, b"x", 27), "=> open", "{text}");
+        assert_eq!(drip(settings(), text, b"x", 35), "=> 408 closed", "{text}");
+        assert_eq!(drip(any_rate(), text, b"x", 90), "=> open", "{text}");
+        assert_eq!(drip(any_rate(), text, b"", 35), "=> 408 closed", "{text}");
+    }
+    let fast = vec![b'x'; 500];
+    assert_eq!(drip(settings(), &large, &fast, 100), "=> open");
+    let whole = drip(settings(), &large, &fast, 120);
+    assert!(whole.starts_with("POST / [xxx") && whole.ends_with("=> 200 open"), "{whole}");
+    // The deadline of the whole is one of its own.
+    let text = large.replace("seconds: 0", "seconds: 20");
+    assert_eq!(drip(settings(), &text, &fast, 25), "=> 504 open");
+}
+
+#[test]
+fn who_reads_by_drops_is_let_go() {
+    let got = |settings, room, steps| {
+        let text = bytes("GET /large HTTP/1.1\nHost: a\n\n");
+        let pace = Pace { wait: Duration::from_secs(1), room };
+        let spoken = speak_at(settings, pace, once(&text[..]).chain(repeat_n(&b""[..], steps)));
+        (spoken.answer.len(), spoken.closed)
+    };
+    let any_rate = decurion_ipc::control::ProxySettings { min_body_rate: 0, ..settings() };
+    let (whole, _) = got(settings(), usize::MAX, 1);
+    assert_eq!(got(settings(), 10, 25), (260, false));
+    let (some, closed) = got(settings(), 10, 60);
+    assert!(some < 400 && closed, "{some}");
+    assert_eq!(got(any_rate.clone(), 10, 60), (610, false), "any progress will do");
+    assert_eq!(got(settings(), 300, 12), (whole, false), "fast enough");
+    let (none, closed) = got(any_rate, 0, 35);
+    assert!(none == 0 && closed);
+}
+
+#[test]
+fn a_connection_has_so_many_requests() {
+    let text = bytes(&"GET / HTTP/1.1\nHost: a\n\n".repeat(5));
+    for (most, expected) in [
+        (0, "GET / | GET / | GET / | GET / | GET / => 200 200 200 200 200 open"),
+        (3, "GET / | GET / | GET / => 200 200 200 closed"),
+        (1, "GET / => 200 closed"),
+    ] {
+        let settings =
+            decurion_ipc::control::ProxySettings { max_requests_per_connection: most, ..settings() };
+        let pace = Pace { wait: Duration::ZERO, room: usize::MAX };
+        assert_eq!(outcome(&speak_at(settings, pace, [&text[..]])), expected);
     }
 }

@@ -23,6 +23,18 @@ impl Nanos {
         if wait.is_zero() { Nanos::NEVER } else { self.after(wait) }
     }
 
+    /// A deadline that bytes move on: each buys its time at so many bytes a second (0: whatever is missing), up to
+    /// `wait` from now.
+    #[must_use]
+    pub fn moved_on(self, bytes: usize, rate: u32, wait: Duration, now: Nanos) -> Nanos {
+        let most = now.limit(wait);
+        if rate == 0 {
+            return if bytes > 0 { most } else { self.min(most) };
+        }
+        let bought = (bytes as u64).saturating_mul(1_000_000_000) / u64::from(rate);
+        most.min(Nanos(self.0.saturating_add(bought)))
+    }
+
     /// From `now` until then; zero where it is past.
     #[must_use]
     pub fn until(self, now: Nanos) -> Duration {

@@ -56,7 +56,8 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let max = start + usize::try_from(request.left).unwrap_or(0);
         match conn.take_in(&mut self.pool, max) {
             Fill::Bytes { .. } => {
-                conn.quiet = now.limit(self.settings.body_timeout);
+                let read = conn.input.bytes().len() - start - have;
+                conn.quiet = conn.body_deadline(read, &self.settings, now);
                 Step::Again
             }
             Fill::Later => Step::Wait,
@@ -126,7 +127,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 conn.request.passed_by(read as u64);
                 conn.request.ended = conn.request.complete;
                 entry.lane.send(stream, block, conn.request.ended);
-                conn.quiet = conn.body_deadline(now, self.settings.body_timeout);
+                conn.quiet = conn.body_deadline(read, &self.settings, now);
                 self.touch(lane);
                 Step::Again
             }
@@ -153,8 +154,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             self.let_go(id);
             return self.refuse(id, refusal, now);
         }
-        if request.complete || !request.at_hand(input).is_empty() {
-            conn.quiet = conn.body_deadline(now, self.settings.body_timeout);
+        let decoded = request.at_hand(input).len();
+        if request.complete || decoded > 0 {
+            conn.quiet = conn.body_deadline(decoded, &self.settings, now);
             return Step::Again;
         }
         if conn.request.ahead() >= DIRECT_MIN {
@@ -218,8 +220,17 @@ impl<S: Socket, L: Lane<S>> Connection<S, L> {
         Step::Wait
     }
 
-    fn body_deadline(&self, now: Nanos, limit: std::time::Duration) -> Nanos {
-        if self.request.complete { Nanos::NEVER } else { now.limit(limit) }
+    /// When more of the body must have come, after so many bytes of it.
+    fn body_deadline(
+        &self,
+        bytes: usize,
+        settings: &decurion_ipc::control::ProxySettings,
+        now: Nanos,
+    ) -> Nanos {
+        match self.request.complete {
+            true => Nanos::NEVER,
+            false => self.quiet.moved_on(bytes, settings.min_body_rate, settings.body_timeout, now),
+        }
     }
 
     /// Makes ready for the next request's head.

@@ -394,7 +394,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let mut done = std::mem::take(&mut self.done);
         let wrote = match (had_output, conn.writable) {
             (false, _) => Wrote::All,
-            (true, false) => Wrote::Later { some: false },
+            (true, false) => Wrote::Later { bytes: 0 },
             (true, true) => {
                 let lanes = &self.lanes;
                 let lane_at = |lane: LaneIndex| lanes.get(lane.at())?.as_ref().map(|entry| &entry.lane);
@@ -403,11 +403,10 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         };
         match wrote {
             Wrote::All => conn.stall = Nanos::NEVER,
-            Wrote::Later { some } => {
+            Wrote::Later { bytes } => {
                 conn.writable = false;
-                if some || conn.stall == Nanos::NEVER {
-                    conn.stall = now.limit(self.settings.body_timeout);
-                }
+                let (rate, wait) = (self.settings.min_body_rate, self.settings.body_timeout);
+                conn.stall = conn.stall.moved_on(bytes, rate, wait, now);
             }
             Wrote::Broken => {}
         }

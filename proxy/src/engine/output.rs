@@ -46,8 +46,8 @@ impl<In> Default for Output<In> {
 pub(super) enum Wrote {
     /// Everything is out.
     All,
-    /// The kernel takes no more for now; `some`: it took something.
-    Later { some: bool },
+    /// The kernel takes no more for now; so many bytes it took.
+    Later { bytes: usize },
     /// The connection broke.
     Broken,
 }
@@ -99,7 +99,7 @@ impl<In> Output<In> {
     where
         In: 'l,
     {
-        let mut some = false;
+        let mut bytes = 0;
         while let Some(first) = self.pieces.front() {
             let prefix_len = if let Piece::Bytes(count) = first { *count } else { 0 };
             let prefix = &self.bytes[self.written..self.written + prefix_len];
@@ -125,20 +125,20 @@ impl<In> Output<In> {
             };
             match result {
                 Ok(wrote) => {
-                    some |= wrote > 0;
+                    bytes += wrote;
                     self.advance(wrote, |block| L::len(block), done);
                     if wrote < total {
-                        return Wrote::Later { some };
+                        return Wrote::Later { bytes };
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Wrote::Later { some },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Wrote::Later { bytes },
                 Err(_) => return Wrote::Broken,
             }
         }
         match socket.flush() {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Wrote::Later { some },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Wrote::Later { bytes },
             Err(_) => return Wrote::Broken,
         }
         self.bytes.clear();

@@ -56,13 +56,15 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     /// A head is there: most requests go from here to a replica without being looked at again.
     fn begin(&mut self, id: ConnectionId, at: std::ops::Range<usize>, now: Nanos) -> Step {
         let Some(conn) = self.connections.get_mut(id) else { return Step::Wait };
-        let Connection { input, request, .. } = conn;
+        let Connection { input, request, served, .. } = conn;
         let mut storage = Storage::new();
         let head = match Head::parse(&input.bytes()[at.clone()], &mut storage, &self.limits) {
             Ok(head) => head,
             Err(refusal) => return self.refuse(id, refusal, now),
         };
         request.begin(&head, at.clone(), &mut self.ids, now);
+        let most = u64::from(self.settings.max_requests_per_connection);
+        request.keep_alive &= most == 0 || *served + 1 < most;
         let (prefix, route) = match judge(&self.view, self.draining, &head) {
             Ok(found) => found,
             Err(page) => {

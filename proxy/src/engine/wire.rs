@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use decurion_api::{DeploymentName, ReplicaId, RoutePrefix};
 use decurion_ipc::channel::{Busy, Fault, NoRoom, ResetCode};
@@ -17,6 +18,7 @@ use decurion_ipc::record::{RequestHead, ResponseHead};
 use super::port::{Happened, Lane, Lost, News, Socket};
 use super::{Engine, Ready};
 use crate::balance::{Backends, Deployment, Grant, LaneIndex, Load, Post, Replica};
+use crate::conformance::statuses;
 use crate::route::RouteTable;
 use crate::time::Nanos;
 use crate::view::{Route, View};
@@ -62,8 +64,27 @@ pub fn settings() -> ProxySettings {
 /// Lets a client say its bytes in these pieces, each once all came of the one before, and then wait.
 #[must_use]
 pub fn speak<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> Spoken {
+    speak_at(settings(), Pace { wait: Duration::ZERO, room: usize::MAX }, pieces)
+}
+
+/// How fast a client is.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Time that passes after each piece.
+    pub wait: Duration,
+    /// Bytes that it takes with each piece.
+    pub room: usize,
+}
+
+/// The same in time, and under other settings.
+#[must_use]
+pub fn speak_at<'p>(
+    settings: ProxySettings,
+    pace: Pace,
+    pieces: impl IntoIterator<Item = &'p [u8]>,
+) -> Spoken {
     let state = Rc::new(RefCell::new(State::default()));
-    let mut engine: Engine<Wire, Pipe> = Engine::new(0, 1, settings(), Arc::new(Nobody));
+    let mut engine: Engine<Wire, Pipe> = Engine::new(0, 1, settings, Arc::new(Nobody));
     engine.set_date(b"Sun, 06 Nov 1994 08:49:37 GMT");
     let deployment = Arc::new(Deployment::new(DeploymentName::new("d").expect("a name")));
     let id = ReplicaId::numbered(&deployment.name, 1);
@@ -74,14 +95,15 @@ pub fn speak<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> Spoken {
     let availability = Availability::Expected;
     let route = Route { place: 0, deployment, backends, availability, request_timeout: None, http: true };
     let routes = RouteTable::new([(RoutePrefix::new("/").expect("a prefix"), route)].into_iter());
-    let now = Nanos(1);
+    let mut now = Nanos(1);
     engine.set_view(Arc::new(View { generation: Generation(1), routes }), now);
 
     let wire = Rc::new(RefCell::new(Ends::default()));
     let client = engine.accept(Wire(Rc::clone(&wire)), now);
     for piece in pieces {
         wire.borrow_mut().to_proxy.extend(piece);
-        engine.ready(client, Ready { readable: true, ..Ready::default() }, now);
+        wire.borrow_mut().room = pace.room;
+        engine.ready(client, Ready { readable: true, writable: true, ..Ready::default() }, now);
         loop {
             engine.serve_clients(now);
             let more = engine.hear_replicas(now);
@@ -89,10 +111,40 @@ pub fn speak<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> Spoken {
                 break;
             }
         }
+        now = now.after(pace.wait);
+        engine.expire(now);
     }
+    engine.serve_clients(now);
     let wire = wire.borrow();
     let requests = std::mem::take(&mut state.borrow_mut().requests);
     Spoken { requests, answer: wire.from_proxy.clone(), closed: wire.ended }
+}
+
+/// Lets a client say arbitrary bytes, at once and in pieces: both must come to the same end.
+///
+/// # Panics
+/// Where they do not.
+#[must_use]
+pub fn fuzz_connection(bytes: &[u8]) -> Spoken {
+    let whole = speak([bytes]);
+    // The pieces are as long as the bytes themselves have it: short, and different each time.
+    let mut pieces = Vec::new();
+    let mut rest = bytes;
+    while let Some(first) = rest.first() {
+        let (piece, tail) = rest.split_at((usize::from(*first) % 37 + 1).min(rest.len()));
+        pieces.push(piece);
+        rest = tail;
+    }
+    let cut = speak(pieces);
+    assert_eq!(whole.requests, cut.requests, "cutting the input changed what was forwarded");
+    assert_eq!(whole.closed, cut.closed, "cutting the input changed how the connection ends");
+    assert_eq!(finals(&whole), finals(&cut), "cutting the input changed what was answered");
+    whole
+}
+
+/// Interim responses depend on what was there already.
+fn finals(spoken: &Spoken) -> Vec<u16> {
+    statuses(spoken).into_iter().filter(|status| *status >= 200).collect()
 }
 
 /// What the deployment answers: `/204`, `/304` and the like that status; `/stream` a body of no known length; `/large`
@@ -135,6 +187,8 @@ const HOP: Fields = &[
 struct Ends {
     to_proxy: VecDeque<u8>,
     from_proxy: Vec<u8>,
+    /// Bytes that it still takes.
+    room: usize,
     ended: bool,
 }
 
@@ -164,8 +218,13 @@ impl Socket for Wire {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         let mut ends = self.0.borrow_mut();
         assert!(!ends.ended, "nothing is said after the end");
-        ends.from_proxy.extend_from_slice(from);
-        Ok(from.len())
+        let count = from.len().min(ends.room);
+        if count == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        ends.room -= count;
+        ends.from_proxy.extend_from_slice(&from[..count]);
+        Ok(count)
     }
 
     fn shutdown_write(&mut self) {

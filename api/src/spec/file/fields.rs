@@ -61,6 +61,13 @@ fn http(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<HttpSpec> {
     let most = u64::from(CONNECTIONS_MAX);
     let max_connections = table.whole("max_connections", 1..=most, preset.max_connections, p);
     let max_connections_per_address = table.whole("max_connections_per_address", 0..=most, 0, p);
+    let max_requests_per_connection = table.whole(
+        "max_requests_per_connection",
+        0..=u32::MAX.into(),
+        preset.max_requests_per_connection,
+        p,
+    );
+    let min_body_rate = table.size("min_body_rate", 0..=HTTP_RATE_MAX, preset.min_body_rate.into(), p);
     let workers = table.whole("workers", 0..=WORKERS_MAX.into(), preset.workers, p);
     let access_log = access_log(&mut table, p);
     let access_log_sample = access_log_sample(&mut table, p);
@@ -80,6 +87,8 @@ fn http(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<HttpSpec> {
         max_body,
         max_connections,
         max_connections_per_address,
+        max_requests_per_connection,
+        min_body_rate: u32::try_from(min_body_rate).unwrap_or(preset.min_body_rate),
         workers,
         access_log,
         access_log_sample,

@@ -23,6 +23,8 @@ max_uri = "8KiB"
 max_body = "64MiB"
 max_connections = 20000
 max_connections_per_address = 100
+max_requests_per_connection = 1000
+min_body_rate = "1KiB"
 workers = 0
 access_log = "json"
 access_log_sample = 0.5
@@ -79,6 +81,7 @@ fn the_whole_file_is_read() {
     assert_eq!(http.keep_alive_timeout, Duration::from_secs(90));
     assert_eq!(http.upgrade_idle_timeout, Duration::from_secs(3600));
     assert_eq!((http.max_head, http.max_body), (65_536, 67_108_864));
+    assert_eq!((http.max_requests_per_connection, http.min_body_rate), (1000, 1024));
     let tls =
         TlsSpec { cert: "cert.pem".into(), key: "/etc/key.pem".into(), client_ca: Some("ca.pem".into()) };
     assert_eq!(http.tls, Some(tls));
@@ -453,7 +456,7 @@ fn columns_count_characters() {
             "f.toml:3:1: http.é: unknown field; the fields here are listen, request_timeout_s, request_timeout, \
              keep_alive_timeout_s, keep_alive_timeout, header_timeout_s, header_timeout, body_timeout_s, \
              body_timeout, upgrade_idle_timeout_s, upgrade_idle_timeout, max_head, max_headers, max_uri, max_body, max_connections, \
-             max_connections_per_address, workers, access_log, access_log_sample, \
+             max_connections_per_address, max_requests_per_connection, min_body_rate, workers, access_log, access_log_sample, \
              access_log_file, tls"
         )
     );

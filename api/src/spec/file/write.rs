@@ -119,6 +119,8 @@ fn http_to_json(http: &HttpSpec) -> Value {
         "max_body": http.max_body,
         "max_connections": http.max_connections,
         "max_connections_per_address": http.max_connections_per_address,
+        "max_requests_per_connection": http.max_requests_per_connection,
+        "min_body_rate": http.min_body_rate,
         "workers": http.workers,
         "access_log": http.access_log,
         "access_log_sample": http.access_log_sample,
