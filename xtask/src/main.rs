@@ -119,6 +119,7 @@ fn fuzz(arguments: &[&str]) -> Outcome {
     if !has("fuzz") {
         return Err("cargo-fuzz is not installed: cargo install --locked cargo-fuzz".to_owned());
     }
+    run("cargo", ["run", "--quiet", "--manifest-path", "fuzz/Cargo.toml", "--example", "seeds"])?;
     let seconds = arguments.first().copied().unwrap_or(FUZZ_SECONDS);
     let output = Command::new("cargo").args(["fuzz", "list"]).current_dir(root()).output();
     let output = output.map_err(|error| format!("can't list the fuzz targets: {error}"))?;
