@@ -95,6 +95,9 @@ pub struct MethodFacts {
     /// How calls of it run together; `None`: each by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchFacts>,
+    /// It streams items of the type that it `returns`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
 }
 
 /// How calls run together, as declared; a `user_config` may say otherwise.

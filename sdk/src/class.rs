@@ -13,6 +13,7 @@ use crate::batched::BatchEntry;
 use crate::codec::{self, CodecError};
 use crate::request::{self, Request};
 use crate::response::Response;
+use crate::streamed::Streamed;
 use crate::sys::host::Exchange;
 use crate::{Error, Result, types};
 
@@ -173,6 +174,8 @@ pub struct MethodCall {
     body: Vec<u8>,
     /// What the caller says of its types.
     types: Option<String>,
+    /// The caller expects a stream.
+    streams: bool,
 }
 
 /// A call of a method whose arguments are yet to be read.
@@ -219,6 +222,8 @@ pub enum Hidden {}
 pub struct MethodResult {
     pub(crate) encoding: u32,
     pub(crate) bytes: Vec<u8>,
+    /// Of a method that streams, instead.
+    pub(crate) stream: Option<Box<Response>>,
 }
 
 impl MethodCall {
@@ -244,7 +249,8 @@ impl MethodCall {
             encoding::BINCODE => exchange.head().header(abi::TYPES_HEADER).map(String::from_utf8_lossy),
             _ => None,
         };
-        Self { encoding, body, types: types.map(|types| types.into_owned()) }
+        let streams = exchange.head().header(abi::STREAM_HEADER).is_some();
+        Self { encoding, body, types: types.map(|types| types.into_owned()), streams }
     }
 
     /// The arguments, typed, of a method with this result.
@@ -252,6 +258,26 @@ impl MethodCall {
     /// # Errors
     /// 400 naming the argument that does not fit. Where bincode does not fit, 415: JSON may.
     pub fn arguments<P: Parameters, R>(&self, signature: Signature) -> Result<P> {
+        if self.streams {
+            let name = signature.name;
+            return Err(Error::status(400, format_args!("{name} gives one result, no stream: use `call`")));
+        }
+        self.read_arguments::<P, R>(signature)
+    }
+
+    /// The same of a method that streams items of type `R`.
+    ///
+    /// # Errors
+    /// As [`arguments`](Self::arguments).
+    pub fn stream_arguments<P: Parameters, R>(&self, signature: Signature) -> Result<P> {
+        if !self.streams {
+            let name = signature.name;
+            return Err(Error::status(400, format_args!("{name} streams its results: use `stream`")));
+        }
+        self.read_arguments::<P, R>(signature)
+    }
+
+    fn read_arguments<P: Parameters, R>(&self, signature: Signature) -> Result<P> {
         if self.encoding != encoding::BINCODE {
             return arguments::from_json(&self.body, signature).map_err(|error| Error::status(400, error));
         }
@@ -267,16 +293,30 @@ impl MethodCall {
         P::from_bincode(&self.body, signature).map_err(|error| Error::status(415, error.0))
     }
 
+    /// A stream in the caller's encoding.
+    ///
+    /// # Errors
+    /// None.
+    pub fn streamed<T: Serialize + Send + 'static>(&self, items: Streamed<T>) -> Result<MethodResult> {
+        let stream = Some(Box::new(items.into_response(self.encoding)));
+        Ok(MethodResult { encoding: encoding::RAW, bytes: Vec::new(), stream })
+    }
+
     /// The result in the caller's encoding.
     ///
     /// # Errors
     /// Where the value can't be written in it.
     pub fn result<R: Serialize>(&self, result: &R) -> Result<MethodResult> {
-        let json =
-            || serde_json::to_vec(result).map(|bytes| MethodResult { encoding: encoding::JSON, bytes });
+        let json = || {
+            serde_json::to_vec(result).map(|bytes| MethodResult {
+                encoding: encoding::JSON,
+                bytes,
+                stream: None,
+            })
+        };
         match self.encoding {
             encoding::BINCODE => match codec::encode(result) {
-                Ok(bytes) => Ok(MethodResult { encoding: encoding::BINCODE, bytes }),
+                Ok(bytes) => Ok(MethodResult { encoding: encoding::BINCODE, bytes, stream: None }),
                 Err(CodecError::NeedsJson) => Ok(json()?),
                 Err(error) => Err(error.into()),
             },

@@ -1,5 +1,37 @@
 //! Typed clients of other deployments.
 
+use serde::de::DeserializeOwned;
+
+use crate::Result;
+use crate::arguments::Arguments;
+use crate::handle::Handle;
+use crate::streamed::{Stream, Streamed};
+
+/// What a client's method may be written to return, and what it gives.
+pub trait Asked {
+    /// For the caller.
+    type Given;
+
+    #[doc(hidden)]
+    fn ask(handle: &Handle, method: &str, args: impl Arguments) -> Result<Self::Given>;
+}
+
+impl<R: DeserializeOwned> Asked for R {
+    type Given = R;
+
+    fn ask(handle: &Handle, method: &str, args: impl Arguments) -> Result<R> {
+        handle.call(method, args)
+    }
+}
+
+impl<T: DeserializeOwned> Asked for Streamed<T> {
+    type Given = Stream<T>;
+
+    fn ask(handle: &Handle, method: &str, args: impl Arguments) -> Result<Stream<T>> {
+        handle.stream(method, args)
+    }
+}
+
 /// Makes a typed client of a deployment's methods.
 ///
 /// ```
@@ -16,7 +48,8 @@
 /// ```
 ///
 /// The client is itself a constructor argument, given as `"@name"`. Each method returns a [`Result`](crate::Result)
-/// of what is written here; a method of the deployment that can fail is written with what it gives when it does not.
+/// of what is written here; a method of the deployment that can fail is written with what it gives when it does not. One
+/// that streams is written `-> Streamed<T>`, and gives a [`Stream`](crate::Stream).
 #[macro_export]
 macro_rules! client {
     ($(#[$meta:meta])* $visibility:vis $name:ident {
@@ -35,6 +68,12 @@ macro_rules! client {
                 Self($crate::Handle::named(deployment))
             }
 
+            /// The same client, whose calls ask for a model. See `Handle::with_model_id`.
+            #[must_use]
+            $visibility fn with_model_id(&self, model_id: &str) -> Self {
+                Self(self.0.with_model_id(model_id))
+            }
+
             /// The handle behind it.
             #[must_use]
             $visibility fn handle(&self) -> &$crate::Handle {
@@ -47,8 +86,12 @@ macro_rules! client {
                 ///
                 /// # Errors
                 /// As `Handle::call`.
-                $visibility fn $method(&self $(, $argument: $type)*) -> $crate::Result<$crate::__client_result!($($result)?)> {
-                    self.0.call(::core::stringify!($method), ($($argument,)*))
+                $visibility fn $method(&self $(, $argument: $type)*) -> $crate::Result<<$crate::__client_result!($($result)?) as $crate::__private::Asked>::Given> {
+                    <$crate::__client_result!($($result)?) as $crate::__private::Asked>::ask(
+                        &self.0,
+                        ::core::stringify!($method),
+                        ($($argument,)*),
+                    )
                 }
             )*
         }

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-#[cfg(feature = "tokio")]
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::class::current;
 use crate::codec::{self, CodecError};
 use crate::request::Request;
 use crate::response::Response;
+use crate::streamed::Stream;
 use crate::sys::clock;
 use crate::sys::host::{self, Call, Outgoing, Reply};
 #[cfg(feature = "tokio")]
@@ -68,22 +68,17 @@ impl Handle {
         Self { timeout: Some(timeout), ..self.clone() }
     }
 
-    /// Calls a method and waits for its result. The arguments are a tuple: `(0.7,)`.
+    /// Calls a method and waits for its result. The arguments are a tuple: `(0.7,)`. A call that was
+    /// [started](Self::start) may stand among them: its result is handed on as it comes.
     ///
     /// # Errors
     /// The callee's own error keeps the status it chose. 503: the callee has no capacity; 504: the deadline passed;
     /// 499: nobody waits any more. Whatever else goes wrong on the way is an internal error.
     pub fn call<R: DeserializeOwned>(&self, method: &str, args: impl Arguments) -> Result<R> {
-        let encoding = self.encoding(codec::needs_json::<R>(), &args)?;
-        let result =
-            self.start_in(encoding, method, &args, types_of_call::<_, R>(&args)).and_then(PendingCall::wait);
-        match result {
-            // The callee would misread these types. Nothing has run: the same again, as JSON.
-            Err(error) if encoding == encoding::BINCODE && error.code().is_some_and(|code| code == 415) => {
-                self.start_in(encoding::JSON, method, &args, None)?.wait()
-            }
-            result => result,
-        }
+        self.in_either(codec::needs_json::<R>(), &args, |encoding| {
+            let types = types_of_call::<_, R>(&args);
+            self.start_in(&Asks { encoding, types, ..Asks::to(method) }, &args)?.wait()
+        })
     }
 
     /// Starts a call; several can be under way at once. As the result's type is not known yet, it is the caller's to
@@ -92,7 +87,76 @@ impl Handle {
     /// # Errors
     /// As [`call`](Self::call).
     pub fn start(&self, method: &str, args: impl Arguments) -> Result<PendingCall> {
-        self.start_in(self.encoding(false, &args)?, method, &args, types_of_start(&args))
+        let (encoding, types) = (self.encoding(false, &args)?, types_of_start(&args));
+        self.start_in(&Asks { encoding, types, ..Asks::to(method) }, &args)
+    }
+
+    /// Calls a method that streams: its items, as they come.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call), where it fails before its first item; later errors come in their place in the stream.
+    pub fn stream<T: DeserializeOwned>(&self, method: &str, args: impl Arguments) -> Result<Stream<T>> {
+        self.in_either(codec::needs_json::<T>(), &args, |encoding| {
+            let types = types_of_call::<_, T>(&args);
+            let asks = Asks { encoding, types, streams: true, ..Asks::to(method) };
+            let mut call = self.start_in(&asks, &args)?.into_call();
+            let callee = self.callee(method);
+            match call.head().map_err(|status| callee.failed(status))? {
+                200 => Ok(Stream::new(call, callee)),
+                status => {
+                    let mut text = Vec::new();
+                    let mut buffer = [0; 4096];
+                    while let Some(count) = call.read(&mut buffer).ok().filter(|count| *count > 0) {
+                        text.extend_from_slice(&buffer[..count]);
+                    }
+                    Err(of_callee(status, &text))
+                }
+            }
+        })
+    }
+
+    /// Calls a method on every replica that takes calls now, and waits for all of them: the id of each, and what it gave.
+    ///
+    /// # Errors
+    /// Where there is no such deployment; what goes wrong with one replica is its own result.
+    pub fn broadcast<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        args: impl Arguments,
+    ) -> Result<Vec<(String, Result<R>)>> {
+        let calls = self.start_everywhere::<R>(method, &args)?;
+        Ok(calls.into_iter().map(|(replica, call)| (replica, call.and_then(PendingCall::wait))).collect())
+    }
+
+    fn start_everywhere<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        args: &impl Arguments,
+    ) -> Result<Vec<(String, Result<PendingCall>)>> {
+        let replicas =
+            host::replicas_of(&self.deployment).map_err(|status| self.callee("").failed(status))?;
+        let encoding = self.encoding(codec::needs_json::<R>(), args)?;
+        let start = |replica: String| {
+            let types = types_of_call::<_, R>(args);
+            let asks = Asks { encoding, types, replica: &replica, ..Asks::to(method) };
+            let call = self.start_in(&asks, args);
+            (replica, call)
+        };
+        Ok(replicas.into_iter().map(start).collect())
+    }
+
+    /// Asks in bincode where that may do, and again in JSON where the callee would misread it: nothing has run then.
+    fn in_either<A: Arguments, R>(
+        &self,
+        result_needs_json: bool,
+        args: &A,
+        ask: impl Fn(u32) -> Result<R>,
+    ) -> Result<R> {
+        let encoding = self.encoding(result_needs_json, args)?;
+        match ask(encoding) {
+            Err(error) if encoding == encoding::BINCODE && is_misread(&error) => ask(encoding::JSON),
+            result => result,
+        }
     }
 
     /// Sends a request to the deployment's `call` and waits for the whole answer.
@@ -121,12 +185,12 @@ impl Handle {
             model_id: self.model_id.as_deref().or(request.model_id()).unwrap_or_default(),
             replica: "",
         };
-        Call::start(&outgoing).map_err(|status| self.failed("", status))
+        Call::start(&outgoing).map_err(|status| self.callee("").failed(status))
     }
 
     /// Waits for an answer.
     fn response_of(&self, call: &mut Call) -> Result<Response> {
-        let reply = call.wait().map_err(|status| self.failed("", status))?;
+        let reply = call.wait().map_err(|status| self.callee("").failed(status))?;
         let mut response = Response::new(u16::try_from(reply.status).unwrap_or(0), reply.body.to_vec());
         for (name, value) in reply.headers() {
             response.append(name, value);
@@ -146,13 +210,74 @@ impl Handle {
     ) -> Result<R> {
         self.find().await;
         let encoding = self.encoding(codec::needs_json::<R>(), &args)?;
-        let started = self.start_in(encoding, method, &args, types_of_call::<_, R>(&args))?;
+        let types = types_of_call::<_, R>(&args);
+        let started = self.start_in(&Asks { encoding, types, ..Asks::to(method) }, &args)?;
         match started.wait_async().await {
-            Err(error) if encoding == encoding::BINCODE && error.code().is_some_and(|code| code == 415) => {
-                self.start_in(encoding::JSON, method, &args, None)?.wait_async().await
+            Err(error) if encoding == encoding::BINCODE && is_misread(&error) => {
+                let asks = Asks { encoding: encoding::JSON, ..Asks::to(method) };
+                self.start_in(&asks, &args)?.wait_async().await
             }
             result => result,
         }
+    }
+
+    /// [`stream`](Self::stream), waiting without holding a thread; its items are then read by
+    /// [`next_async`](Stream::next_async).
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    #[cfg(feature = "tokio")]
+    pub async fn stream_async<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        args: impl Arguments + Sync,
+    ) -> Result<Stream<T>> {
+        self.find().await;
+        let (first, types) = (self.encoding(codec::needs_json::<T>(), &args)?, types_of_call::<_, T>(&args));
+        let mut asks = Asks { encoding: first, types, streams: true, ..Asks::to(method) };
+        loop {
+            let mut call = self.start_in(&asks, &args)?.into_call();
+            let (callee, place) = (self.callee(method), HostWaker::new());
+            let head = std::future::poll_fn(|cx| call.poll_head(&place, cx)).await;
+            let status = head.map_err(|status| callee.failed(status))?;
+            if status == 200 {
+                return Ok(Stream::new(call, callee));
+            }
+            let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+            loop {
+                let read = std::future::poll_fn(|cx| call.poll_read(&mut buffer, &place, cx)).await;
+                let Some(count) = read.ok().filter(|count| *count > 0) else { break };
+                text.extend_from_slice(&buffer[..count]);
+            }
+            let error = of_callee(status, &text);
+            if asks.encoding != encoding::BINCODE || !is_misread(&error) {
+                return Err(error);
+            }
+            (asks.encoding, asks.types) = (encoding::JSON, None);
+        }
+    }
+
+    /// [`broadcast`](Self::broadcast), waiting without holding a thread.
+    ///
+    /// # Errors
+    /// As [`broadcast`](Self::broadcast).
+    #[cfg(feature = "tokio")]
+    pub async fn broadcast_async<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        args: impl Arguments + Sync,
+    ) -> Result<Vec<(String, Result<R>)>> {
+        self.find().await;
+        let calls = self.start_everywhere::<R>(method, &args)?;
+        let mut results = Vec::with_capacity(calls.len());
+        for (replica, call) in calls {
+            let result = match call {
+                Ok(call) => call.wait_async().await,
+                Err(error) => Err(error),
+            };
+            results.push((replica, result));
+        }
+        Ok(results)
     }
 
     /// [`start`](Self::start), waiting without holding a thread.
@@ -173,7 +298,7 @@ impl Handle {
     pub async fn request_async(&self, request: Request) -> Result<Response> {
         let body = request.bytes_async().await?;
         let mut call = self.start_request(&request, &body)?;
-        ready(&mut call).await.map_err(|status| self.failed("", status))?;
+        ready(&mut call).await.map_err(|status| self.callee("").failed(status))?;
         self.response_of(&mut call)
     }
 
@@ -195,40 +320,46 @@ impl Handle {
         if self.json || result_needs_json || codec::needs_json::<A>() {
             return Ok(encoding::JSON);
         }
-        let encodings = host::encodings_of(&self.deployment).map_err(|status| self.failed("", status))?;
+        let encodings =
+            host::encodings_of(&self.deployment).map_err(|status| self.callee("").failed(status))?;
         let rust = encodings & 1 << encoding::BINCODE != 0;
         Ok(if rust { encoding::BINCODE } else { encoding::JSON })
     }
 
-    fn start_in<A: Arguments>(
-        &self,
-        encoding: u32,
-        method: &str,
-        args: &A,
-        types: Option<String>,
-    ) -> Result<PendingCall> {
-        let types = types.filter(|_| encoding == encoding::BINCODE);
-        let types = types.as_deref().map(|types| (abi::TYPES_HEADER.as_bytes(), types.as_bytes()));
-        let body = match encoding {
-            encoding::BINCODE => codec::encode(args)?,
-            _ => serde_json::to_vec(args)?,
+    fn start_in<A: Arguments>(&self, asks: &Asks<'_>, args: &A) -> Result<PendingCall> {
+        let types = asks.types.as_deref().filter(|_| asks.encoding == encoding::BINCODE);
+        let types = types.map(|types| (abi::TYPES_HEADER.as_bytes(), types.as_bytes()));
+        let streams = asks.streams.then_some((abi::STREAM_HEADER.as_bytes(), &b""[..]));
+        let headers: Vec<(&[u8], &[u8])> = types.into_iter().chain(streams).collect();
+        // Started calls among the arguments are waited for here.
+        let written = match asks.encoding {
+            encoding::BINCODE => codec::encode(args).map_err(Error::from),
+            _ => serde_json::to_vec(args).map_err(Error::from),
         };
+        let body = written.map_err(|error| handed_on::take_failure().unwrap_or(error))?;
         let parent = current::exchange();
         let outgoing = Outgoing {
             kind: kind::CALL,
             deployment: &self.deployment,
-            method,
+            method: asks.method,
             target: "",
-            headers: types.as_slice(),
-            encoding,
+            headers: &headers,
+            encoding: asks.encoding,
             body: &body,
             parent: parent.as_deref(),
             deadline_ns: self.deadline(),
             model_id: self.model_id.as_deref().unwrap_or_default(),
-            replica: "",
+            replica: asks.replica,
         };
-        let call = Call::start(&outgoing).map_err(|status| self.failed(method, status))?;
-        Ok(PendingCall { call, handle: self.clone(), method: method.to_owned() })
+        let callee = self.callee(asks.method);
+        let call = Call::start(&outgoing).map_err(|status| callee.failed(status))?;
+        let of_parent = parent.as_ref().map_or(0, |parent| parent.facts().deadline_ns);
+        let due_ns = [outgoing.deadline_ns, of_parent].into_iter().filter(|due| *due != 0).min();
+        Ok(PendingCall { call: Mutex::new(call), callee, due_ns: due_ns.unwrap_or(u64::MAX) })
+    }
+
+    fn callee(&self, method: &str) -> Callee {
+        Callee { deployment: Arc::clone(&self.deployment), method: method.to_owned() }
     }
 
     /// Until when a call that is made now has to be answered; 0: whenever.
@@ -237,9 +368,42 @@ impl Handle {
             clock::monotonic().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
         })
     }
+}
+
+/// How a call is made.
+struct Asks<'a> {
+    method: &'a str,
+    encoding: u32,
+    types: Option<String>,
+    streams: bool,
+    /// The one replica that is to answer; empty: any.
+    replica: &'a str,
+}
+
+impl<'a> Asks<'a> {
+    fn to(method: &'a str) -> Self {
+        Self { method, encoding: encoding::JSON, types: None, streams: false, replica: "" }
+    }
+}
+
+/// Who is called, for what is said when that goes wrong.
+#[derive(Clone, Debug)]
+pub(crate) struct Callee {
+    deployment: Arc<str>,
+    /// Empty: the class's `call`.
+    method: String,
+}
+
+impl Callee {
+    /// A result that is not what was asked for.
+    pub(crate) fn misread<R>(&self, why: &str) -> Error {
+        let (deployment, method, wanted) = (&self.deployment, &self.method, std::any::type_name::<R>());
+        Error::msg(format_args!("the result of {deployment}.{method} is not a {wanted}: {why}"))
+    }
 
     /// What an ABI status means to the caller.
-    fn failed(&self, method: &str, status: i32) -> Error {
+    pub(crate) fn failed(&self, status: i32) -> Error {
+        let method = &self.method;
         let to = if method.is_empty() {
             self.deployment.to_string()
         } else {
@@ -291,12 +455,15 @@ impl Serialize for Handle {
 }
 
 /// A call under way. Dropped without [`wait`](Self::wait), it is cancelled.
+///
+/// It may be an argument of another call: that waits for its result, and sends it on as it came.
 #[must_use = "a call that nobody waits for is cancelled"]
 #[derive(Debug)]
 pub struct PendingCall {
-    call: Call,
-    handle: Handle,
-    method: String,
+    call: Mutex<Call>,
+    callee: Callee,
+    /// When it has to be answered; `u64::MAX`: whenever.
+    due_ns: u64,
 }
 
 impl PendingCall {
@@ -305,15 +472,15 @@ impl PendingCall {
     /// # Errors
     /// As [`Handle::call`].
     pub fn wait<R: DeserializeOwned>(mut self) -> Result<R> {
-        let reply = self.call.wait().map_err(|status| self.handle.failed(&self.method, status))?;
+        let call = self.call.get_mut().unwrap_or_else(|broken| broken.into_inner());
+        let reply = call.wait().map_err(|status| self.callee.failed(status))?;
         result_of(&reply).map_err(|failure| match failure {
+            // Both sides have a clock, and the callee's may be the first to be looked at.
+            Failure::Callee(error) if is_withdrawn(&error) && clock::monotonic() >= self.due_ns => {
+                self.callee.failed(status::DEADLINE)
+            }
             Failure::Callee(error) => error,
-            Failure::Result(why) => Error::msg(format_args!(
-                "the result of {}.{} is not a {}: {why}",
-                self.handle.deployment,
-                self.method,
-                std::any::type_name::<R>()
-            )),
+            Failure::Result(why) => self.callee.misread::<R>(&why),
         })
     }
 
@@ -323,13 +490,102 @@ impl PendingCall {
     /// As [`Handle::call`].
     #[cfg(feature = "tokio")]
     pub async fn wait_async<R: DeserializeOwned>(mut self) -> Result<R> {
-        ready(&mut self.call).await.map_err(|status| self.handle.failed(&self.method, status))?;
+        self.ready_async().await?;
         self.wait()
+    }
+
+    /// Waits until the result is there, without holding a thread: [`wait`](Self::wait), and handing it on, then give it at
+    /// once.
+    ///
+    /// # Errors
+    /// Where there will be none; see [`Handle::call`].
+    #[cfg(feature = "tokio")]
+    pub async fn ready_async(&mut self) -> Result<()> {
+        let call = self.call.get_mut().unwrap_or_else(|broken| broken.into_inner());
+        ready(call).await.map_err(|status| self.callee.failed(status))
     }
 
     /// Tells the callee that nobody waits.
     pub fn cancel(self) {
-        self.call.cancel();
+        self.lock().cancel();
+    }
+
+    fn into_call(self) -> Call {
+        self.call.into_inner().unwrap_or_else(|broken| broken.into_inner())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Call> {
+        self.call.lock().unwrap_or_else(|broken| broken.into_inner())
+    }
+}
+
+impl Serialize for PendingCall {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut call = self.lock();
+        let reply = call.wait().map_err(|status| handed_on::failed(self.callee.failed(status)))?;
+        if reply.status != 200 {
+            return Err(handed_on::failed(of_callee(reply.status, reply.body)));
+        }
+        handed_on::write(&reply, serializer).map_err(|why| match why {
+            handed_on::Why::Encoding => {
+                let Callee { deployment, method } = &self.callee;
+                handed_on::failed(Error::msg(format_args!(
+                    "the result of {deployment}.{method} and the call that it is handed to are encoded differently: start \
+                     it through handle.json(), or wait for it first"
+                )))
+            }
+            handed_on::Why::Serializer(error) => error,
+        })
+    }
+}
+
+/// Results that become arguments without being taken apart.
+mod handed_on {
+    use std::cell::RefCell;
+
+    use decurion_abi::encoding;
+    use serde::ser::{Error as _, SerializeTuple, Serializer};
+
+    use crate::Error;
+    use crate::sys::host::Reply;
+
+    thread_local! {
+        /// A serializer's error is a text; this is the whole of it.
+        static FAILURE: RefCell<Option<Error>> = const { RefCell::new(None) };
+    }
+
+    pub(super) fn failed<E: serde::ser::Error>(error: Error) -> E {
+        let text = E::custom(&error);
+        FAILURE.set(Some(error));
+        text
+    }
+
+    pub(super) fn take_failure() -> Option<Error> {
+        FAILURE.take()
+    }
+
+    pub(super) enum Why<E> {
+        Encoding,
+        Serializer(E),
+    }
+
+    pub(super) fn write<S: Serializer>(reply: &Reply<'_>, serializer: S) -> Result<S::Ok, Why<S::Error>> {
+        match (reply.encoding, serializer.is_human_readable()) {
+            // In bincode, a tuple is its elements and nothing else.
+            (encoding::BINCODE, false) => {
+                let mut tuple = serializer.serialize_tuple(reply.body.len()).map_err(Why::Serializer)?;
+                for byte in reply.body {
+                    tuple.serialize_element(byte).map_err(Why::Serializer)?;
+                }
+                tuple.end().map_err(Why::Serializer)
+            }
+            (encoding::JSON, true) => {
+                let value: serde_json::Value = serde_json::from_slice(reply.body)
+                    .map_err(|error| Why::Serializer(S::Error::custom(error)))?;
+                serde::Serialize::serialize(&value, serializer).map_err(Why::Serializer)
+            }
+            _ => Err(Why::Encoding),
+        }
     }
 }
 
@@ -347,6 +603,25 @@ fn types_of_start<A: Arguments>(_: &A) -> Option<String> {
     types::of_start::<A>()
 }
 
+/// The callee's own error. 500 is what it did not choose: it stays an internal error here, too.
+fn of_callee(status: u32, text: &[u8]) -> Error {
+    let text = String::from_utf8_lossy(text);
+    match u16::try_from(status) {
+        Ok(500) | Err(_) => Error::msg(text),
+        Ok(status) => Error::status(status, text),
+    }
+}
+
+/// The callee has seen that nobody waits.
+fn is_withdrawn(error: &Error) -> bool {
+    error.code().is_some_and(|code| code.as_u16() == 499)
+}
+
+/// The callee would misread these types in bincode; nothing was run.
+fn is_misread(error: &Error) -> bool {
+    error.code().is_some_and(|code| code == 415)
+}
+
 enum Failure {
     Callee(Error),
     Result(String),
@@ -354,12 +629,7 @@ enum Failure {
 
 fn result_of<R: DeserializeOwned>(reply: &Reply<'_>) -> std::result::Result<R, Failure> {
     if reply.status != 200 {
-        let text = String::from_utf8_lossy(reply.body);
-        // 500 is what the callee did not choose: it stays an internal error here, too.
-        return Err(Failure::Callee(match u16::try_from(reply.status) {
-            Ok(500) | Err(_) => Error::msg(text),
-            Ok(status) => Error::status(status, text),
-        }));
+        return Err(Failure::Callee(of_callee(reply.status, reply.body)));
     }
     match reply.encoding {
         encoding::BINCODE => {

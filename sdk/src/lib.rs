@@ -49,6 +49,7 @@ mod runtime;
 mod stream;
 #[cfg(feature = "tokio")]
 mod stream_async;
+mod streamed;
 #[expect(
     unsafe_code,
     clippy::disallowed_methods,
@@ -81,6 +82,9 @@ pub use stream::{BodyWriter, Event};
 #[cfg(feature = "tokio")]
 pub use stream_async::AsyncBodyWriter;
 #[cfg(feature = "tokio")]
+pub use streamed::AsyncItems;
+pub use streamed::{Items, Stream, Streamed};
+#[cfg(feature = "tokio")]
 pub use tokio;
 #[cfg(all(feature = "tokio", feature = "websocket"))]
 pub use websocket::AsyncWebSocket;
@@ -107,11 +111,12 @@ pub mod __private {
         CallEntry, Class, Constructed, Done, HealthEntry, Hidden, Invocation, MethodCall, MethodEntry,
         MethodResult, ReconfigureEntry, argument, configuration, constructor_arguments, shared,
     };
+    pub use crate::client::Asked;
     #[cfg(feature = "axum")]
     pub use crate::ingress::IngressEntry;
     pub use crate::response::IntoResponse;
     #[cfg(feature = "tokio")]
     pub use crate::runtime::block_on;
-    pub use crate::sys::{ForeignClass, class_table, method};
+    pub use crate::sys::{ForeignClass, class_table, method, streaming};
     pub use decurion_abi as abi;
 }

@@ -48,6 +48,12 @@ impl Request {
         Self::from_source(Source::Incoming(exchange), Body::Streaming)
     }
 
+    /// The request or call that this code runs for; `None` outside of one. What it was called with is not in its body.
+    #[must_use]
+    pub fn running() -> Option<Self> {
+        crate::class::current::exchange().map(Self::incoming)
+    }
+
     fn from_source(source: Source, body: Body) -> Self {
         Self { source, method: OnceLock::new(), headers: OnceLock::new(), body: Mutex::new(body) }
     }

@@ -47,7 +47,10 @@ pub(crate) fn call(exchange: Arc<Exchange>, future: Pending<'static, Result<Resp
 pub(crate) fn invoke(exchange: Arc<Exchange>, future: Pending<'static, Result<MethodResult>>) {
     spawn(exchange, fail_call, |exchange| async move {
         let result = watched(&exchange, future).await?;
-        respond_call(&exchange, &result)
+        match result.stream {
+            Some(stream) => respond(&exchange, *stream).await,
+            None => respond_call(&exchange, &result),
+        }
     });
 }
 

@@ -220,7 +220,11 @@ fn method_errors_reach_the_caller() {
     assert_eq!(error.code(), Some(StatusCode::BAD_REQUEST));
     assert_eq!(error.message(), "Model::predict takes one argument (data), and 2 were given");
     let error = model().call::<u8>("predcit", (0.1,)).unwrap_err();
-    assert!(error.message().contains("Model.predcit"), "{error}");
+    assert_eq!(error.code(), Some(StatusCode::NOT_FOUND));
+    assert!(
+        error.message().starts_with("there is no method 'predcit'; available methods: predict"),
+        "{error}"
+    );
     let error = model().call::<u64>("predict", (0.1,)).unwrap_err();
     assert!(error.message().contains("is not a u64"), "{error}");
 }

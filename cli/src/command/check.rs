@@ -95,7 +95,8 @@ fn rows(class: &ClassFacts) -> Vec<Vec<TableCell>> {
         entries.push(["call".into(), runs, "HTTP".into(), "HTTP".into()]);
     }
     for method in &class.methods {
-        let returns = printable(&method.returns);
+        let each = if method.stream { "stream of " } else { "" };
+        let returns = format!("{each}{}", printable(&method.returns));
         entries.push([
             printable(&method.name).into(),
             method.batch.map_or_else(|| runs(method.concurrency), together),

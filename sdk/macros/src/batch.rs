@@ -46,7 +46,7 @@ fn element(ty: &Type) -> Option<Type> {
 }
 
 /// `T` of `X<T, ..>`.
-fn first_of(ty: &Type) -> Option<Type> {
+pub(crate) fn first_of(ty: &Type) -> Option<Type> {
     let Type::Path(path) = ty else { return None };
     match &path.path.segments.last()?.arguments {
         PathArguments::AngleBracketed(arguments) => {

@@ -38,9 +38,10 @@ pub(crate) fn of(class: &Class) -> String {
 
 fn method(entry: &Entry) -> String {
     let list = |texts: Vec<String>| texts.iter().map(|one| text(one)).collect::<Vec<_>>().join(",");
+    let stream = if entry.streams { ",\"stream\":true" } else { "" };
     let batch = entry.batch.map_or(String::new(), |batch| format!(",\"batch\":{}", of_batch(batch)));
     format!(
-        "{{\"name\":{},\"concurrency\":\"{}\",\"arguments\":[{}],\"parameters\":[{}],\"returns\":{}{batch}}}",
+        "{{\"name\":{},\"concurrency\":\"{}\",\"arguments\":[{}],\"parameters\":[{}],\"returns\":{}{batch}{stream}}}",
         text(&name_of(entry)),
         concurrency(entry),
         list(entry.parameters.iter().map(|parameter| written(&parameter.ty)).collect()),

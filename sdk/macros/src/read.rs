@@ -46,6 +46,10 @@ pub(crate) struct Entry {
     pub(crate) is_async: bool,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) returns: Option<Type>,
+    /// It gives a stream of items; `returns` is what one item is.
+    pub(crate) streams: bool,
+    /// The function can fail as a whole, though `returns` does not say so.
+    pub(crate) fallible: bool,
     /// Its calls run together. `parameters` and `returns` are then what one caller sees.
     pub(crate) batch: Option<Batch>,
 }
@@ -144,6 +148,8 @@ fn of_function(name: Option<(String, Span)>, function: ItemFn) -> Result<Class> 
         is_async: signature.asyncness.is_some(),
         returns: returned(signature),
         parameters,
+        streams: false,
+        fallible: false,
         batch: None,
     };
     let visibility = &function.vis;
@@ -246,7 +252,11 @@ fn take(class: &mut Class, function: &ImplItemFn) -> Result<()> {
         _ if matches!(function.vis, Visibility::Public(_)) && function.sig.receiver().is_some() => {
             fits_in_length(&name, function.sig.ident.span())?;
             let most = format!("a method takes at most {PARAMETERS_MAX} arguments; put them into a struct");
-            class.methods.push(entry(function, 0..=PARAMETERS_MAX, &most)?);
+            let mut method = entry(function, 0..=PARAMETERS_MAX, &most)?;
+            if let Some((item, fallible)) = method.returns.as_ref().and_then(item_of_stream) {
+                (method.returns, method.streams, method.fallible) = (Some(item), true, fallible);
+            }
+            class.methods.push(method);
         }
         _ => {}
     }
@@ -332,6 +342,8 @@ fn any_entry(
         is_async: signature.asyncness.is_some(),
         returns: returned(signature),
         parameters,
+        streams: false,
+        fallible: false,
         batch: None,
     };
     if let Some(attribute) = batch_attribute(&function.attrs) {
@@ -449,6 +461,16 @@ fn returned(signature: &Signature) -> Option<Type> {
 /// Whether a method can fail, by what its author calls the type: `Result<T>`, `std::io::Result<T>`.
 pub(crate) fn is_result(ty: &Type) -> bool {
     matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Result"))
+}
+
+/// `T` of `Streamed<T>`, or of a `Result` of one, and which of the two it was.
+fn item_of_stream(ty: &Type) -> Option<(Type, bool)> {
+    let inside = if is_result(ty) { batch::first_of(ty) } else { None };
+    let fallible = inside.is_some();
+    let stream = inside.unwrap_or_else(|| ty.clone());
+    let Type::Path(path) = &stream else { return None };
+    path.path.segments.last().filter(|last| last.ident == "Streamed")?;
+    Some((batch::first_of(&stream)?, fallible))
 }
 
 fn type_name(ty: &Type) -> Result<Ident> {

@@ -36,7 +36,8 @@ pub(crate) fn class(class: &Class) -> Tokens {
     let table = class.methods.iter().map(|entry| {
         let later = entry.is_async || entry.batch.is_some();
         let (name, exclusive, is_async) = (metadata::name_of(entry), entry.exclusive, later);
-        quote!(__decurion::method(#name, #exclusive, #is_async))
+        let method = quote!(__decurion::method(#name, #exclusive, #is_async));
+        if entry.streams { quote!(__decurion::streaming(#method)) } else { method }
     });
     let class_symbol = format_ident!("{CLASS_SYMBOL_PREFIX}{name}");
     let meta_symbol = format_ident!("{META_SYMBOL_PREFIX}{name}");
@@ -147,9 +148,14 @@ fn method(class: &Class, entry: &Entry) -> Tokens {
     let values = values(entry.parameters.len());
     let types = entry.parameters.iter().map(|parameter| &parameter.ty);
     let checked = checked(&entry.parameters);
-    let question_mark = entry.returns.as_ref().filter(|ty| is_result(ty)).map(|_| quote!(?));
+    let fallible = entry.fallible || (!entry.streams && entry.returns.as_ref().is_some_and(is_result));
+    let question_mark = fallible.then(|| quote!(?));
     let returned = returned(entry);
-    let result = quote_spanned!(span_of_return(entry)=> __call.result(&__result));
+    let (arguments, result) = if entry.streams {
+        (quote!(stream_arguments), quote_spanned!(span_of_return(entry)=> __call.streamed(__result)))
+    } else {
+        (quote!(arguments), quote_spanned!(span_of_return(entry)=> __call.result(&__result)))
+    };
     let read = entry.is_async.then(|| quote!(let __call = __decurion::Invocation::read(__call).await?;));
     let awaited = awaited(entry);
     let body = body(
@@ -157,7 +163,7 @@ fn method(class: &Class, entry: &Entry) -> Tokens {
         &quote! {
             #checked
             #read
-            let (#(#values,)*): (#(#types,)*) = __call.arguments::<_, #returned>(#signature)?;
+            let (#(#values,)*): (#(#types,)*) = __call.#arguments::<_, #returned>(#signature)?;
             let __result = <#ty>::#name(__this, #(#values),*) #awaited #question_mark;
             #result
         },

@@ -27,7 +27,8 @@ pub const fn class_table<T: Class>() -> abi::Class {
     assert!(T::METHODS.len() == T::METHOD_TABLE.len(), "both list the same methods");
     let mut at = 0;
     while at < T::METHODS.len() {
-        assert!(T::METHODS[at].flags() == T::METHOD_TABLE[at].flags, "both list the same methods");
+        let flags = T::METHOD_TABLE[at].flags & !flags::STREAM;
+        assert!(T::METHODS[at].flags() == flags, "both list the same methods");
         at += 1;
     }
     abi::Class {
@@ -265,11 +266,23 @@ unsafe extern "C" fn invoke<T: Class>(instance: *mut c_void, exchange: *mut abi:
     }
     let result = MethodCall::read(&exchange)
         .and_then(|method_call| run!(entry, Instance::<T>(instance.cast()), &method_call))
-        .and_then(|result| respond_call(&exchange, &result));
+        .and_then(|result| match result.stream {
+            Some(stream) => {
+                respond_with(&exchange, *stream, fail_call);
+                Ok(())
+            }
+            None => respond_call(&exchange, &result),
+        });
     if let Err(error) = result {
         fail_call(&exchange, &error);
     }
     status::OK
+}
+
+/// One entry of a method that streams.
+#[must_use]
+pub const fn streaming(method: abi::Method) -> abi::Method {
+    abi::Method { flags: method.flags | flags::STREAM, ..method }
 }
 
 pub(crate) fn respond_call(exchange: &Exchange, result: &MethodResult) -> Result<()> {
@@ -365,10 +378,14 @@ fn report(host: &abi::Host, slot: *mut abi::ErrorSlot, error: &Error) -> i32 {
 }
 
 pub(super) fn respond(exchange: &Arc<Exchange>, response: Response) {
+    respond_with(exchange, response, fail_http);
+}
+
+fn respond_with(exchange: &Arc<Exchange>, response: Response, fail: fn(&Exchange, &Error)) {
     #[cfg(feature = "tokio")]
     if response.is_async() {
         if let Err(error) = contain(|| runtime::respond_now(exchange, response)) {
-            fail_http(exchange, &error);
+            fail(exchange, &error);
         }
         return;
     }
@@ -381,7 +398,7 @@ pub(super) fn respond(exchange: &Arc<Exchange>, response: Response) {
         _ => Err(Error::msg("an async answer was written as another")),
     });
     if let Err(error) = outcome {
-        fail_http(exchange, &error);
+        fail(exchange, &error);
     }
 }
 

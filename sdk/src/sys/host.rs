@@ -1,5 +1,6 @@
 //! The host's table as safe Rust: the exchange that is being answered, and calls to other deployments.
 
+use std::ffi::c_void;
 use std::ptr;
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 #[cfg(feature = "tokio")]
@@ -476,6 +477,55 @@ impl Call {
         Ok(Reply { status: reply.status, encoding: reply.encoding, body, fields })
     }
 
+    /// Waits for the head of the answer alone: its status. The body is then [read](Self::read). The error is an ABI status.
+    pub(crate) fn head(&mut self) -> Result<u32, i32> {
+        let mut reply = EMPTY_REPLY;
+        // SAFETY: as in `wait`.
+        match unsafe { (self.host.call_head)(self.raw, &raw mut reply, ptr::null()) } {
+            status::OK => Ok(reply.status),
+            failed => Err(failed),
+        }
+    }
+
+    /// Sees whether the head of the answer is there, or that `place` is called then.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_head(&mut self, place: &HostWaker, cx: &Context<'_>) -> Poll<Result<u32, i32>> {
+        let waker = place.listen(cx.waker());
+        let mut reply = EMPTY_REPLY;
+        // SAFETY: as in `poll_ready`.
+        match unsafe { (self.host.call_head)(self.raw, &raw mut reply, &raw const waker) } {
+            status::PENDING => Poll::Pending,
+            status::OK => Poll::Ready(Ok(reply.status)),
+            failed => Poll::Ready(Err(failed)),
+        }
+    }
+
+    /// Reads from the answer's body as it streams in: 0 at its end. The error is an ABI status.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, i32> {
+        // SAFETY: a call that is not freed yet, a buffer of that length, no waker: it waits.
+        let read = unsafe { (self.host.call_read)(self.raw, buffer.as_mut_ptr(), buffer.len(), ptr::null()) };
+        count_of(read, buffer.len())
+    }
+
+    /// The same, or sees that `place` is called when there is something to read.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_read(
+        &mut self,
+        buffer: &mut [u8],
+        place: &HostWaker,
+        cx: &Context<'_>,
+    ) -> Poll<Result<usize, i32>> {
+        let waker = place.listen(cx.waker());
+        // SAFETY: as in `read`, with a waker that is copied and may be called at any time.
+        let read =
+            unsafe { (self.host.call_read)(self.raw, buffer.as_mut_ptr(), buffer.len(), &raw const waker) };
+        if read == status::PENDING as isize {
+            Poll::Pending
+        } else {
+            Poll::Ready(count_of(read, buffer.len()))
+        }
+    }
+
     /// Tells the callee that nobody waits.
     pub(crate) fn cancel(&self) {
         // SAFETY: a call that is not freed yet.
@@ -487,6 +537,34 @@ impl Drop for Call {
     fn drop(&mut self) {
         // SAFETY: freed here only, and nothing lent of it is left.
         unsafe { (self.host.call_free)(self.raw) };
+    }
+}
+
+/// How much was read, or the ABI status there is instead.
+fn count_of(read: isize, room: usize) -> Result<usize, i32> {
+    match usize::try_from(read) {
+        Ok(count) if count <= room => Ok(count),
+        Ok(_) => Err(status::ERROR),
+        Err(_) => Err(i32::try_from(read).unwrap_or(status::ERROR)),
+    }
+}
+
+/// Ids of the replicas of a deployment that take calls now. The error is an ABI status.
+pub(crate) fn replicas_of(deployment: &str) -> Result<Vec<String>, i32> {
+    unsafe extern "C" fn keep(data: *mut c_void, replica: abi::Bytes) {
+        // SAFETY: `data` is the list below, which nobody else uses during the call.
+        let Some(list) = (unsafe { data.cast::<Vec<String>>().as_mut() }) else { return };
+        // SAFETY: the host lends the id for this call.
+        let id = unsafe { replica.as_slice() };
+        list.push(String::from_utf8_lossy(id).into_owned());
+    }
+    let host = host().ok_or(status::INVALID)?;
+    let mut list: Vec<String> = Vec::new();
+    let data = (&raw mut list).cast();
+    // SAFETY: the name lives through the call, in which alone `keep` is called with the list.
+    match unsafe { (host.deployment_replicas)(bytes(deployment.as_bytes()), data, Some(keep)) } {
+        status::OK => Ok(list),
+        failed => Err(failed),
     }
 }
 

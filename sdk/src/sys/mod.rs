@@ -7,7 +7,7 @@ pub(crate) mod host;
 pub(crate) mod local;
 pub(crate) mod waking;
 
-pub use export::{class_table, method};
+pub use export::{class_table, method, streaming};
 
 /// A class's table from a library that was not built with this SDK, for tests of the ABI itself.
 #[derive(Clone, Copy, Debug)]

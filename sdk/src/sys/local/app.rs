@@ -102,14 +102,21 @@ impl App {
     ) -> Result<Arc<Exchange>, i32> {
         let instance = self.instance(name).ok_or(status::NOT_FOUND)?;
         let http = incoming.kind == kind::HTTP;
-        let (entry, entry_flags) = if http {
-            (instance.table.call, instance.table.call_flags)
-        } else {
-            let (index, flags) = instance.method(&incoming.method).ok_or(status::NOT_FOUND)?;
-            incoming.method_index = index;
-            (instance.table.invoke, flags)
+        let method = if http { None } else { instance.method(&incoming.method) };
+        let (entry, entry_flags) = match method {
+            Some((index, flags)) => {
+                incoming.method_index = index;
+                (instance.table.invoke, flags)
+            }
+            None if http => (instance.table.call, instance.table.call_flags),
+            None => (None, 0),
         };
-        let entry = entry.ok_or(status::NOT_FOUND)?;
+        let Some(entry) = entry else {
+            let refusal = instance.refusal(http, &incoming.method);
+            let exchange = Exchange::new(self, parent, incoming);
+            exchange.fail(404, refusal.as_bytes());
+            return Ok(exchange);
+        };
         let exchange = Exchange::new(self, parent, incoming);
         let (app, running) = (Arc::clone(self), Arc::clone(&exchange));
         let serve = move || {
@@ -192,14 +199,30 @@ impl Instance {
 
     /// Index and flags of a method.
     fn method(&self, name: &[u8]) -> Option<(u32, u32)> {
-        if self.table.methods.is_null() {
-            return None;
-        }
-        // SAFETY: the table lists so many methods, as static data.
-        let methods = unsafe { std::slice::from_raw_parts(self.table.methods, self.table.method_count) };
+        let (index, (_, flags)) = self.methods().enumerate().find(|(_, (known, _))| *known == name)?;
+        Some((u32::try_from(index).ok()?, flags))
+    }
+
+    /// Names and flags.
+    fn methods(&self) -> impl Iterator<Item = (&'static [u8], u32)> {
+        let methods: &[abi::Method] = if self.table.methods.is_null() {
+            &[]
+        } else {
+            // SAFETY: the table lists so many methods, as static data.
+            unsafe { std::slice::from_raw_parts(self.table.methods, self.table.method_count) }
+        };
         // SAFETY: the names are static data.
-        let index = methods.iter().position(|method| unsafe { method.name.as_slice() } == name)?;
-        Some((u32::try_from(index).ok()?, methods[index].flags))
+        methods.iter().map(|method| (unsafe { method.name.as_slice() }, method.flags))
+    }
+
+    /// Why there is no entry for what is asked, in a replica's words.
+    fn refusal(&self, http: bool, method: &[u8]) -> String {
+        if http {
+            return "this deployment has no HTTP side; it is reached by handle only".to_owned();
+        }
+        let names: Vec<_> = self.methods().map(|(name, _)| String::from_utf8_lossy(name)).collect();
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        format!("there is no method '{}'; available methods: {names}", String::from_utf8_lossy(method))
     }
 }
 
