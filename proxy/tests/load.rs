@@ -8,6 +8,7 @@ use std::process::Command;
 use rig::replica::Behaviour;
 use rig::{Rig, settings};
 
+use decurion_api::spec::AccessLog;
 use decurion_ipc::control::ProxySettings;
 
 fn wrk(rig: &Rig, connections: u32, path: &str) {
@@ -49,4 +50,32 @@ fn hello_under_load() {
     }
     wrk(&rig, 4, "/large");
     wrk(&rig, 64, "/-/healthz");
+}
+
+/// One kind of request alone, for counting instructions: `valgrind --tool=callgrind --separate-threads=yes` on the
+/// test's program. Prints how many requests there were.
+fn alone(access_log: AccessLog) {
+    let folder = tempfile::tempdir().unwrap();
+    let access_log_file = folder.path().join("access.log").to_str().map(str::to_owned);
+    let mut rig = Rig::with(ProxySettings { workers: 1, access_log, access_log_file, ..settings() });
+    let hello = rig.replica("hello", 1, Behaviour::Hello);
+    rig.deployment("hello", &[&hello], |_| {});
+    rig.apply();
+    wrk(&rig, 64, "/hello");
+    let reports = rig.end_with_stats();
+    let traffic = reports.iter().flat_map(|report| &report.traffic);
+    let requests: u64 = traffic.map(|traffic| traffic.counts.requests()).sum();
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{requests} requests\n").as_bytes());
+}
+
+#[test]
+#[ignore = "a measurement, with wrk and valgrind"]
+fn hello_alone_without_access_log() {
+    alone(AccessLog::Off);
+}
+
+#[test]
+#[ignore = "a measurement, with wrk and valgrind"]
+fn hello_alone_with_access_log() {
+    alone(AccessLog::Text);
 }

@@ -157,13 +157,19 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let replica = lane.map(|entry| &entry.replica);
         let mut storage = Storage::new();
         let request = &conn.request;
-        let head = conn.input.bytes().get(request.head.clone()).filter(|bytes| !bytes.is_empty());
-        let head = head.and_then(|bytes| Head::parse(bytes, &mut storage, &self.limits).ok());
+        let read = conn.input.bytes().get(request.head.clone()).filter(|bytes| !bytes.is_empty());
+        // Reading the whole head once more costs as much as everything else here.
+        let whole = read.filter(|_| sink.wants_headers());
+        let head = whole.and_then(|bytes| Head::parse(bytes, &mut storage, &self.limits).ok());
         let field = |name| head.as_ref().and_then(|head| field(head, name)).unwrap_or_default();
+        let line = match &head {
+            Some(head) => Some(RequestLine::new(head.method, &head.target, head.version)),
+            None => read.and_then(RequestLine::of),
+        };
         sink.offer(Entry {
             id: request.id.as_str().to_owned(),
             client: conn.socket.peer(),
-            line: head.as_ref().map(line),
+            line,
             status,
             bytes,
             took,
@@ -174,15 +180,6 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             complete,
         });
     }
-}
-
-fn line(head: &Head<'_, '_>) -> RequestLine {
-    let mut target = head.target.path.to_vec();
-    if !head.target.query.is_empty() {
-        target.push(b'?');
-        target.extend_from_slice(head.target.query);
-    }
-    RequestLine { method: head.method.to_owned(), target, version: head.version }
 }
 
 fn field(head: &Head<'_, '_>, name: &str) -> Option<Vec<u8>> {

@@ -32,6 +32,7 @@ pub(super) struct Writer {
     sender: SyncSender<Told>,
     dropped: Arc<AtomicU64>,
     reopen: Arc<AtomicBool>,
+    format: AccessLog,
 }
 
 #[derive(Debug)]
@@ -41,6 +42,10 @@ enum Told {
 }
 
 impl Sink for Writer {
+    fn wants_headers(&self) -> bool {
+        self.format != AccessLog::Text
+    }
+
     fn offer(&self, entry: Entry) {
         let unix_ms = clock::unix_ms();
         let told = Told::Entry { entry: Box::new(entry), unix_ms };
@@ -68,7 +73,7 @@ impl Writer {
         };
         thread.open();
         thread::Builder::new().name("access-log".to_owned()).spawn(move || thread.run(&told))?;
-        Ok(Writer { sender, dropped, reopen })
+        Ok(Writer { sender, dropped, reopen, format })
     }
 
     /// Opens the file anew with the next entry; never blocks.

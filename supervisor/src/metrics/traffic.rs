@@ -81,6 +81,18 @@ impl TrafficLog {
         self.now.values().map(|levels| levels.connections).sum()
     }
 
+    /// Deployments and versions that it has counts of.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.totals.len()
+    }
+
+    /// Whether it has counts of none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.totals.is_empty()
+    }
+
     /// All sums, by deployment and version.
     pub fn totals(&self) -> impl Iterator<Item = (&TrafficKey, &Totals)> {
         self.totals.iter()

@@ -78,7 +78,7 @@ impl Machine {
     }
 
     /// Forgets what was counted of deployments and versions that are gone.
-    fn forget_counts(&mut self) {
+    pub(super) fn forget_counts(&mut self) {
         let observed = self.core.observed();
         let versions = observed.replicas.values().map(|replica| (&replica.deployment, &replica.version));
         let wanted = observed.deployments.values().map(|d| (&d.wanted.spec.name, &d.wanted.version));

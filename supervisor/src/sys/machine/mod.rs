@@ -116,6 +116,9 @@ enum Source {
 pub(crate) const MAILBOX: Token = Token(0);
 /// Between two looks at what replicas have written, and for how long it was held back.
 const LINES_PERIOD: Duration = Duration::from_secs(1);
+/// Deployments and versions that counts are kept of, beside four for each deployment, before some are forgotten also
+/// where nobody asks for metrics.
+const COUNTED_MAX: usize = 64;
 /// Between two tries to send what a full channel did not take.
 const BACKLOG_PERIOD: Duration = Duration::from_millis(5);
 /// Messages taken in one turn.
@@ -287,6 +290,10 @@ impl Machine {
         if self.lines_at <= now {
             self.lines_at = now + LINES_PERIOD;
             self.next_period_of_lines();
+            let deployments = self.core.observed().deployments.len();
+            if self.traffic.len().max(self.lives.starts.len()) > COUNTED_MAX + 4 * deployments {
+                self.forget_counts();
+            }
         }
         for proxy in self.proxies.values_mut() {
             proxy.flush();
