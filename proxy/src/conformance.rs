@@ -70,6 +70,8 @@ fn response(bytes: &[u8], to_head: bool, closed: bool) -> (u16, &[u8]) {
         }
     }
     let rest = &bytes[end..];
+    // A HEAD that was refused, or answered by the proxy itself, never was a request to a deployment.
+    let to_head = to_head || rest.is_empty() || rest.starts_with(b"HTTP/1.1 ");
     if to_head || status < 200 || status == 204 || status == 304 {
         return (status, rest);
     }
@@ -528,6 +530,12 @@ const EXPECTATIONS: &[Row] = &[
 ];
 
 const CONNECTIONS: &[Row] = &[
+    (
+        "9110 9.3.2",
+        "HEAD /-/healthz HTTP/1.1\nHost: a\n\nGET /b HTTP/1.1\nHost: a\n\n",
+        "GET /b => 200 200 open",
+    ),
+    ("9110 9.3.2", "HEAD / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n3\nabc\nx\n\n", "=> 400 closed"),
     (
         "9112 9.3",
         "GET / HTTP/1.1\nHost: a\nConnection: close\n\nGET /b HTTP/1.1\nHost: a\n\n",
