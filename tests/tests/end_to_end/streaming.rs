@@ -7,7 +7,7 @@ use decurion_tests::{World, library};
 fn streams() -> World {
     let world = World::start();
     let config = format!(
-        "application = \"streams\"\n[[deployment]]\nname = \"streams\"\nlibrary = \"{}\"\nclass = \"Streams\"\nroute_prefix = \"/s\"\nargs = {{ folder = \"{}\" }}\n",
+        "application = \"streams\"\n[[deployment]]\nname = \"streams\"\nlibrary = \"{}\"\nclass = \"Streams\"\nroute_prefix = \"/s\"\nthreads = 4\nargs = {{ folder = \"{}\" }}\n",
         library("fixtures").display(),
         world.path().display(),
     );
@@ -76,6 +76,47 @@ fn a_client_that_leaves_ends_the_writing() {
         gone.exists() && status.deployments[0].replicas.iter().all(|replica| replica.ongoing == 0)
     });
     assert!(std::fs::read_to_string(gone).expect("read").contains("nobody waits"));
+}
+
+#[test]
+fn a_client_that_leaves_is_noticed_by_a_handler_that_says_nothing() {
+    let world = streams();
+    let mut connection = world.connect();
+    connection.request("GET", "/s/events", &[], b"").expect("sent");
+    let first = read_until(&mut connection.stream(), "data: one\n\n");
+    assert!(first.contains("data: one\n\n"), "{first}");
+    // It waits for a file that never comes to be, and looks whether anybody waits for it.
+    drop(connection);
+    world.until("the handler hears of it", |status| {
+        status.deployments[0].replicas.iter().all(|replica| replica.ongoing == 0)
+    });
+}
+
+#[test]
+fn a_client_that_does_not_read_stops_its_handler() {
+    /// What the kernel and the channel hold between the two, with room to spare.
+    const BETWEEN_MAX: usize = 48 << 20;
+    let world = streams();
+    let written = || world.get("/s/written").text().parse::<usize>().expect("a number");
+    let mut slow = world.connect();
+    slow.request("GET", "/s/endless", &[], b"").expect("sent");
+    // Until it has stood still for a while of other work.
+    let (mut last, mut same) = (0, 0);
+    while same < 300 {
+        let now = written();
+        same = if now == last && now > 0 { same + 1 } else { 0 };
+        last = now;
+        assert!(now < BETWEEN_MAX, "{now} bytes are written, and none is read");
+    }
+    // It goes on as soon as there is room.
+    let mut stream = slow.stream();
+    let (mut buffer, mut read) = (vec![0; 1 << 20], 0);
+    while read < 2 * BETWEEN_MAX {
+        let count = stream.read(&mut buffer).expect("more");
+        assert!(count > 0, "it ended after {read} bytes");
+        read += count;
+    }
+    assert!(written() > BETWEEN_MAX);
 }
 
 #[test]
