@@ -16,7 +16,11 @@
 //! POST   /v1/deployments/{name}:scale     ScaleRequest -> Applied
 //! POST   /v1/deployments/{name}:restart   nothing -> Applied
 //! POST   /v1/deployments/{name}:rollback  RollbackRequest -> Applied
+//! POST   /v1/deployments/{name}:pause     nothing -> Applied: its update goes no further
+//! POST   /v1/deployments/{name}:resume    nothing -> Applied: its update goes on
 //! POST   /v1/deployments/{name}:call      CallRequest -> the method's result as JSON
+//! GET    /v1/deployments/{name}/history   list of HistoryEntry, oldest first
+//! GET    /v1/deployments/{name}/description   Description
 //! GET    /v1/events                       list of Event; ?follow=1: server-sent events, one Event in each `data`
 //! GET    /v1/logs                         list of LogLine; the same    [?deployment=] [?replica=] [?since_ms=]
 //! POST   /v1/shutdown                     ShutdownRequest -> 202
@@ -96,6 +100,9 @@ pub struct Change {
     pub action: ChangeAction,
     /// Fields that differ.
     pub fields: Vec<String>,
+    /// What is going to happen, in order, one sentence each.
+    #[serde(default)]
+    pub steps: Vec<String>,
 }
 
 /// Kinds of change.
@@ -169,6 +176,60 @@ pub struct CallRequest {
     /// Arguments: an array by position, an object by name, or one value alone.
     #[serde(default)]
     pub args: Value,
+}
+
+/// A revision that has changed a deployment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// Its number; `rollout undo --to` takes it.
+    pub revision: u64,
+    /// Version that it wanted.
+    pub version: String,
+    /// How many replicas: `5`, or `1 to 8` where the load decides.
+    pub replicas: String,
+    /// SHA-256 of the library.
+    pub library: String,
+    /// Fields that differ from the entry before; empty for the first that is kept.
+    pub fields: Vec<String>,
+    /// Where it was put back: the revision that had failed, and why.
+    pub undid: Option<Undone>,
+    /// It is what is wanted now.
+    pub current: bool,
+}
+
+/// A change that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undone {
+    /// Its revision.
+    pub revision: u64,
+    /// Why.
+    pub message: String,
+}
+
+/// Everything about one deployment, as `GET /v1/deployments/{name}/description` gives it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// As in `status`.
+    pub status: crate::status::DeploymentStatus,
+    /// Its settings, in the file's JSON form.
+    pub spec: Value,
+    /// Its update is paused.
+    pub paused: bool,
+    /// Steps that are held back now, with why.
+    pub held: Vec<HeldStep>,
+    /// Steps that were taken, and what else has happened to it; the newest last, bounded.
+    pub events: Vec<Event>,
+    /// The last lines of the replica that failed last.
+    pub last_words: Vec<LogLine>,
+}
+
+/// A step that is held back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldStep {
+    /// About which replica, if one.
+    pub replica: Option<ReplicaId>,
+    /// Why; one sentence.
+    pub reason: String,
 }
 
 /// One thing that happened.

@@ -4,6 +4,7 @@
 //! [`mod@file`]; what comes out of it is this.
 
 mod autoscaling;
+mod canary;
 pub mod file;
 pub mod graph;
 
@@ -16,6 +17,7 @@ use serde_json::Value;
 use crate::{ApplicationName, ClassName, DeploymentName, RoutePrefix};
 
 pub use autoscaling::AutoscalingSpec;
+pub use canary::{CANARY_DURATION_DEFAULT, CANARY_ERROR_RATE_DEFAULT, CanarySpec};
 pub use graph::{GraphBuilder, GraphError, GraphSpec};
 
 /// Everything one configuration file asks for.
@@ -89,7 +91,7 @@ pub struct DeploymentSpec {
 }
 
 /// How a rolling update proceeds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RolloutSpec {
     /// At most this part of the replicas is down at any instant; rounded down.
     pub max_unavailable: Share,
@@ -97,11 +99,19 @@ pub struct RolloutSpec {
     pub max_surge: Share,
     /// Whether a failed update goes back by itself.
     pub auto_rollback: bool,
+    /// How a new version is tried first; `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanarySpec>,
 }
 
 impl Default for RolloutSpec {
     fn default() -> Self {
-        Self { max_unavailable: Share::Percent(20), max_surge: Share::Percent(20), auto_rollback: true }
+        Self {
+            max_unavailable: Share::Percent(20),
+            max_surge: Share::Percent(20),
+            auto_rollback: true,
+            canary: None,
+        }
     }
 }
 

@@ -73,6 +73,11 @@ pub(crate) enum Command {
         /// One deployment
         name: Option<DeploymentName>,
     },
+    /// Show everything about one deployment: settings, replicas, what is held back and why, what happened
+    Describe {
+        /// Deployment
+        name: DeploymentName,
+    },
     /// Show which route leads to which deployment
     Routes,
     /// Draw what calls what: as text, `-o dot` for Graphviz, `-o json`
@@ -263,6 +268,36 @@ pub(crate) struct PlanArgs {
 /// What to do with an update.
 #[derive(Debug, Subcommand)]
 pub(crate) enum RolloutCommand {
+    /// Tell how the newest change goes, and wait for its end
+    Status {
+        /// Deployment
+        name: DeploymentName,
+        /// Tell how it goes now
+        #[arg(long)]
+        no_wait: bool,
+        /// How long to wait for its end; it goes on after that
+        #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
+        timeout: Duration,
+    },
+    /// List the revisions that have changed a deployment
+    History {
+        /// Deployment
+        name: DeploymentName,
+    },
+    /// Let an update go no further; what is deployed later waits as well
+    Pause {
+        /// Deployment
+        name: DeploymentName,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Let an update go on
+    Resume {
+        /// Deployment
+        name: DeploymentName,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
     /// Go back to the form before, or to that of an earlier revision, step by step
     Undo {
         /// Deployment

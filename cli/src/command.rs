@@ -6,12 +6,14 @@ mod check;
 mod completions;
 mod configuration;
 mod deploy;
+mod describe;
 mod follow;
 mod graph;
 mod look;
 mod metrics;
 mod new;
 mod plan;
+mod rollout;
 mod run;
 mod supervise;
 mod system;
@@ -24,7 +26,7 @@ use std::path::PathBuf;
 use decurion_client::admin::Admin;
 use decurion_client::default_socket;
 
-use crate::args::{Cli, Command, Global, RolloutCommand};
+use crate::args::{Cli, Command, Global};
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Output};
 
@@ -43,6 +45,7 @@ pub(crate) fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
         Command::Deploy(args) => deploy::deploy(&args, &admin()?, output),
         Command::Plan(args) => plan::plan(&args, &admin()?, output),
         Command::Status { name } => look::status(name.as_ref(), &admin()?, output),
+        Command::Describe { name } => describe::describe(&name, &admin()?, output),
         Command::Routes => look::routes(&admin()?, output),
         Command::Graph { name } => graph::graph(name.as_ref(), &admin()?, output),
         Command::Call(args) => call::call(&args, &socket(&global)?, output),
@@ -53,9 +56,7 @@ pub(crate) fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
             changes::reconfigure(&name, &config, &change, &admin()?, output)
         }
         Command::Restart { name, change } => changes::restart(&name, &change, &admin()?, output),
-        Command::Rollout(RolloutCommand::Undo { name, to, change }) => {
-            changes::undo(&name, to, &change, &admin()?, output)
-        }
+        Command::Rollout(command) => rollout::rollout(&command, &admin()?, output),
         Command::Delete { names, change } => changes::delete(&names, &change, &admin()?, output),
         Command::Config { name } => configuration::config(name.as_ref(), &admin()?, output),
         Command::Logs(args) => follow::logs(&args, &admin()?, output),

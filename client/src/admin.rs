@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use decurion_api::admin::{
-    Applied, Artifact, CallRequest, Event, LogLine, RollbackRequest, ScaleRequest, ShutdownRequest,
-    VersionInfo,
+    Applied, Artifact, CallRequest, Description, Event, HistoryEntry, LogLine, RollbackRequest, ScaleRequest,
+    ShutdownRequest, VersionInfo,
 };
 use decurion_api::limits::LIBRARY_MAX;
 use decurion_api::spec::file::{deployment_to_json, to_json};
@@ -232,6 +232,38 @@ impl Admin {
     ) -> Result<Applied, AdminError> {
         let request = RollbackRequest { revision };
         self.change(Method::POST, &deployment_path(name, ":rollback"), &request, condition)
+    }
+
+    /// Lets the update of a deployment go no further.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub fn pause(&self, name: &DeploymentName, condition: Condition) -> Result<Applied, AdminError> {
+        self.change(Method::POST, &deployment_path(name, ":pause"), &(), condition)
+    }
+
+    /// Lets the update of a deployment go on.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub fn resume(&self, name: &DeploymentName, condition: Condition) -> Result<Applied, AdminError> {
+        self.change(Method::POST, &deployment_path(name, ":resume"), &(), condition)
+    }
+
+    /// Revisions that have changed a deployment, oldest first, as far as they are kept.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub fn history(&self, name: &DeploymentName) -> Result<Vec<HistoryEntry>, AdminError> {
+        self.get(&deployment_path(name, "/history"))
+    }
+
+    /// Everything about one deployment.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub fn describe(&self, name: &DeploymentName) -> Result<Description, AdminError> {
+        self.get(&deployment_path(name, "/description"))
     }
 
     /// Calls a method through the supervisor's handle. Takes as long as the deployment's own limits allow.

@@ -373,6 +373,17 @@ impl Caller {
     /// Sends what waits for a deployment, as far as its replicas have room. Who asks for one replica that has none is
     /// passed by, and loses no place.
     fn dispatch(&mut self, deployment: &DeploymentName) {
+        self.send_waiting(deployment);
+        self.tell_waiting(deployment);
+    }
+
+    fn tell_waiting(&mut self, deployment: &DeploymentName) {
+        if let Some(count) = self.callees.get_mut(deployment).and_then(Callee::news_of_waiting) {
+            self.reports.push(CallerReport::Waiting { deployment: deployment.clone(), count });
+        }
+    }
+
+    fn send_waiting(&mut self, deployment: &DeploymentName) {
         let mut place = 0;
         while let Some(callee) = self.callees.get_mut(deployment) {
             let Some(key) = callee.waiting.get(place).copied() else { return };
@@ -585,6 +596,7 @@ impl Caller {
                 if let Some(callee) = self.callees.get_mut(&deployment) {
                     callee.waiting.retain(|waiting| *waiting != key);
                 }
+                self.tell_waiting(&deployment);
             }
         }
         self.touch(key);

@@ -41,6 +41,8 @@ pub struct DeploymentView {
     pub replicas: Vec<ReplicaId>,
     /// Those of them that give no sign of life: they keep their channels, and get nothing new.
     pub silent: Vec<ReplicaId>,
+    /// Those of them that run a version that is being tried, and get a share of the requests of their own.
+    pub canary: Option<CanaryView>,
     /// Requests in flight per replica, at most.
     pub max_ongoing_requests: u32,
     /// Requests waiting in one caller, at most; `None`: unbounded.
@@ -59,6 +61,25 @@ impl DeploymentView {
     /// Replicas that get new requests.
     pub fn in_rotation(&self) -> impl Iterator<Item = &ReplicaId> {
         self.replicas.iter().filter(|id| !self.silent.contains(id))
+    }
+}
+
+/// Replicas of a version that is being tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryView {
+    /// At least one; they stand among the deployment's.
+    pub replicas: Vec<ReplicaId>,
+    /// The share of requests that goes to them, in percent: 1 to 99.
+    pub weight: u8,
+}
+
+impl CanaryView {
+    /// Whether the request of this number, counted from 0, is theirs: of any hundred in a row, as many are as `weight`
+    /// says, and evenly spread.
+    #[must_use]
+    pub fn draws(weight: u8, number: u64) -> bool {
+        let (number, weight) = (number % 100, u64::from(weight.min(100)));
+        (number + 1) * weight / 100 != number * weight / 100
     }
 }
 
@@ -139,6 +160,8 @@ pub enum ProxyOrder {
     Drain(Duration),
     /// Open the files of logs anew: they were moved away.
     ReopenLogs,
+    /// Tell at once what was counted, and how much there is to do; answered with [`ProxyReport::Stats`].
+    Count,
 }
 
 /// Proxy to supervisor.
@@ -357,6 +380,13 @@ pub enum CallerOrder {
 pub enum CallerReport {
     /// Wants to know, now and from now on, about a deployment. Answered with its view.
     Resolve(DeploymentName),
+    /// Requests wait for a deployment that has no replica, or none do any more. Told when the one or the other begins.
+    Waiting {
+        /// Which.
+        deployment: DeploymentName,
+        /// How many.
+        count: u32,
+    },
     /// New requests go by this view only.
     Applied {
         /// Which.

@@ -11,6 +11,8 @@ pub struct ProxyStats {
     pub traffic: Vec<Traffic>,
     /// Requests that wait for a replica now, for each deployment where the number is another than it was.
     pub waiting: Vec<(DeploymentName, u32)>,
+    /// Requests that are with a replica now, taken by it or not, likewise.
+    pub in_flight: Vec<(DeploymentName, u32)>,
     /// Clients' connections.
     pub connections: Connections,
 }
@@ -67,7 +69,9 @@ pub struct Connections {
 }
 
 /// Entries of one report, at most, where one of more than 50 statuses stands for several: what is over is sent in another.
-pub const TRAFFIC_MAX: usize = 48;
+pub const TRAFFIC_MAX: usize = 40;
+/// Numbers of requests in flight that stand beside traffic, at most: more have a report of their own.
+pub const IN_FLIGHT_BESIDE_MAX: usize = 100;
 
 impl Counts {
     /// Counts one request under a status.
@@ -138,7 +142,12 @@ mod tests {
             Counts { statuses: (200..250).map(|status| (status, u64::MAX)).collect(), ..Counts::default() };
         let traffic = vec![Traffic { key, counts }; TRAFFIC_MAX];
         let waiting = vec![(name, 1); decurion_api::limits::DEPLOYMENTS_MAX];
-        let report = ProxyReport::Stats(ProxyStats { traffic, waiting, connections: Connections::default() });
-        codec::encode(&report).unwrap();
+        let (all, beside) = (waiting.clone(), waiting[..IN_FLIGHT_BESIDE_MAX].to_vec());
+        let connections = Connections::default();
+        let beside = ProxyStats { traffic, waiting, in_flight: beside, connections };
+        let alone = ProxyStats { in_flight: all, ..ProxyStats::default() };
+        for stats in [beside, alone] {
+            codec::encode(&ProxyReport::Stats(stats)).unwrap();
+        }
     }
 }

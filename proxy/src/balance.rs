@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use decurion_api::{DeploymentName, ReplicaId};
+use decurion_ipc::control::CanaryView;
 
 /// Place of a replica's channel in each worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,12 +109,33 @@ impl Replica {
 /// The replicas of one deployment, and its limits, as one view has them.
 #[derive(Debug, Default)]
 pub struct Backends {
-    /// Those that may get new requests.
+    /// Those that may get new requests; those of a version that is being tried come last.
     pub replicas: Vec<Arc<Replica>>,
+    /// Which of them are tried, and with what share of the requests.
+    pub canary: Option<Canary>,
     /// Requests in flight per replica, at most.
     pub max_ongoing: u32,
     /// Requests waiting, at most; `None`: unbounded.
     pub max_queued: Option<u32>,
+}
+
+/// A version that gets a share of the requests of its own.
+#[derive(Debug)]
+pub struct Canary {
+    /// From this place on, `replicas` are of it.
+    from: usize,
+    /// Percent.
+    weight: u8,
+    /// Requests that were given to either.
+    drawn: AtomicU64,
+}
+
+impl Canary {
+    /// The replicas from this place on get a share in percent.
+    #[must_use]
+    pub fn new(from: usize, weight: u8) -> Self {
+        Self { from, weight, drawn: AtomicU64::new(0) }
+    }
 }
 
 impl Backends {
@@ -122,15 +144,51 @@ impl Backends {
     ///
     /// With a `model` (its hash; 0: none) those that hold it come first. Where none of them has room, the least loaded
     /// loads it too; among equals that is the same one for each who asks, so that few load the same.
+    ///
+    /// Where a version is being tried, each request belongs to it or to the others, by the share that it is to get: what
+    /// is the others' never goes to it while one of them lives, and nobody waits for it.
     #[must_use]
     pub fn reserve(&self, turn: usize, except: Option<LaneIndex>, model: u64) -> Option<&Arc<Replica>> {
         let turn = if model == 0 { turn } else { usize::try_from(model >> 1).unwrap_or(turn) };
+        let Some(canary) = &self.canary else {
+            return self.reserve_among(&self.replicas, turn, except, model);
+        };
+        let (stable, tried) = self.replicas.split_at(canary.from.min(self.replicas.len()));
+        if except.is_some() {
+            // It has had its turn, and comes back from a replica that was lost.
+            return self
+                .reserve_among(stable, turn, except, model)
+                .or_else(|| self.reserve_among(tried, turn, except, model));
+        }
+        let number = canary.drawn.fetch_add(1, Ordering::Relaxed);
+        let found = if CanaryView::draws(canary.weight, number) {
+            self.reserve_among(tried, turn, None, model)
+                .or_else(|| self.reserve_among(stable, turn, None, model))
+        } else if stable.iter().all(|replica| replica.is_gone()) {
+            self.reserve_among(tried, turn, None, model)
+        } else {
+            self.reserve_among(stable, turn, None, model)
+        };
+        if found.is_none() {
+            // The turn is for whoever gets a slot next.
+            canary.drawn.fetch_sub(1, Ordering::Relaxed);
+        }
+        found
+    }
+
+    fn reserve_among<'a>(
+        &self,
+        replicas: &'a [Arc<Replica>],
+        turn: usize,
+        except: Option<LaneIndex>,
+        model: u64,
+    ) -> Option<&'a Arc<Replica>> {
         // A lost race with another worker means that a slot was taken: as many attempts as there are replicas.
-        for _ in 0..=self.replicas.len() {
-            let holder = (model != 0).then(|| self.least_loaded(turn, except, model)).flatten();
+        for _ in 0..=replicas.len() {
+            let holder = (model != 0).then(|| self.least_loaded(replicas, turn, except, model)).flatten();
             let best = holder
-                .or_else(|| self.least_loaded(turn, except, 0))
-                .or_else(|| except.and_then(|_| self.least_loaded(turn, None, 0)))?;
+                .or_else(|| self.least_loaded(replicas, turn, except, 0))
+                .or_else(|| except.and_then(|_| self.least_loaded(replicas, turn, None, 0)))?;
             if best.reserve(self.max_ongoing) {
                 return Some(best);
             }
@@ -138,9 +196,15 @@ impl Backends {
         None
     }
 
-    fn least_loaded(&self, turn: usize, except: Option<LaneIndex>, model: u64) -> Option<&Arc<Replica>> {
-        let start = turn % self.replicas.len().max(1);
-        let (after, before) = self.replicas.split_at(start);
+    fn least_loaded<'a>(
+        &self,
+        replicas: &'a [Arc<Replica>],
+        turn: usize,
+        except: Option<LaneIndex>,
+        model: u64,
+    ) -> Option<&'a Arc<Replica>> {
+        let start = turn % replicas.len().max(1);
+        let (after, before) = replicas.split_at(start);
         let mut best = None;
         let mut least = u64::MAX;
         for replica in before.iter().chain(after) {
@@ -238,6 +302,13 @@ impl Deployment {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Requests that this process has with the replicas that may get new ones.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        let backends = Arc::clone(&self.lock().backends);
+        backends.replicas.iter().map(|replica| replica.in_flight()).sum()
     }
 
     /// A request has begun to wait where there are no replicas: whether somebody has to be told.
@@ -382,7 +453,7 @@ mod tests {
             Arc::new(Replica::new(id, LaneIndex(n), Arc::clone(deployment), Box::new(Board::default())))
         };
         let replicas = (0..replicas).map(replica).collect();
-        Arc::new(Backends { replicas, max_ongoing, max_queued: Some(max_queued) })
+        Arc::new(Backends { replicas, canary: None, max_ongoing, max_queued: Some(max_queued) })
     }
 
     fn waiter(ticket: u64) -> Waiter {
@@ -407,6 +478,38 @@ mod tests {
     }
 
     #[test]
+    fn a_version_that_is_tried_gets_its_share_exactly() {
+        let deployment = deployment();
+        for weight in [1_u8, 5, 20, 50, 99] {
+            let mut backends = Arc::into_inner(backends(&deployment, 4, 1_000, 0)).unwrap();
+            backends.canary = Some(Canary::new(3, weight));
+            let tried =
+                (0..1_000).filter(|turn| backends.reserve(*turn, None, 0).unwrap().lane.0 == 3).count();
+            assert_eq!(tried, usize::from(weight) * 10);
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_version_that_is_tried_and_it_takes_nobody_elses() {
+        let deployment = deployment();
+        let mut backends = Arc::into_inner(backends(&deployment, 2, 2, 0)).unwrap();
+        backends.canary = Some(Canary::new(1, 50));
+        let lanes: Vec<Option<u32>> =
+            (0..4).map(|turn| backends.reserve(turn, None, 0).map(|replica| replica.lane.0)).collect();
+        assert_eq!(lanes, [Some(0), Some(1), Some(0), Some(1)]);
+        backends.replicas[1].release(&Mail::default());
+        // The next one is the other version's, which is full: the free slot is not its.
+        assert!(backends.reserve(0, None, 0).is_none());
+        backends.replicas[0].release(&Mail::default());
+        assert_eq!(backends.reserve(0, None, 0).unwrap().lane.0, 0);
+        // One that comes back from the version that is tried goes to the other where it can.
+        assert_eq!(backends.reserve(0, Some(LaneIndex(1)), 0).unwrap().lane.0, 1);
+        backends.replicas[0].leave();
+        backends.replicas[1].release(&Mail::default());
+        assert_eq!(backends.reserve(0, None, 0).unwrap().lane.0, 1);
+    }
+
+    #[test]
     fn load_of_other_callers_counts() {
         let deployment = deployment();
         let busy = Arc::new(AtomicU64::new(4));
@@ -415,7 +518,7 @@ mod tests {
             Arc::new(Replica::new(id, LaneIndex(n), Arc::clone(&deployment), Box::new(board)))
         };
         let replicas = vec![replica(0, Board(Arc::clone(&busy))), replica(1, Board::default())];
-        let backends = Backends { replicas, max_ongoing: 5, max_queued: None };
+        let backends = Backends { replicas, canary: None, max_ongoing: 5, max_queued: None };
         assert_eq!(backends.reserve(0, None, 0).unwrap().lane, LaneIndex(1));
         assert_eq!(backends.reserve(0, None, 0).unwrap().lane, LaneIndex(1));
     }
@@ -454,7 +557,7 @@ mod tests {
             Arc::new(Replica::new(id, LaneIndex(n), Arc::clone(&deployment), Box::new(Holder(holds))))
         };
         let replicas = vec![replica(0, 7), replica(1, 8), replica(2, 0)];
-        let backends = Backends { replicas, max_ongoing: 2, max_queued: None };
+        let backends = Backends { replicas, canary: None, max_ongoing: 2, max_queued: None };
         let lane = |model| backends.reserve(0, None, model).map(|replica| replica.lane.0);
         assert_eq!([lane(8), lane(8)], [Some(1), Some(1)], "although others have less to do");
         assert_eq!(lane(7), Some(0));

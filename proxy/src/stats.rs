@@ -4,16 +4,35 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use decurion_api::DeploymentName;
-use decurion_ipc::stats::{Connections, Counts, ProxyStats, TRAFFIC_MAX, Traffic, TrafficKey};
+use decurion_ipc::stats::{
+    Connections, Counts, IN_FLIGHT_BESIDE_MAX, ProxyStats, TRAFFIC_MAX, Traffic, TrafficKey,
+};
 
 /// All workers' counts that are still to be sent.
 #[derive(Debug, Default)]
 pub struct Gathered {
     traffic: BTreeMap<TrafficKey, Counts>,
     /// As the supervisor knows it; zeros are left out.
-    waiting: HashMap<DeploymentName, u32>,
+    waiting: Levels,
+    in_flight: Levels,
+    /// Whoever asks is told all levels, for it may be somebody else who asks.
+    asked: bool,
     due: Option<Instant>,
     sent_at: Option<Instant>,
+}
+
+/// A number for each deployment.
+type Levels = HashMap<DeploymentName, u32>;
+
+/// How much there is to do for one deployment.
+#[derive(Clone, Debug)]
+pub struct Level {
+    /// Which.
+    pub name: DeploymentName,
+    /// Requests that wait for a replica.
+    pub waiting: u32,
+    /// Requests that are with one.
+    pub in_flight: u32,
 }
 
 /// What workers tell at the same instant is sent together.
@@ -36,24 +55,44 @@ impl Gathered {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
+    /// All levels are to be told, not only those that are others.
+    pub fn ask(&mut self) {
+        self.asked = true;
+    }
+
     /// When something is to be sent.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// What is to be sent, in reports that each fit a message. `waiting`: how many wait for each deployment, now.
+    /// What is to be sent, in reports that each fit a message. `levels`: how much there is to do, now.
     #[must_use]
     pub fn take(
         &mut self,
-        waiting: impl Iterator<Item = (DeploymentName, u32)>,
+        levels: impl Iterator<Item = Level>,
         connections: Connections,
         now: Instant,
     ) -> Vec<ProxyStats> {
         self.due = None;
         self.sent_at = Some(now);
-        let waiting = self.changed(waiting);
-        let mut reports = vec![ProxyStats { traffic: Vec::new(), waiting, connections }];
+        let (mut waiting, mut in_flight) = (Vec::new(), Vec::new());
+        for Level { name, waiting: waits, in_flight: flies } in levels {
+            in_flight.push((name.clone(), flies));
+            waiting.push((name, waits));
+        }
+        let all = std::mem::take(&mut self.asked);
+        let waiting = changed(&mut self.waiting, waiting, all);
+        let in_flight = changed(&mut self.in_flight, in_flight, all);
+        let mut reports = Vec::new();
+        let beside = if in_flight.len() > IN_FLIGHT_BESIDE_MAX {
+            let open = Connections { open: connections.open, ..Connections::default() };
+            reports.push(ProxyStats { in_flight, connections: open, ..ProxyStats::default() });
+            Vec::new()
+        } else {
+            in_flight
+        };
+        reports.push(ProxyStats { traffic: Vec::new(), waiting, in_flight: beside, connections });
         let mut room = TRAFFIC_MAX;
         for (key, counts) in std::mem::take(&mut self.traffic) {
             let size = 1 + counts.statuses.len() / STATUSES_EACH;
@@ -76,26 +115,27 @@ impl Gathered {
             // Whatever it is then, it is told.
             self.waiting.insert(name, u32::MAX);
         }
+        for (name, _) in report.in_flight {
+            self.in_flight.insert(name, u32::MAX);
+        }
         self.add(report.traffic, now);
         report.connections
     }
+}
 
-    fn changed(
-        &mut self,
-        waiting: impl Iterator<Item = (DeploymentName, u32)>,
-    ) -> Vec<(DeploymentName, u32)> {
-        let known = std::mem::take(&mut self.waiting);
-        let mut changed = Vec::new();
-        for (name, count) in waiting {
-            if known.get(&name).copied().unwrap_or(0) != count {
-                changed.push((name.clone(), count));
-            }
-            if count > 0 {
-                self.waiting.insert(name, count);
-            }
+/// Those that are other than they are known to be, which they are from now on; `all`: and those that are not zero.
+fn changed(known: &mut Levels, now: Vec<(DeploymentName, u32)>, all: bool) -> Vec<(DeploymentName, u32)> {
+    let before = std::mem::take(known);
+    let mut changed = Vec::new();
+    for (name, count) in now {
+        if before.get(&name).copied().unwrap_or(0) != count || (all && count > 0) {
+            changed.push((name.clone(), count));
         }
-        changed
+        if count > 0 {
+            known.insert(name, count);
+        }
     }
+    changed
 }
 
 #[cfg(test)]
@@ -114,8 +154,8 @@ mod tests {
         Instant::now()
     }
 
-    fn waits(count: u32) -> impl Iterator<Item = (DeploymentName, u32)> {
-        std::iter::once((DeploymentName::new("a").unwrap(), count))
+    fn waits(count: u32) -> impl Iterator<Item = Level> {
+        std::iter::once(Level { name: DeploymentName::new("a").unwrap(), waiting: count, in_flight: count })
     }
 
     #[test]
@@ -146,9 +186,13 @@ mod tests {
             [Some(3), None, Some(4), Some(0), None]
         );
         assert_eq!(told(&mut gathered, 2), Some(2));
-        let sent = ProxyStats { waiting: waits(2).collect(), ..ProxyStats::default() };
+        let waiting = vec![(DeploymentName::new("a").unwrap(), 2)];
+        let sent = ProxyStats { waiting, ..ProxyStats::default() };
         let _ = gathered.put_back(sent, now);
         assert_eq!(told(&mut gathered, 2), Some(2), "it was not sent");
+        assert_eq!(told(&mut gathered, 2), None);
+        gathered.ask();
+        assert_eq!(told(&mut gathered, 2), Some(2), "whoever asks is told");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! after a failure. Pure; the result is stored before anything acts on it.
 
 mod graph;
+mod preview;
 mod refusal;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use decurion_ipc::codec::MESSAGE_MAX;
 use crate::desired::{ClassInfo, Desired, RESTART_FIELDS, RolledBack, Wanted, fields_of};
 use crate::reconcile::REASON_IN_VIEW_MAX;
 
+pub(crate) use preview::replicas_of;
 pub use refusal::Refusal;
 
 /// A revision that could be stored next, and what it would change.
@@ -211,6 +213,24 @@ impl<'a> Changer<'a> {
         self.finish()
     }
 
+    /// Lets the update of a deployment go no further, or go on. Its form stays what it is.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchDeployment`].
+    pub fn pause(mut self, name: &DeploymentName, paused: bool) -> Result<Proposal, Refusal> {
+        let held = self.held(name)?;
+        let changes = held.paused != paused;
+        let (action, fields) = match changes {
+            true => (ChangeAction::Configure, vec!["paused".to_owned()]),
+            false => (ChangeAction::Unchanged, Vec::new()),
+        };
+        self.note(name, action, fields);
+        if let Some(next) = self.next.deployments.get_mut(name) {
+            next.paused = paused;
+        }
+        self.finish()
+    }
+
     /// Brings back an earlier form: the one given, or the last that was rolled out whole.
     ///
     /// # Errors
@@ -292,9 +312,13 @@ impl<'a> Changer<'a> {
         let (library, class) = resolve(&spec, libraries)?;
         let next = Wanted::new(application, spec, library, class, self.next.revision, imperative);
         match held {
-            Some(held) => self.settle(held, Wanted { attempt: same_code_attempt(held, &next), ..next }),
+            Some(held) => {
+                let (attempt, paused) = (same_code_attempt(held, &next), held.paused);
+                self.settle(held, Wanted { attempt, paused, ..next });
+            }
             None => {
                 self.note(&next.spec.name, ChangeAction::Create, Vec::new());
+                self.foretell(preview::steps(None, &next));
                 self.next.deployments.insert(next.spec.name.clone(), next);
             }
         }
@@ -334,6 +358,7 @@ impl<'a> Changer<'a> {
         next.rolled_back = None;
         next.revision = self.next.revision;
         self.note(name, action, differing);
+        self.foretell(preview::steps(Some(held), &next));
         self.next.deployments.insert(name.clone(), next);
     }
 
@@ -353,7 +378,14 @@ impl<'a> Changer<'a> {
     }
 
     fn note(&mut self, name: &DeploymentName, action: ChangeAction, fields: Vec<String>) {
-        self.changes.push(Change { deployment: name.clone(), action, fields });
+        self.changes.push(Change { deployment: name.clone(), action, fields, steps: Vec::new() });
+    }
+
+    /// Says of the newest change what is going to happen.
+    fn foretell(&mut self, steps: Vec<String>) {
+        if let Some(change) = self.changes.last_mut() {
+            change.steps = steps;
+        }
     }
 
     /// Checks that every graph still finds what it calls, and the whole.
@@ -382,7 +414,7 @@ fn same_code_attempt(held: &Wanted, next: &Wanted) -> u64 {
     if held.version == next.version { held.attempt } else { 0 }
 }
 
-fn differing_fields(held: &DeploymentSpec, next: &DeploymentSpec) -> Vec<String> {
+pub(crate) fn differing_fields(held: &DeploymentSpec, next: &DeploymentSpec) -> Vec<String> {
     let (held, next) = (fields_of(held), fields_of(next));
     let mut fields: Vec<String> = next
         .iter()

@@ -48,6 +48,9 @@ pub struct Wanted {
     pub before: Option<Box<Wanted>>,
     /// The change whose failure led to this form.
     pub rolled_back: Option<RolledBack>,
+    /// Its update goes no further until it is resumed.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// A change that failed and was put back.
@@ -125,6 +128,7 @@ impl Wanted {
             config_before: None,
             before: None,
             rolled_back: None,
+            paused: false,
         };
         wanted.seal();
         wanted
@@ -173,7 +177,7 @@ impl Wanted {
     /// This form without what came before it.
     #[must_use]
     pub fn alone(&self) -> Box<Self> {
-        Box::new(Self { before: None, rolled_back: None, config_before: None, ..self.clone() })
+        Box::new(Self { before: None, rolled_back: None, config_before: None, paused: false, ..self.clone() })
     }
 }
 

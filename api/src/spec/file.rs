@@ -8,6 +8,7 @@
 //! Nothing here touches a disk: whether a library exists is for whoever reads it.
 
 mod autoscaling;
+mod canary;
 mod fields;
 mod graph;
 mod node;

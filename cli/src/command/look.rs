@@ -91,6 +91,11 @@ fn one_deployment(
     if let Some(url) = url(deployment, status) {
         output.line(&format!("\n{url}"))?;
     }
+    with_replicas(deployment, output)
+}
+
+/// A deployment's replicas, and how those before them ended.
+pub(super) fn with_replicas(deployment: &DeploymentStatus, output: &Output) -> Result<(), Failure> {
     if !deployment.replicas.is_empty() {
         output.line("")?;
         output.table(&replicas(deployment, output))?;

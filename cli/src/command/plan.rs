@@ -45,6 +45,11 @@ fn show(applied: &Applied, changes: bool, output: &Output) -> Result<(), Failure
         (true, true) => output.note("only settings of HTTP would change"),
         (true, false) => output.table(&table)?,
     }
+    for change in &real {
+        for step in &change.steps {
+            output.line(&format!("{}: {step}", change.deployment))?;
+        }
+    }
     super::wait::tell_warnings(applied, output);
     if changes {
         output.note("nothing was changed: `decurion deploy` does it");

@@ -57,6 +57,7 @@ fn tell_changes(applied: &Applied, output: &Output) {
             ChangeAction::Unchanged => "unchanged".to_owned(),
             ChangeAction::Create => "created".to_owned(),
             ChangeAction::Roll => "updated, replica by replica".to_owned(),
+            ChangeAction::Configure if change.fields == ["paused"] => "let go on".to_owned(),
             ChangeAction::Configure => "reconfigured without a restart".to_owned(),
             ChangeAction::Delete => "deleted".to_owned(),
         };
@@ -75,6 +76,27 @@ pub(super) fn tell_warnings(applied: &Applied, output: &Output) {
     for warning in &applied.warnings {
         output.note_in(Tone::Moving, &format!("warning: {}", printable(warning)));
     }
+}
+
+/// Tells how the deployments of `applied` go, until the end, or only how they stand now.
+pub(super) fn watch_on(
+    applied: &Applied,
+    before: &[DeploymentStatus],
+    timeout: Option<Duration>,
+    admin: &Admin,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    if let Some(timeout) = timeout {
+        return see_through(applied, before, timeout, admin, output);
+    }
+    let mut watch = Watch::new(applied, before);
+    let _ = watch.look(before);
+    report(applied, &watch, before, output)?;
+    if watch.is_settled() {
+        return conclude(applied, &watch, admin, output);
+    }
+    output.note(&watch.pending_words());
+    Ok(Exit::Done)
 }
 
 fn see_through(

@@ -7,7 +7,7 @@ use decurion_api::{DeploymentName, ReplicaId};
 use super::call::{CallError, CallKey};
 use crate::board::BoardReader;
 use crate::channel::{Requester, StreamId};
-use crate::control::{DeploymentView, Generation};
+use crate::control::{CanaryView, DeploymentView, Generation};
 
 /// One deployment, as far as it is known.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub(super) struct Callee {
     pub(super) turn: usize,
     /// Calls without a replica, first come first.
     pub(super) waiting: VecDeque<CallKey>,
+    /// The supervisor was told that some wait where there is no replica.
+    told: bool,
 }
 
 /// What the supervisor has said.
@@ -42,6 +44,17 @@ impl Callee {
     ) {
         let news = view.map_or(Known::Absent(known), Known::View);
         self.announced = Some((generation, news));
+    }
+
+    /// How many wait, where the supervisor has to be told: some do and there is no replica, or none do any more.
+    pub(super) fn news_of_waiting(&mut self) -> Option<u32> {
+        let without = matches!(&self.current, Known::View(view) if view.replicas.is_empty());
+        let wait = !self.waiting.is_empty();
+        if wait == self.told || (wait && !without) {
+            return None;
+        }
+        self.told = wait;
+        Some(u32::try_from(self.waiting.len()).unwrap_or(u32::MAX))
     }
 
     /// Whether what was announced can be acted on.
@@ -114,7 +127,7 @@ impl Peer {
 /// What a call asks of the replica it goes to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wish<'a> {
-    /// Decides between equals, so that each has its share.
+    /// Decides between equals, so that each has its share, and whether a version that is a canary has its own.
     pub(super) turn: usize,
     /// Hash of a model; 0: none.
     pub(super) model: u64,
@@ -133,13 +146,25 @@ pub(super) fn least_loaded<'a>(
 ) -> Option<&'a ReplicaId> {
     let count = view.replicas.len();
     let turn = if wish.model == 0 { wish.turn } else { usize::try_from(wish.model >> 1).unwrap_or(0) };
-    let fitting = view.in_rotation().enumerate().filter_map(|(place, id)| {
-        if wish.only.is_some_and(|only| only != id) || wish.tried.contains(id) {
-            return None;
-        }
-        let peer = peers.get(id).filter(|peer| peer.has_room(view))?;
-        let lacks = wish.model != 0 && !peer.board.holds_model(wish.model);
-        Some((lacks, peer.load(), place.wrapping_add(turn) % count, id))
-    });
-    fitting.min().map(|(.., id)| id)
+    let least = |belongs: &dyn Fn(&ReplicaId) -> bool| {
+        let fitting = view.in_rotation().enumerate().filter_map(|(place, id)| {
+            if wish.only.is_some_and(|only| only != id) || wish.tried.contains(id) || !belongs(id) {
+                return None;
+            }
+            let peer = peers.get(id).filter(|peer| peer.has_room(view))?;
+            let lacks = wish.model != 0 && !peer.board.holds_model(wish.model);
+            Some((lacks, peer.load(), place.wrapping_add(turn) % count, id))
+        });
+        fitting.min().map(|(.., id)| id)
+    };
+    let Some(canary) = view.canary.as_ref().filter(|_| wish.only.is_none()) else { return least(&|_| true) };
+    let is_canary = |id: &ReplicaId| canary.replicas.contains(id);
+    let lives = |id: &ReplicaId| peers.get(id).is_some_and(|peer| !peer.dead);
+    if CanaryView::draws(canary.weight, u64::try_from(wish.turn).unwrap_or(0)) {
+        least(&is_canary).or_else(|| least(&|id| !is_canary(id)))
+    } else if view.in_rotation().any(|id| !is_canary(id) && lives(id)) {
+        least(&|id| !is_canary(id))
+    } else {
+        least(&is_canary)
+    }
 }

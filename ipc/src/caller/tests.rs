@@ -29,6 +29,7 @@ fn view(replicas: &[u32], ongoing: u32, queued: Option<u32>) -> DeploymentView {
         replicas: replicas.iter().map(|number| replica(*number)).collect(),
         max_ongoing_requests: ongoing,
         silent: Vec::new(),
+        canary: None,
         max_queued_requests: queued,
         request_timeout: None,
         http: true,
@@ -98,7 +99,9 @@ impl Scene {
         };
         assert_eq!(self.caller.handle(order), None);
         let applied = CallerReport::Applied { deployment: name("model"), generation };
-        assert_eq!(self.caller.take_reports(), [applied]);
+        let mut reports = self.caller.take_reports();
+        reports.retain(|report| !matches!(report, CallerReport::Waiting { .. }));
+        assert_eq!(reports, [applied]);
     }
 
     fn start(&mut self, text: &str) -> CallKey {
@@ -551,4 +554,34 @@ fn the_head_of_a_reply_stands_before_its_end_and_the_rest_is_read() {
     lane.flush();
     scene.caller.poll(0);
     assert_eq!(scene.caller.read(key, &mut buffer), Ok(Some(0)));
+}
+
+#[test]
+fn who_waits_where_there_is_no_replica_is_told_once_and_its_end_as_well() {
+    let waits = |count| CallerReport::Waiting { deployment: name("model"), count };
+    let mut scene = Scene::new(view(&[], 2, None));
+    let first = scene.start("a");
+    assert_eq!(scene.caller.take_reports(), [waits(1)]);
+    let second = scene.start("b");
+    assert_eq!(scene.caller.take_reports(), []);
+    scene.caller.cancel(first);
+    assert_eq!(scene.caller.take_reports(), []);
+    scene.caller.cancel(second);
+    assert_eq!(scene.caller.take_reports(), [waits(0)]);
+    scene.announce(view(&[1], 1, None));
+    // These wait for a replica that there is.
+    scene.start("c");
+    scene.start("d");
+    assert_eq!(scene.caller.take_reports(), []);
+}
+
+#[test]
+fn a_version_that_is_tried_gets_its_share_of_calls() {
+    let tried = crate::control::CanaryView { replicas: vec![replica(2)], weight: 25 };
+    let mut scene = Scene::new(DeploymentView { canary: Some(tried), ..view(&[1, 2], 100, None) });
+    (0..20).for_each(|number| {
+        scene.start(&number.to_string());
+    });
+    let shares: Vec<usize> = scene.arrived().iter().map(Vec::len).collect();
+    assert_eq!(shares, [15, 5]);
 }

@@ -177,7 +177,8 @@ fn token(order: &ProxyOrder) -> Option<FdToken> {
         | ProxyOrder::View(_)
         | ProxyOrder::Detach(_)
         | ProxyOrder::Drain(_)
-        | ProxyOrder::ReopenLogs => None,
+        | ProxyOrder::ReopenLogs
+        | ProxyOrder::Count => None,
     }
 }
 

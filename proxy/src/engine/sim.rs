@@ -401,7 +401,8 @@ impl World {
         self.generation += 1;
         let alive = self.replicas.iter().filter(|(replica, _)| !replica.is_gone());
         let replicas = alive.map(|(replica, _)| Arc::clone(replica)).collect();
-        let backends = Arc::new(Backends { replicas, max_ongoing: self.max_ongoing, max_queued: None });
+        let (max_ongoing, max_queued) = (self.max_ongoing, None);
+        let backends = Arc::new(Backends { replicas, canary: None, max_ongoing, max_queued });
         self.deployment.set_backends(Arc::clone(&backends), &*self.grants);
         let route = Route {
             place: 0,

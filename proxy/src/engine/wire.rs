@@ -90,7 +90,8 @@ pub fn speak_at<'p>(
     let id = ReplicaId::numbered(&deployment.name, 1);
     let replica = Arc::new(Replica::new(id, LaneIndex(0), Arc::clone(&deployment), Box::new(Nothing)));
     engine.attach(Arc::clone(&replica), Pipe(Rc::clone(&state)));
-    let backends = Arc::new(Backends { replicas: vec![replica], max_ongoing: 1000, max_queued: None });
+    let backends =
+        Arc::new(Backends { replicas: vec![replica], canary: None, max_ongoing: 1000, max_queued: None });
     deployment.set_backends(Arc::clone(&backends), &Nobody);
     let availability = Availability::Expected;
     let route = Route { place: 0, deployment, backends, availability, request_timeout: None, http: true };

@@ -32,9 +32,9 @@ use super::mailbox::{Mail, Mailbox, Mailboxes};
 use super::share::Shares;
 use super::worker::{self, FromWorker, Seat, WAKER};
 use crate::access_log::Sink;
-use crate::balance::{Backends, Deployment, LaneIndex, Replica};
+use crate::balance::{Backends, Canary, Deployment, LaneIndex, Replica};
 use crate::route::RouteTable;
-use crate::stats::Gathered;
+use crate::stats::{Gathered, Level};
 use crate::view::{Route, View};
 
 /// How long the supervisor may take for its first word.
@@ -309,6 +309,11 @@ impl Control {
                 }
                 Ok(())
             }
+            ProxyOrder::Count => {
+                self.gathered.ask();
+                self.send_stats(Instant::now());
+                Ok(())
+            }
         }
     }
 
@@ -498,8 +503,14 @@ impl Control {
                 Err(why) => unreachable.push((id.clone(), why)),
             }
         }
+        let canary = view.canary.as_ref().map(|canary| {
+            // Those that are tried come last, each part in the view's order.
+            replicas.sort_by_key(|replica| canary.replicas.contains(&replica.id));
+            let from = replicas.iter().take_while(|replica| !canary.replicas.contains(&replica.id)).count();
+            Canary::new(from, canary.weight)
+        });
         let max_queued = view.max_queued_requests;
-        Arc::new(Backends { replicas, max_ongoing: view.max_ongoing_requests.max(1), max_queued })
+        Arc::new(Backends { replicas, canary, max_ongoing: view.max_ongoing_requests.max(1), max_queued })
     }
 
     fn serving(
@@ -624,10 +635,12 @@ impl Control {
     }
 
     fn stats(&mut self, now: Instant) -> Vec<ProxyStats> {
-        let waiting = self.deployments.values().map(|deployment| {
-            (deployment.name.clone(), u32::try_from(deployment.told_waiting()).unwrap_or(u32::MAX))
+        let levels = self.deployments.values().map(|deployment| Level {
+            name: deployment.name.clone(),
+            waiting: u32::try_from(deployment.told_waiting()).unwrap_or(u32::MAX),
+            in_flight: deployment.in_flight(),
         });
-        self.gathered.take(waiting, self.gate.take_counts(), now)
+        self.gathered.take(levels, self.gate.take_counts(), now)
     }
 
     /// A drain takes too long, or no supervisor has come back.

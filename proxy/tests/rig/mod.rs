@@ -158,6 +158,7 @@ impl Rig {
             availability: Availability::Expected,
             replicas: replicas.iter().map(|replica| replica.id.clone()).collect(),
             silent: vec![],
+            canary: None,
             max_ongoing_requests: 100,
             max_queued_requests: Some(1000),
             request_timeout: None,

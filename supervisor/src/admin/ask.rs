@@ -1,6 +1,6 @@
 //! What the admin API's thread asks of the loop.
 
-use decurion_api::admin::Applied;
+use decurion_api::admin::{Applied, Description, HistoryEntry};
 use decurion_api::spec::file::FileError;
 use decurion_api::spec::{ApplicationSpec, DeploymentSpec};
 use decurion_api::status::SystemStatus;
@@ -22,6 +22,10 @@ pub enum Ask {
     Desired,
     /// What was counted and measured.
     Metrics,
+    /// Which revisions have changed a deployment.
+    History(DeploymentName),
+    /// Everything about one, but what the journal holds.
+    Describe(DeploymentName),
     /// Change what is wanted.
     Change {
         /// Only at this revision.
@@ -53,6 +57,8 @@ pub enum Change {
     Scale(DeploymentName, u32),
     /// Replace its replicas.
     Restart(DeploymentName),
+    /// Let its update go no further, or go on.
+    Pause(DeploymentName, bool),
     /// Bring back an earlier form of it.
     Rollback(DeploymentName, Option<u64>),
     /// Delete one.
@@ -68,6 +74,10 @@ pub enum Answer {
     Desired(Box<Desired>),
     /// To `Metrics`.
     Metrics(Box<Snapshot>),
+    /// To `History`.
+    History(Vec<HistoryEntry>),
+    /// To `Describe`.
+    Description(Box<Description>),
     /// To `Change`.
     Applied(Applied),
     /// To `Shutdown`.

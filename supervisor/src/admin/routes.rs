@@ -35,6 +35,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Pieces of an answer that a slow follower leaves unread.
 const PIECES_MAX: usize = 16;
 
+/// Events in a description.
+const DESCRIBED_EVENTS: usize = 30;
+/// Lines of a failed replica in a description.
+const DESCRIBED_LINES: usize = 15;
+
 /// All paths.
 pub(crate) fn router(api: Api) -> Router {
     Router::new()
@@ -52,6 +57,8 @@ pub(crate) fn router(api: Api) -> Router {
                 .delete(delete_deployment)
                 .post(act_on_deployment),
         )
+        .route("/v1/deployments/{name}/history", get(history))
+        .route("/v1/deployments/{name}/description", get(description))
         .route("/v1/events", get(events))
         .route("/v1/logs", get(logs))
         .route("/v1/check", post(check))
@@ -187,6 +194,32 @@ async fn deployment(State(api): State<Api>, Path(name): Path<String>) -> Answere
     }
 }
 
+async fn history(State(api): State<Api>, Path(name): Path<String>) -> Answered {
+    let Answer::History(entries) = api.ask(Ask::History(parse(&name)?)).await? else {
+        return Err(unexpected());
+    };
+    Ok(Json(entries).into_response())
+}
+
+async fn description(State(api): State<Api>, Path(name): Path<String>) -> Answered {
+    let name: DeploymentName = parse(&name)?;
+    let Answer::Description(mut found) = api.ask(Ask::Describe(name.clone())).await? else {
+        return Err(unexpected());
+    };
+    let journal = api.journal().lock();
+    let mut events = journal.events_after(0);
+    events.retain(|event| event.deployment.as_ref() == Some(&name));
+    found.events = events.split_off(events.len().saturating_sub(DESCRIBED_EVENTS));
+    if let Some(failed) = found.status.ended.iter().find(|ended| ended.failed) {
+        let replica = Some(failed.id.clone());
+        let filter = LineFilter { deployment: Some(name), replica, since_ms: None };
+        let mut lines = journal.lines_after(0, &filter);
+        found.last_words = lines.split_off(lines.len().saturating_sub(DESCRIBED_LINES));
+    }
+    drop(journal);
+    Ok(Json(*found).into_response())
+}
+
 async fn put_deployment(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -240,6 +273,8 @@ async fn act_on_deployment(
     let wanted = match verb {
         "scale" => Change::Scale(name, from_json::<ScaleRequest>(&body)?.num_replicas),
         "restart" => Change::Restart(name),
+        "pause" => Change::Pause(name, true),
+        "resume" => Change::Pause(name, false),
         "rollback" => Change::Rollback(name, optional::<RollbackRequest>(&body)?.revision),
         "call" => return call(&api, &name, from_json(&body)?).await,
         _ => return Err(no_such_path().await),

@@ -134,7 +134,7 @@ mod tests {
         counts.count_status(status);
         let waiting = key.deployment.clone().map(|name| (name, waiting)).into_iter().collect();
         let connections = Connections { open: 2, accepted: 3, refused: 1 };
-        ProxyStats { traffic: vec![Traffic { key, counts }], waiting, connections }
+        ProxyStats { traffic: vec![Traffic { key, counts }], waiting, in_flight: Vec::new(), connections }
     }
 
     #[test]

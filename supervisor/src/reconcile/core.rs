@@ -186,6 +186,12 @@ impl Core {
                 self.observed.add_caller(CallerId::Client(client));
             }
             Fact::ClientLeft { client } => self.observed.forget_caller(&CallerId::Client(client)),
+            Fact::InFlight { caller, deployment, count } => {
+                self.observed.note_in_flight(caller, &deployment, count);
+            }
+            Fact::Answered { deployment, version, answers } => {
+                self.observed.count_answers(&deployment, &version, &answers);
+            }
             Fact::Waiting { caller, deployment, count } => {
                 self.observed.note_waiting(caller, &deployment, count);
             }
@@ -309,6 +315,7 @@ impl Core {
         self.observed.count_failure(id, &Why::Failed(how.to_owned()), now.at);
         let Some(replica) = self.observed.replicas.remove(id) else { return };
         self.observed.callers.forget(id);
+        self.observed.forget_caller(&CallerId::Replica(id.clone()));
         let message = format!("pid {}: {how}", replica.pid.unwrap_or_default());
         self.observed.tell((&replica.deployment, Some(id)), "replica-ended", message);
         if let Some(deployment) = self.observed.deployments.get_mut(&replica.deployment) {

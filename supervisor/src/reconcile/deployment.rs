@@ -8,6 +8,7 @@ use decurion_api::status::EndedReplica;
 use crate::desired::{ConfigId, TemplateId, Wanted, fields_of};
 use crate::reconcile::autoscale::Autoscaler;
 use crate::reconcile::backoff::{self, DELAY_MAX, DELAY_UNPROVEN_MAX, GOOD_LIFE};
+use crate::reconcile::canary::Canary;
 use crate::reconcile::fact::CallerId;
 
 /// One deployment.
@@ -33,10 +34,16 @@ pub struct Deployment {
     pub autoscaler: Option<Autoscaler>,
     /// The number that it may go to, if that holds: when, and one sentence.
     pub leaning: Option<(Instant, String)>,
+    /// A new version that is tried, or was.
+    pub canary: Option<Canary>,
+    /// How the trial goes: one sentence, and when there may be more to say.
+    pub trial: Option<(String, Option<Instant>)>,
     /// The load has moved the number, and the replicas are not there yet, or not gone.
     pub moving: bool,
     /// Requests that wait for a replica, by who has them.
     pub waiting: BTreeMap<CallerId, u64>,
+    /// Requests that are with a replica, by who has sent them.
+    pub in_flight: BTreeMap<CallerId, u64>,
 }
 
 /// What became of the replicas of one place.
@@ -118,9 +125,12 @@ impl Deployment {
                 .autoscaling
                 .as_ref()
                 .map(|spec| Autoscaler::new(spec, wanted.spec.num_replicas)),
+            canary: None,
+            trial: None,
             leaning: None,
             moving: false,
             waiting: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
         }
     }
 
@@ -135,6 +145,10 @@ impl Deployment {
         let revived = std::mem::replace(&mut self.deleted, false);
         if wanted.revision != self.rollout.revision || revived {
             self.rollout = self.next_rollout(wanted, revived);
+            if wanted.template != self.wanted.template {
+                self.canary = self.wants_trial(wanted).then(Canary::default);
+                self.trial = None;
+            }
             self.config_refused = None;
             self.put_back_at = None;
         }
@@ -155,6 +169,29 @@ impl Deployment {
         if !self.has_run(&self.wanted.template) && self.rollout.outcome == Outcome::Done {
             self.rollout.outcome = Outcome::Progressing;
         }
+    }
+
+    /// Whether a new version is to be tried first: one that is known to be good need not, and one whose answers can't
+    /// be told from the old one's can't.
+    fn wants_trial(&self, wanted: &Wanted) -> bool {
+        wanted.spec.rollout.canary.is_some()
+            && wanted.before.as_ref().is_some_and(|before| before.version != wanted.version)
+            && !self.has_run(&wanted.template)
+            && wanted.rolled_back.is_none()
+    }
+
+    /// Whether a new version is being tried.
+    #[must_use]
+    pub fn is_trying(&self) -> bool {
+        self.rollout.outcome == Outcome::Progressing
+            && self.wanted.spec.rollout.canary.is_some()
+            && self.canary.as_ref().is_some_and(Canary::is_tried)
+    }
+
+    /// Whether the new version was tried and is to go.
+    #[must_use]
+    pub fn is_taken_back(&self) -> bool {
+        self.canary.as_ref().is_some_and(Canary::is_taken_back)
     }
 
     fn next_rollout(&self, wanted: &Wanted, revived: bool) -> Rollout {
@@ -244,6 +281,9 @@ impl Deployment {
             return;
         }
         self.rollout.last_failure = Some(why.to_owned());
+        if let Some(canary) = &mut self.canary {
+            canary.crashed();
+        }
         if proven || life >= GOOD_LIFE {
             return;
         }

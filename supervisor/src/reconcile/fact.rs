@@ -5,6 +5,8 @@ use std::fmt;
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{Generation, StartFailure};
 
+use crate::reconcile::canary::Answers;
+
 /// One start of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProxyInstance(pub u32);
@@ -172,11 +174,29 @@ pub enum Fact {
         /// Which.
         deployment: DeploymentName,
     },
+    /// Replicas of a version have answered.
+    Answered {
+        /// Of which deployment.
+        deployment: DeploymentName,
+        /// Which version.
+        version: String,
+        /// What, since the last of these.
+        answers: Box<Answers>,
+    },
     /// So many requests of a caller wait for a replica.
     Waiting {
         /// Who.
         caller: CallerId,
         /// For which deployment.
+        deployment: DeploymentName,
+        /// How many, in all of it.
+        count: u64,
+    },
+    /// So many requests of a caller are with replicas.
+    InFlight {
+        /// Who.
+        caller: CallerId,
+        /// Of which deployment.
         deployment: DeploymentName,
         /// How many, in all of it.
         count: u64,

@@ -12,6 +12,7 @@
 pub mod autoscale;
 pub mod backoff;
 pub mod callers;
+pub mod canary;
 pub mod core;
 pub mod deployment;
 pub mod fact;

@@ -10,6 +10,7 @@ use crate::desired::{ConfigId, Desired};
 use crate::reconcile::autoscale::{Decision, Load};
 use crate::reconcile::backoff::GOOD_LIFE;
 use crate::reconcile::callers::{Caller, Callers, Interest};
+use crate::reconcile::canary::{Answers, Verdict};
 use crate::reconcile::deployment::{Deployment, Outcome};
 use crate::reconcile::fact::{Board, CallerId};
 use crate::reconcile::liveness::Liveness;
@@ -98,6 +99,7 @@ impl Observed {
         self.miss_signs_of_life(now);
         self.miss_health_checks(now);
         self.autoscale(now);
+        self.judge_canaries(now);
         let names: Vec<DeploymentName> = self.deployments.keys().cloned().collect();
         for name in &names {
             self.judge(name, now);
@@ -113,7 +115,10 @@ impl Observed {
     /// Notes an order as under way.
     pub fn note(&mut self, order: &Order, now: Instant) {
         match order {
-            Order::Spawn(spawn) => self.note_spawn(spawn, now),
+            Order::Spawn(spawn) => {
+                self.tell_step(order);
+                self.note_spawn(spawn, now);
+            }
             Order::Reconfigure { replica, sequence, config, .. } => {
                 self.sequence = *sequence;
                 self.with(replica, |replica| {
@@ -135,6 +140,7 @@ impl Observed {
                 self.with(replica, |replica| replica.liveness.probed(*sequence, now));
             }
             Order::Retire { replica, why } => {
+                self.tell_step(order);
                 self.count_failure(replica, why, now);
                 self.with(replica, |replica| {
                     replica.phase = Phase::Retiring { since: now, why: why.clone() };
@@ -145,6 +151,7 @@ impl Observed {
                 replica.phase = Phase::Draining { since: now, why };
             }),
             Order::Kill { replica, why } => {
+                self.tell_step(order);
                 self.count_failure(replica, why, now);
                 self.with(replica, |replica| {
                     let overdue = !replica.is_active();
@@ -181,6 +188,29 @@ impl Observed {
                 }
             }
             Order::Finished => self.finished = true,
+        }
+    }
+
+    /// Says which step is taken, and why.
+    fn tell_step(&mut self, order: &Order) {
+        let (replica, kind, message) = match order {
+            Order::Spawn(spawn) => {
+                let start = &spawn.start;
+                let message = format!("starts with version {} in place {}", start.version, start.rank);
+                self.tell((&start.deployment, Some(&start.replica)), "replica-starting", message);
+                return;
+            }
+            Order::Retire { replica, why } => {
+                (replica, "replica-draining", format!("gets no new requests: {}", why.reason()))
+            }
+            Order::Kill { replica, why } => {
+                let held = self.replicas.get(replica).and_then(Replica::leaving_why);
+                (replica, "replica-killed", format!("is killed: {}", held.unwrap_or(why).reason()))
+            }
+            _ => return,
+        };
+        if let Some(name) = self.replicas.get(replica).map(|held| held.deployment.clone()) {
+            self.tell((&name, Some(replica)), kind, message);
         }
     }
 
@@ -310,6 +340,8 @@ impl Observed {
                 load.serving += 1;
                 load.running += replica.board.ongoing;
             }
+            // A replica whose threads are all busy does not see what was sent to it beside that; who sent it does.
+            load.running = load.running.max(deployment.in_flight.values().sum());
             let before = scaler.number();
             deployment.moving &= load.serving != before;
             match scaler.decide(spec, load, now) {
@@ -330,13 +362,60 @@ impl Observed {
         }
     }
 
+    /// Lets what new versions have answered decide, where they are tried.
+    fn judge_canaries(&mut self, now: Instant) {
+        let tried: Vec<DeploymentName> = self
+            .deployments
+            .iter()
+            .filter(|(_, held)| held.is_trying() && !held.wanted.paused && !held.deleted)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in tried {
+            let template = &self.deployments[&name].wanted.template;
+            let serving =
+                self.replicas_of(&name).any(|r| r.template == *template && self.is_available(r, now));
+            let Some(held) = self.deployments.get_mut(&name) else { continue };
+            let (Some(spec), Some(canary)) = (&held.wanted.spec.rollout.canary, &mut held.canary) else {
+                continue;
+            };
+            match canary.judge(spec, serving, now) {
+                Verdict::Wait(why, until) => held.trial = Some((why, until)),
+                Verdict::Promote(why) => {
+                    held.trial = None;
+                    self.tell((&name, None), "canary-promoted", why);
+                }
+                Verdict::TakeBack(why) => {
+                    held.trial = None;
+                    let version = &held.wanted.version;
+                    let why = format!("the canary of version {version} {why}");
+                    held.rollout.outcome = Outcome::Failed(why.clone());
+                    self.tell((&name, None), "rollout-failed", why);
+                }
+            }
+        }
+    }
+
+    /// Counts what a version of a deployment has answered.
+    pub fn count_answers(&mut self, name: &DeploymentName, version: &str, answers: &Answers) {
+        if let Some(held) = self.deployments.get_mut(name)
+            && held.wanted.version == version
+            && let Some(canary) = &mut held.canary
+        {
+            canary.count(answers);
+        }
+    }
+
     /// A caller says how many requests wait with it for a deployment.
     pub fn note_waiting(&mut self, caller: CallerId, name: &DeploymentName, count: u64) {
-        let Some(deployment) = self.deployments.get_mut(name) else { return };
-        if count == 0 {
-            deployment.waiting.remove(&caller);
-        } else if deployment.waiting.len() < WAITING_CALLERS_MAX {
-            deployment.waiting.insert(caller, count);
+        if let Some(deployment) = self.deployments.get_mut(name) {
+            note_level(&mut deployment.waiting, caller, count);
+        }
+    }
+
+    /// A caller says how many requests it has with replicas of a deployment.
+    pub fn note_in_flight(&mut self, caller: CallerId, name: &DeploymentName, count: u64) {
+        if let Some(deployment) = self.deployments.get_mut(name) {
+            note_level(&mut deployment.in_flight, caller, count);
         }
     }
 
@@ -345,6 +424,7 @@ impl Observed {
         self.callers.all.remove(caller);
         for deployment in self.deployments.values_mut() {
             deployment.waiting.remove(caller);
+            deployment.in_flight.remove(caller);
         }
     }
 
@@ -408,6 +488,14 @@ pub struct Condemned {
     pub how: String,
     /// It gets no time to finish.
     pub at_once: bool,
+}
+
+fn note_level(levels: &mut BTreeMap<CallerId, u64>, caller: CallerId, count: u64) {
+    if count == 0 {
+        levels.remove(&caller);
+    } else if levels.len() < WAITING_CALLERS_MAX || levels.contains_key(&caller) {
+        levels.insert(caller, count);
+    }
 }
 
 /// Callers whose waiting requests count for one deployment.

@@ -3,7 +3,11 @@
 mod farewell;
 mod proxy;
 mod roll;
+mod stage;
 mod views;
+
+pub(crate) use roll::limits;
+pub(crate) use stage::canary_replicas;
 
 use std::collections::BTreeSet;
 use std::time::Instant;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use decurion_api::{DeploymentName, ReplicaId};
-use decurion_ipc::control::{Availability, DeploymentView, Generation, MethodView, RouteView};
+use decurion_ipc::control::{Availability, CanaryView, DeploymentView, Generation, MethodView, RouteView};
 
 use crate::desired::{Desired, Wanted};
 use crate::reconcile::deployment::{Deployment, Outcome};
@@ -60,6 +60,10 @@ impl Observed {
     fn in_rotation(mut view: DeploymentView) -> DeploymentView {
         view.replicas = view.in_rotation().cloned().collect();
         view.silent = Vec::new();
+        view.canary = view.canary.take().and_then(|mut canary| {
+            canary.replicas.retain(|id| view.replicas.contains(id));
+            (!canary.replicas.is_empty()).then_some(canary)
+        });
         view
     }
 
@@ -79,6 +83,7 @@ impl Observed {
             route_prefix: wanted.spec.route_prefix.clone(),
             availability,
             silent: serving.iter().filter(silent).cloned().collect(),
+            canary: self.canary_of(deployment, &serving),
             replicas: serving,
             max_ongoing_requests: wanted.max_ongoing_requests(),
             max_queued_requests: wanted.spec.max_queued_requests,
@@ -87,6 +92,17 @@ impl Observed {
             methods: class.methods.iter().map(|name| MethodView { name: name.clone() }).collect(),
             encodings: class.encodings,
         }
+    }
+
+    /// Who is tried, beside others.
+    fn canary_of(&self, deployment: &Deployment, serving: &[ReplicaId]) -> Option<CanaryView> {
+        let spec = deployment.wanted.spec.rollout.canary.as_ref().filter(|_| deployment.is_trying())?;
+        let is_new = |id: &&ReplicaId| {
+            self.replicas.get(*id).is_some_and(|replica| replica.template == deployment.wanted.template)
+        };
+        let replicas: Vec<ReplicaId> = serving.iter().filter(is_new).cloned().collect();
+        let beside = !replicas.is_empty() && replicas.len() < serving.len();
+        beside.then_some(CanaryView { replicas, weight: spec.weight })
     }
 
     /// The form whose class callers are told of: the wanted one as soon as it serves, the one before until then.

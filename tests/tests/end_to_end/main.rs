@@ -18,6 +18,8 @@ mod load;
 mod metrics;
 mod multiplexing;
 mod ownership;
+mod rollouts;
+mod scaling;
 mod streaming;
 mod tls;
 mod updates;

@@ -423,7 +423,7 @@ fn rollout(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<RolloutSpec
     let max_unavailable = table.share("max_unavailable", REPLICAS_MAX, preset.max_unavailable, problems);
     let max_surge = table.share("max_surge", REPLICAS_MAX, preset.max_surge, problems);
     let auto_rollback = table.boolean("auto_rollback", preset.auto_rollback, problems);
-    table.later("canary", "every update goes to all replicas, step by step", problems);
+    let canary = table.take("canary").and_then(|field| super::canary::canary(&field, problems));
     table.later("together", "", problems);
     table.finish(problems);
     let none = |share| matches!(share, Share::Count(0) | Share::Percent(0));
@@ -432,7 +432,7 @@ fn rollout(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<RolloutSpec
                        raise one of them";
         field.refuse(problems, message);
     }
-    Some(RolloutSpec { max_unavailable, max_surge, auto_rollback })
+    Some(RolloutSpec { max_unavailable, max_surge, auto_rollback, canary })
 }
 
 fn runtime_env(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<RuntimeEnvSpec> {

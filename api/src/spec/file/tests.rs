@@ -150,6 +150,17 @@ fn autoscaling_is_read_with_rays_defaults_and_reads_back() {
 }
 
 #[test]
+fn a_canary_is_read_and_reads_back() {
+    let text = "application = \"a\"\n[[deployment]]\nlibrary = \"x.so\"\n[deployment.rollout]\n\
+                canary = { weight = \"5%\", duration = \"2m\", max_error_rate = \"0.5%\", max_p99 = \"250ms\" }";
+    let spec = read_toml(text, "f.toml").unwrap();
+    assert_eq!(read_json(to_json(&spec).to_string().as_bytes()).unwrap(), spec);
+    let canary = spec.deployments[0].rollout.canary.clone().unwrap();
+    assert_eq!((canary.weight, canary.duration.as_secs(), canary.max_error_rate), (5, 120, 0.005));
+    assert_eq!(canary.max_p99, Some(Duration::from_millis(250)));
+}
+
+#[test]
 fn a_patch_turns_autoscaling_on_and_off() {
     let fixed = read_toml(WHOLE, "decurion.toml").unwrap().deployments.remove(0);
     let scaled = patch_deployment(&fixed, &json!({ "autoscaling_config": { "max_replicas": 4 } })).unwrap();
@@ -265,6 +276,17 @@ fn deployment_fields_are_refused_with_their_place_and_what_is_allowed() {
              percent, or a number of replicas",
         ),
         (
+            "rollout = { canary = { duration = \"2m\" } }",
+            "f.toml:4:22: deployment[0].rollout.canary.weight: missing; it is the share of requests that the new \
+             version gets: weight = \"5%\"",
+        ),
+        (
+            "rollout = { canary = { weight = \"0%\", max_error_rate = 2 } }",
+            "f.toml:4:33: deployment[0].rollout.canary.weight: '0%' is no weight; write \"1%\" to \"99%\" in whole \
+             percent\nf.toml:4:56: deployment[0].rollout.canary.max_error_rate: takes a share of the answers: \
+             \"0.5%\", or a number from 0 to 1",
+        ),
+        (
             "[deployment.rollout]\nmax_surge = 0\nmax_unavailable = \"0%\"",
             "f.toml:4:1: deployment[0].rollout: max_unavailable and max_surge are both 0, so that no replica \
              could ever be replaced; raise one of them",
@@ -310,11 +332,6 @@ fn features_that_come_later_are_refused_by_name() {
         (
             "rollout = { together = \"x\" }",
             "f.toml:4:13: deployment[0].rollout.together: not supported yet; remove it",
-        ),
-        (
-            "rollout = { canary = { weight = \"5%\" } }",
-            "f.toml:4:13: deployment[0].rollout.canary: not supported yet; every update goes to all replicas, \
-             step by step",
         ),
         (
             "runtime_env = { library_path = [\"lib\"] }",

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::fields::DIGEST_PREFIX;
 use crate::spec::graph::Step;
 use crate::spec::{
-    ApplicationSpec, AutoscalingSpec, DeploymentSpec, GraphSpec, HttpSpec, LibraryRef, RuntimeEnvSpec, Share,
-    TlsSpec,
+    ApplicationSpec, AutoscalingSpec, CanarySpec, DeploymentSpec, GraphSpec, HttpSpec, LibraryRef,
+    RuntimeEnvSpec, Share, TlsSpec,
 };
 
 /// The whole file in its JSON form, every default written out.
@@ -57,11 +57,12 @@ pub fn deployment_to_json(spec: &DeploymentSpec) -> Value {
         "health_check_period_s": seconds(spec.health_check_period),
         "health_check_timeout_s": seconds(spec.health_check_timeout),
         "startup_timeout_s": seconds(spec.startup_timeout),
-        "rollout": {
+        "rollout": without_nulls(json!({
             "max_unavailable": share(spec.rollout.max_unavailable),
             "max_surge": share(spec.rollout.max_surge),
             "auto_rollback": spec.rollout.auto_rollback,
-        },
+            "canary": spec.rollout.canary.as_ref().map(canary_to_json),
+        })),
         "runtime_env": env_to_json(&spec.runtime_env),
     });
     without_nulls(value)
@@ -80,6 +81,15 @@ fn autoscaling_to_json(spec: &AutoscalingSpec) -> Value {
         "metrics_interval_s": seconds(spec.metrics_interval),
         "upscaling_factor": spec.upscaling_factor,
         "downscaling_factor": spec.downscaling_factor,
+    }))
+}
+
+fn canary_to_json(spec: &CanarySpec) -> Value {
+    without_nulls(json!({
+        "weight": share(Share::Percent(spec.weight)),
+        "duration_s": seconds(spec.duration),
+        "max_error_rate": spec.max_error_rate,
+        "max_p99_s": spec.max_p99.map(seconds),
     }))
 }
 

@@ -66,6 +66,8 @@ impl Watch {
                 aim: match change.action {
                     ChangeAction::Delete => Aim::Absence,
                     ChangeAction::Unchanged => Aim::AnyRollout,
+                    // The form stays, and so does the revision that has it.
+                    ChangeAction::Configure if change.fields == ["paused"] => Aim::AnyRollout,
                     _ => Aim::Rollout(applied.revision),
                 },
                 told: held.iter().flat_map(|held| &held.replicas).map(|replica| replica.id.clone()).collect(),
@@ -187,7 +189,12 @@ mod tests {
     use super::*;
 
     fn applied(action: ChangeAction) -> Applied {
-        let change = Change { deployment: DeploymentName::new("m").unwrap(), action, fields: Vec::new() };
+        let change = Change {
+            deployment: DeploymentName::new("m").unwrap(),
+            action,
+            fields: Vec::new(),
+            steps: Vec::new(),
+        };
         Applied { revision: 7, dry_run: false, changes: vec![change], warnings: Vec::new() }
     }
 

@@ -11,6 +11,7 @@ use crate::reconcile::deployment::{Deployment, Outcome};
 use crate::reconcile::liveness::probe_period;
 use crate::reconcile::order::{Order, PutBack, Spawn, Why};
 use crate::reconcile::plan::Planner;
+use crate::reconcile::plan::stage::{Numbers, stage};
 use crate::reconcile::replica::{Phase, Replica, jittered};
 use crate::reconcile::takedown::{Standing, TakeDown, Verdict};
 
@@ -18,6 +19,7 @@ impl<'a> Planner<'a> {
     pub(super) fn deployment(&mut self, wanted: &'a Wanted, deployment: &'a Deployment) {
         self.put_back(wanted, deployment);
         self.autoscaled(wanted, deployment);
+        self.tried(wanted, deployment);
         self.slow_starts(wanted);
         self.roll(wanted, deployment);
         if !deployment.is_halted() {
@@ -55,6 +57,17 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Looks again when a trial may be over, and says how it goes.
+    fn tried(&mut self, wanted: &Wanted, deployment: &Deployment) {
+        let Some((why, until)) = deployment.trial.as_ref().filter(|_| deployment.is_trying()) else { return };
+        if let Some(until) = until
+            && !wanted.paused
+        {
+            self.due(*until);
+        }
+        self.hold(&wanted.spec.name, None, why.clone());
+    }
+
     fn slow_starts(&mut self, wanted: &'a Wanted) {
         let timeout = wanted.spec.startup_timeout;
         for replica in self.active(&wanted.spec.name) {
@@ -79,31 +92,41 @@ impl<'a> Planner<'a> {
         let number = deployment.number();
         let fallback = deployment.fallback();
         let halted = deployment.is_halted();
-        // Where the update has stopped, whatever serves may stay.
+        let taken_back = deployment.is_taken_back();
+        // Where the update has stopped, whatever serves may stay, but for a version that was tried and is no good.
         let is_kept = |replica: &Replica| {
-            (replica.template == wanted.template && (!halted || replica.is_serving()))
+            (replica.template == wanted.template && (!halted || (replica.is_serving() && !taken_back)))
                 || fallback.is_some_and(|form| form.template == replica.template)
         };
         let (kept, old): (Vec<&Replica>, Vec<&Replica>) =
             self.active(name).into_iter().partition(|r| is_kept(r));
         let (down_max, surge) = limits(wanted, number);
-        let available = |replica: &Replica| self.observed.is_available(replica, self.now);
+        let (observed, now) = (self.observed, self.now);
+        let available = |replica: &Replica| observed.is_available(replica, now);
         let count = to_number(kept.iter().chain(&old).filter(|r| available(r)).count());
         // Until one of the new template serves, the surge alone is used: a bad version costs nothing then.
         let proven = kept.iter().any(|replica| available(replica));
         let down_max = if proven || surge == 0 || old.is_empty() { down_max } else { 0 };
 
-        let standing: Vec<(Standing, &Replica)> =
-            victims(&kept, &old, number).into_iter().map(|r| (standing_of(r, available(r)), r)).collect();
+        let (new, others) = (to_number(kept.len()), to_number(old.len()));
+        let numbers = Numbers { number, down_max, surge, new, old: others };
+        let stage = stage(wanted, deployment, numbers);
+        let (new_max, old_max) = stage.as_ref().map_or((number, 0), |stage| (stage.new, stage.old));
+        if let Some(stage) = &stage {
+            self.hold(name, None, stage.why.clone());
+        }
+        let standing: Vec<(Standing, &Replica)> = victims((&kept, new_max), (&old, old_max))
+            .into_iter()
+            .map(|r| (standing_of(r, available(r)), r))
+            .collect();
         let why = if old.is_empty() { Why::Scale } else { Why::Update };
         let mut takedown = TakeDown::new(number, count, down_max);
-        let mut active = to_number(kept.len() + old.len());
-        let mut kept_left = to_number(kept.len());
+        let (mut kept_left, mut old_left) = (new, others);
         for (standing, replica) in standing {
             match takedown.ask(standing) {
                 Verdict::Granted => {
-                    active -= 1;
-                    kept_left -= u32::from(is_kept(replica));
+                    let left = if is_kept(replica) { &mut kept_left } else { &mut old_left };
+                    *left -= 1;
                     let why = if is_kept(replica) { Why::Scale } else { why.clone() };
                     self.take_away(replica, why);
                 }
@@ -115,8 +138,15 @@ impl<'a> Planner<'a> {
         }
 
         let Some(form) = (if halted { fallback } else { Some(wanted) }) else { return };
-        let room = (number + if old.is_empty() { 0 } else { surge }).saturating_sub(active);
-        let missing = number.saturating_sub(kept_left);
+        let beyond = if old.is_empty() && stage.is_none() { 0 } else { surge };
+        let mut room = (number + beyond).saturating_sub(kept_left + old_left);
+        if let (Some(stage), Some(before)) = (&stage, wanted.before.as_deref()) {
+            // Meanwhile the old version holds the field.
+            let missing = stage.old.saturating_sub(old_left).min(room);
+            self.start(before, number, deployment, missing);
+            room -= missing;
+        }
+        let missing = new_max.saturating_sub(kept_left);
         self.start(form, number, deployment, room.min(missing));
     }
 
@@ -234,22 +264,27 @@ impl<'a> Planner<'a> {
 }
 
 /// `max_unavailable` and `max_surge` of a deployment, of which at least one is not zero.
-fn limits(wanted: &Wanted, number: u32) -> (u32, u32) {
+pub(crate) fn limits(wanted: &Wanted, number: u32) -> (u32, u32) {
     let down = wanted.spec.rollout.max_unavailable.floor_of(number);
     let surge = wanted.spec.rollout.max_surge.ceil_of(number);
     (down, if down == 0 { surge.max(1) } else { surge })
 }
 
-/// Who is to go, in this order: those of other templates, and what is beyond the number; of each those first that
-/// did not start yet, then the youngest.
-fn victims<'a>(kept: &[&'a Replica], old: &[&'a Replica], number: u32) -> Vec<&'a Replica> {
+/// Who is to go, in this order: those of other templates that are beyond what these may have, and those of the wanted
+/// one that are; of each those first that did not start yet, then the youngest.
+fn victims<'a>(
+    (kept, kept_max): (&[&'a Replica], u32),
+    (old, old_max): (&[&'a Replica], u32),
+) -> Vec<&'a Replica> {
     let by_age = |replicas: &[&'a Replica]| {
         let mut replicas = replicas.to_vec();
         replicas.sort_by_key(|r| (r.is_serving(), std::cmp::Reverse((r.spawned_at, r.place, r.id.clone()))));
         replicas
     };
-    let beyond = kept.len().saturating_sub(number as usize);
-    by_age(old).into_iter().chain(by_age(kept).into_iter().take(beyond)).collect()
+    let beyond = |replicas: &[&'a Replica], most: u32| replicas.len().saturating_sub(most as usize);
+    let old_beyond = beyond(old, old_max);
+    let kept_beyond = beyond(kept, kept_max);
+    by_age(old).into_iter().take(old_beyond).chain(by_age(kept).into_iter().take(kept_beyond)).collect()
 }
 
 fn standing_of(replica: &Replica, available: bool) -> Standing {

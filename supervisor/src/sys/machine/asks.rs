@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use decurion_api::admin::Applied;
-use decurion_api::spec::file::patch_deployment;
+use decurion_api::admin::{Applied, Description, HeldStep, HistoryEntry, Undone};
+use decurion_api::spec::file::{deployment_to_json, patch_deployment};
 use decurion_api::status::SystemStatus;
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::stats::TrafficKey;
 
 use crate::admin::{Answer, Ask, AskError, Change};
-use crate::change::{Changer, Refusal};
+use crate::change::{Changer, Refusal, differing_fields, replicas_of};
 use crate::desired::{Desired, Wanted, fields_of};
 use crate::metrics::{ProcessUse, Snapshot};
 use crate::reconcile::{Note, PutBack};
@@ -29,6 +29,8 @@ impl Machine {
             Ask::Status => Ok(Answer::Status(Box::new(self.status()))),
             Ask::Metrics => Ok(Answer::Metrics(Box::new(self.snapshot()))),
             Ask::Desired => Ok(Answer::Desired(Box::new(self.desired.clone()))),
+            Ask::History(name) => self.history(&name).map(Answer::History),
+            Ask::Describe(name) => Ok(Answer::Description(Box::new(self.describe(&name)?))),
             Ask::Change { if_revision, dry_run, change } => {
                 self.change(if_revision, dry_run, *change).map(Answer::Applied)
             }
@@ -130,6 +132,7 @@ impl Machine {
             }
             Change::Scale(name, replicas) => changer.scale(&name, replicas)?,
             Change::Restart(name) => changer.restart(&name)?,
+            Change::Pause(name, paused) => changer.pause(&name, paused)?,
             Change::Rollback(name, _) => changer.rollback(&name, earlier)?,
             Change::Delete(name) => changer.delete(&name)?,
         };
@@ -147,6 +150,56 @@ impl Machine {
             self.use_tls(tls);
         }
         Ok(applied)
+    }
+
+    /// Revisions that are kept and have changed a deployment, oldest first.
+    fn history(&mut self, name: &DeploymentName) -> Result<Vec<HistoryEntry>, AskError> {
+        let current = self.wanted(name)?.clone();
+        let mut entries = Vec::new();
+        let mut before: Option<Wanted> = None;
+        for revision in self.store.revisions()? {
+            // One that can't be read is none to go back to.
+            let Ok(mut desired) = self.store.read(revision) else { continue };
+            let Some(wanted) = desired.deployments.remove(name) else { continue };
+            if wanted.revision != revision {
+                continue;
+            }
+            let fields = before.as_ref().map_or_else(Vec::new, |it| differing_fields(&it.spec, &wanted.spec));
+            entries.push(HistoryEntry {
+                revision,
+                version: wanted.version.clone(),
+                replicas: replicas_of(&wanted),
+                library: wanted.library.clone(),
+                fields,
+                undid: wanted
+                    .rolled_back
+                    .as_ref()
+                    .map(|undone| Undone { revision: undone.revision, message: undone.message.clone() }),
+                current: wanted.revision == current.revision,
+            });
+            before = Some(wanted);
+        }
+        Ok(entries)
+    }
+
+    fn describe(&mut self, name: &DeploymentName) -> Result<Description, AskError> {
+        let wanted = self.wanted(name)?;
+        let (spec, paused) = (deployment_to_json(&wanted.spec), wanted.paused);
+        let status = self.status().deployments.into_iter().find(|status| status.name == *name);
+        let status = status.ok_or_else(|| self.no_such(name))?;
+        let held = self.core.report().held.iter().filter(|held| held.deployment == *name);
+        let held = held.map(|held| HeldStep { replica: held.replica.clone(), reason: held.reason.clone() });
+        let held = held.collect();
+        Ok(Description { status, spec, paused, held, events: Vec::new(), last_words: Vec::new() })
+    }
+
+    fn wanted(&self, name: &DeploymentName) -> Result<&Wanted, AskError> {
+        self.desired.deployments.get(name).ok_or_else(|| self.no_such(name))
+    }
+
+    fn no_such(&self, name: &DeploymentName) -> AskError {
+        let known = self.desired.deployments.keys().cloned().collect();
+        Refusal::NoSuchDeployment { name: name.clone(), known }.into()
     }
 
     /// A deployment's form in an earlier revision.

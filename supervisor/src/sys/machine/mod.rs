@@ -286,6 +286,7 @@ impl Machine {
         if self.sample_at <= now {
             self.sample_at = now + self.core.sample_period();
             self.sample_boards();
+            self.count_requests();
         }
         if self.lines_at <= now {
             self.lines_at = now + LINES_PERIOD;
@@ -297,6 +298,19 @@ impl Machine {
         }
         for proxy in self.proxies.values_mut() {
             proxy.flush();
+        }
+    }
+
+    /// Where the load decides how many replicas there are, the proxy is asked for it.
+    fn count_requests(&mut self) {
+        let scaled = self.core.desired().deployments.iter().filter(|(_, it)| it.spec.autoscaling.is_some());
+        let serves =
+            scaled.into_iter().any(|(name, _)| self.core.observed().replicas_of(name).next().is_some());
+        if let Some((instance, _)) = self.core.observed().proxies.current().filter(|_| serves)
+            && let Some(proxy) = self.proxies.get_mut(&instance)
+            && proxy.backlog.is_empty()
+        {
+            proxy.send(ProxyOrder::Count, Vec::new());
         }
     }
 

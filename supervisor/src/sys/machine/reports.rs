@@ -7,9 +7,11 @@ use decurion_ipc::board::BoardReader;
 use decurion_ipc::control::{CallerReport, ProxyReport, ReplicaReport, StartFailure};
 use decurion_ipc::link::{Link, LinkError};
 use decurion_ipc::proxy_control::Received;
+use decurion_ipc::stats::Traffic;
 use mio::{Interest, Token};
 
 use crate::logbook::NewLine;
+use crate::reconcile::canary::Answers;
 use crate::reconcile::{CallerId, Fact, ProxyInstance};
 use crate::sys::children::{ClientEnd, Post};
 use crate::sys::clock;
@@ -97,6 +99,9 @@ impl Machine {
             CallerReport::Resolve(deployment) => self.facts.push(Fact::Resolve { caller, deployment }),
             CallerReport::Applied { deployment, generation } => {
                 self.facts.push(Fact::ViewApplied { caller, deployment: Some(deployment), generation });
+            }
+            CallerReport::Waiting { deployment, count } => {
+                self.facts.push(Fact::Waiting { caller, deployment, count: u64::from(count) });
             }
             CallerReport::Fault { replica, fault } => {
                 tracing::warn!("{caller} has cut off replica {replica}: {fault}");
@@ -223,6 +228,17 @@ impl Machine {
                 for (deployment, count) in &stats.waiting {
                     let (caller, deployment) = (CallerId::Proxy(instance), deployment.clone());
                     self.facts.push(Fact::Waiting { caller, deployment, count: u64::from(*count) });
+                }
+                for (deployment, count) in &stats.in_flight {
+                    let (caller, deployment) = (CallerId::Proxy(instance), deployment.clone());
+                    self.facts.push(Fact::InFlight { caller, deployment, count: u64::from(*count) });
+                }
+                for Traffic { key, counts } in &stats.traffic {
+                    let Some(deployment) = key.deployment.clone().filter(|_| !key.version.is_empty()) else {
+                        continue;
+                    };
+                    let (version, answers) = (key.version.clone(), Box::new(Answers::from(counts)));
+                    self.facts.push(Fact::Answered { deployment, version, answers });
                 }
                 self.traffic.take(instance, stats, clock::now().at);
             }
