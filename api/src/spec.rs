@@ -7,6 +7,7 @@ mod autoscaling;
 mod canary;
 pub mod file;
 pub mod graph;
+mod recycle;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::{ApplicationName, ClassName, DeploymentName, RoutePrefix};
 pub use autoscaling::AutoscalingSpec;
 pub use canary::{CANARY_DURATION_DEFAULT, CANARY_ERROR_RATE_DEFAULT, CanarySpec};
 pub use graph::{GraphBuilder, GraphError, GraphSpec};
+pub use recycle::RecycleSpec;
 
 /// Everything one configuration file asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,7 +59,7 @@ pub struct DeploymentSpec {
     /// How many replicas, at least 1; with `autoscaling`: how many to begin with, where none ran before.
     pub num_replicas: u32,
     /// How the number follows the load; `None`: it does not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub autoscaling: Option<AutoscalingSpec>,
     /// Constructor arguments: an object by name, an array by position, or null.
     pub args: Value,
@@ -68,6 +70,9 @@ pub struct DeploymentSpec {
     pub user_config: Option<Value>,
     /// As the operator named it; `None`: made from the content.
     pub version: Option<String>,
+    /// A condition on the deploy, and no part of what is wanted: the live version is this one, or already `version`.
+    #[serde(default)]
+    pub prev_version: Option<String>,
     /// Requests in flight per replica; `None`: 1 where `call` is exclusive, else max(5, 2 x threads).
     pub max_ongoing_requests: Option<u32>,
     /// Requests waiting for a replica; `None`: unbounded (-1 in the file).
@@ -86,6 +91,9 @@ pub struct DeploymentSpec {
     pub startup_timeout: Duration,
     /// How updates proceed.
     pub rollout: RolloutSpec,
+    /// When a replica is replaced by a fresh one; `None`: never.
+    #[serde(default)]
+    pub recycle: Option<RecycleSpec>,
     /// Environment of the replicas.
     pub runtime_env: RuntimeEnvSpec,
 }
@@ -100,7 +108,7 @@ pub struct RolloutSpec {
     /// Whether a failed update goes back by itself.
     pub auto_rollback: bool,
     /// How a new version is tried first; `None`: it is not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub canary: Option<CanarySpec>,
 }
 

@@ -326,6 +326,9 @@ pub(crate) struct LibraryArgs {
     /// Name of the version; the live one's means that the code stays as it is
     #[arg(long)]
     pub(crate) version: Option<String>,
+    /// Refuse unless this version is live
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) prev_version: Option<String>,
     /// Constructor arguments: an object by name or an array by position
     #[arg(long, value_name = "JSON", value_parser = json)]
     pub(crate) args: Option<Value>,

@@ -109,7 +109,7 @@ fn system(deployments: &[Value]) -> Value {
 
 fn applied(action: &str) -> Value {
     json!({ "revision": 5, "dry_run": false,
-        "changes": [{ "deployment": "m", "action": action, "fields": ["num_replicas"] }] })
+        "changes": [{ "deployment": "m", "action": action, "fields": ["num_replicas"], "steps": [] }] })
 }
 
 fn problem(kind: &str, status: u16, detail: &str) -> (u16, Value) {

@@ -340,6 +340,8 @@ pub enum ReplicaReport {
     Alive {
         /// Of the order.
         sequence: u64,
+        /// For so long the deadline of the request has passed that is overdue most and still runs; 0: of none.
+        overdue_ms: u64,
     },
 }
 

@@ -531,6 +531,12 @@ impl Engine {
         None
     }
 
+    /// For how long the deadline of the request has passed that is overdue most and whose handler has not returned.
+    pub(crate) fn overdue_ns(&self, now_ns: u64) -> u64 {
+        let running = self.exchanges.iter().filter(|exchange| exchange.running && exchange.is_late(now_ns));
+        running.map(|exchange| now_ns.saturating_sub(exchange.deadline_ns())).max().unwrap_or(0)
+    }
+
     /// Copies body bytes into `buffer`.
     pub(crate) fn read(&mut self, key: Key, buffer: &mut [u8], now_ns: u64) -> Read {
         let Some(exchange) = self.exchanges.get_mut(key) else { return Read::Invalid };

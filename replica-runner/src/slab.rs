@@ -79,6 +79,11 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// All of them, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().filter_map(|(_, entry)| entry.as_ref())
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.entries.len() - self.free.len()

@@ -298,6 +298,13 @@ impl<'a> Changer<'a> {
         imperative: bool,
     ) -> Result<(), Refusal> {
         let held = self.current.deployments.get(&spec.name);
+        if let Some(expected) = spec.prev_version.take() {
+            let live = held.map(|held| held.version.clone());
+            let applied = live.is_some() && live == spec.version;
+            if live.as_ref() != Some(&expected) && !applied {
+                return Err(Refusal::VersionMismatch { name: spec.name, expected, live });
+            }
+        }
         // The operator's word for the live version: the code stays as it is, whatever else the request says of it.
         if let Some(held) = held.filter(|held| spec.version.is_some() && spec.version == held.spec.version) {
             spec.library = held.spec.library.clone();

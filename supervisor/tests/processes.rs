@@ -177,7 +177,10 @@ fn a_killed_replica_is_replaced_and_named() {
         status.status == DeploymentState::Healthy && !pids(status).contains(&victim)
     });
     let ended = &of_status(&status, "a").ended[0];
-    assert_eq!((ended.pid, ended.reason.as_str(), ended.failed), (victim, "killed by SIGKILL", true));
+    assert_eq!(
+        (ended.pid, ended.reason.as_str(), ended.failed),
+        (victim, "killed by SIGKILL from outside", true)
+    );
     live.stop(&rig);
 }
 

@@ -13,6 +13,7 @@ mod fields;
 mod graph;
 mod node;
 mod problems;
+mod recycle;
 mod table;
 #[cfg(test)]
 mod tests;

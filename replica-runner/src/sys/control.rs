@@ -24,6 +24,7 @@ use decurion_ipc::sys::child;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use crate::engine::Engine;
+use crate::sys::clock::now_ns;
 use crate::sys::outbox::Outbox;
 use crate::sys::runner::Runner;
 use crate::sys::sleeper::Sleeper;
@@ -229,7 +230,10 @@ impl Control {
                 self.life.reconfigure(sequence, user_config);
             }
             ReplicaOrder::CheckHealth { sequence } => self.life.check_health(sequence),
-            ReplicaOrder::Probe { sequence } => self.runner.outbox.send(ReplicaReport::Alive { sequence }),
+            ReplicaOrder::Probe { sequence } => {
+                let overdue_ms = self.runner.with(|engine| engine.overdue_ns(now_ns())) / 1_000_000;
+                self.runner.outbox.send(ReplicaReport::Alive { sequence, overdue_ms });
+            }
             ReplicaOrder::Limit(limit) => self.runner.with(|engine| engine.set_limit(limit.max(1))),
             ReplicaOrder::Drain => self.drain(),
             ReplicaOrder::Caller(order) => self.peers.obey(order, fds),

@@ -46,7 +46,7 @@ fn kind_of(refusal: &Refusal) -> &'static str {
         Refusal::OtherOwner { .. } | Refusal::NothingBefore(_) | Refusal::Autoscaled { .. } => {
             problem::CONFLICT
         }
-        Refusal::RevisionMismatch { .. } => problem::REVISION_MISMATCH,
+        Refusal::RevisionMismatch { .. } | Refusal::VersionMismatch { .. } => problem::REVISION_MISMATCH,
         Refusal::RouteTaken { .. }
         | Refusal::Twice(_)
         | Refusal::TooManyDeployments

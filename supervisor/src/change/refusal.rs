@@ -126,6 +126,19 @@ pub enum Refusal {
     /// Nothing to go back to.
     #[error("deployment '{0}' has no earlier form to go back to")]
     NothingBefore(DeploymentName),
+    /// Another version is live than the caller thinks.
+    #[error(
+        "prev_version of deployment '{name}' is '{expected}', and {}",
+        live.as_ref().map_or_else(|| "nothing is deployed".to_owned(), |live| format!("version '{live}' is live"))
+    )]
+    VersionMismatch {
+        /// Which.
+        name: DeploymentName,
+        /// The caller's.
+        expected: String,
+        /// Ours; `None`: there is none.
+        live: Option<String>,
+    },
     /// The desired state is not what the caller thinks.
     #[error("the desired state is at revision {found}, not {expected}; read it again")]
     RevisionMismatch {

@@ -66,7 +66,7 @@ fn action(proposal: &Proposal) -> ChangeAction {
 #[test]
 fn every_field_of_a_spec_is_known_to_restart_or_not() {
     type Edit = fn(&mut DeploymentSpec);
-    let table: [(&str, ChangeAction, Edit); 17] = [
+    let table: [(&str, ChangeAction, Edit); 19] = [
         ("library", ChangeAction::Roll, |spec| {
             spec.library = LibraryRef::Digest("e".repeat(64));
             spec.class = Some(ClassName::new("Model").unwrap());
@@ -98,6 +98,10 @@ fn every_field_of_a_spec_is_known_to_restart_or_not() {
         }),
         ("startup_timeout", ChangeAction::Configure, |spec| spec.startup_timeout = Duration::from_secs(1)),
         ("rollout", ChangeAction::Configure, |spec| spec.rollout.max_surge = Share::Count(2)),
+        ("autoscaling", ChangeAction::Configure, |spec| {
+            spec.autoscaling = Some(decurion_api::spec::AutoscalingSpec::auto());
+        }),
+        ("recycle", ChangeAction::Configure, |spec| spec.recycle = Some(Default::default())),
     ];
     let first = declare(&Desired::default(), vec![unversioned()]).unwrap();
     for (field, expected, edit) in &table {
@@ -108,12 +112,39 @@ fn every_field_of_a_spec_is_known_to_restart_or_not() {
         assert!(second.applied.changes[0].fields.iter().any(|f| f == field), "{field}: {:?}", second.applied);
         let (held, next) = (&first.desired.deployments[&name("a")], &second.desired.deployments[&name("a")]);
         assert_eq!(held.template != next.template, *expected == ChangeAction::Roll, "{field}");
+        // And back again, also where the field goes away.
+        let third = declare(&second.desired, vec![unversioned()]).unwrap();
+        let back = match *field {
+            "user_config" => ChangeAction::Roll,
+            _ => *expected,
+        };
+        assert_eq!(action(&third), back, "{field}");
     }
     let mut listed: Vec<&str> = table.iter().map(|(field, ..)| *field).collect();
-    listed.push("name");
+    // The one names another deployment, the other is a condition and not kept.
+    listed.extend(["name", "prev_version"]);
     for field in fields_of(&unversioned()).keys() {
         assert!(listed.contains(&field.as_str()), "the table does not say what a change of '{field}' does");
     }
+}
+
+#[test]
+fn a_version_is_compared_before_it_is_swapped() {
+    let versions = |version: &str, prev: Option<&str>| DeploymentSpec {
+        prev_version: prev.map(str::to_owned),
+        ..spec("a", version, 1)
+    };
+    let nothing = declare(&Desired::default(), vec![versions("1", Some("0"))]).unwrap_err();
+    assert_eq!(nothing.to_string(), "prev_version of deployment 'a' is '0', and nothing is deployed");
+    let first = declare(&Desired::default(), vec![versions("1", None)]).unwrap();
+    let refused = declare(&first.desired, vec![versions("2", Some("0"))]).unwrap_err();
+    assert_eq!(refused.to_string(), "prev_version of deployment 'a' is '0', and version '1' is live");
+    let second = declare(&first.desired, vec![versions("2", Some("1"))]).unwrap();
+    assert_eq!(action(&second), ChangeAction::Roll);
+    assert_eq!(second.desired.deployments[&name("a")].spec.prev_version, None);
+    // The same file again has nothing left to do.
+    let again = declare(&second.desired, vec![versions("2", Some("1"))]).unwrap();
+    assert_eq!(action(&again), ChangeAction::Unchanged);
 }
 
 #[test]

@@ -61,6 +61,7 @@ impl Lives {
                 let (kind, how) = match exit {
                     Exit::Code(code) => ("exit", code.to_string()),
                     Exit::Signal(signal) => ("signal", signal.to_string()),
+                    Exit::OutOfMemory => ("oom", "9".to_owned()),
                 };
                 let reason =
                     replica.leaving_why().map_or_else(|| cause.unwrap_or(kind), |why| reason(why, cause));
@@ -105,10 +106,12 @@ fn reason(why: &Why, cause: Option<&'static str>) -> &'static str {
     match why {
         Why::Update => "update",
         Why::Scale => "scale",
+        Why::Recycle(_) => "recycle",
         Why::Delete => "delete",
         Why::Shutdown => "shutdown",
         Why::Failed(_) if cause.is_some() => cause.unwrap_or("failed"),
         Why::Failed(how) if how.contains("health check") => "health",
+        Why::Failed(how) if how.contains("after its deadline") => "stuck",
         Why::Failed(how) if how.contains("no sign of life") => "hung",
         Why::Failed(how) if how.contains("startup_timeout_s") => "timeout",
         Why::Failed(how) if how.contains("link") || how.contains("reached") => "lost",

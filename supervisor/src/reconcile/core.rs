@@ -162,7 +162,7 @@ impl Core {
                 self.reconfigured(&replica, sequence, result);
             }
             Fact::Health { replica, sequence, result } => self.health(&replica, sequence, result, at),
-            Fact::Alive { replica, sequence } => self.observed.alive(&replica, sequence),
+            Fact::Alive { replica, sequence, overdue } => self.observed.alive(&replica, sequence, overdue),
             Fact::Drained { replica } => self.drained(&replica, at),
             Fact::Exited { replica, exit, last_words } => self.exited(&replica, exit, &last_words, now),
             Fact::Lost { replica, how } => self.lost(&replica, how, at),
@@ -387,7 +387,13 @@ fn ended_as(why: &Why, replica: &Replica) -> String {
 /// What ended a replica, in words.
 fn end_of(replica: &Replica, exit: Exit) -> String {
     const SIGKILL: i32 = 9;
-    let Some(why) = replica.leaving_why() else { return exit.to_string() };
+    let Some(why) = replica.leaving_why() else {
+        return match exit {
+            // Not by us.
+            Exit::Signal(SIGKILL) => format!("{exit} from outside"),
+            exit => exit.to_string(),
+        };
+    };
     match (&replica.phase, exit) {
         (Phase::Killed { .. }, Exit::Signal(SIGKILL)) => ended_as(why, replica),
         (_, Exit::Code(0)) => ended_as(why, replica),
@@ -399,6 +405,6 @@ fn end_of(replica: &Replica, exit: Exit) -> String {
 /// Nothing of a board is believed but its numbers.
 impl From<(u64, u64, u64)> for Board {
     fn from((heartbeat, ongoing, processed): (u64, u64, u64)) -> Self {
-        Self { heartbeat, ongoing, processed }
+        Self { heartbeat, ongoing, processed, resident: 0 }
     }
 }

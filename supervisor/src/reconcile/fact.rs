@@ -1,6 +1,7 @@
 //! What the reconciler is told.
 
 use std::fmt;
+use std::time::Duration;
 
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{Generation, StartFailure};
@@ -29,6 +30,8 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// By the kernel, for want of memory.
+    OutOfMemory,
 }
 
 /// What a replica's board says.
@@ -40,6 +43,8 @@ pub struct Board {
     pub ongoing: u64,
     /// Requests answered.
     pub processed: u64,
+    /// Resident memory in bytes, where it matters; else 0.
+    pub resident: u64,
 }
 
 /// One thing that has happened.
@@ -95,6 +100,8 @@ pub enum Fact {
         replica: ReplicaId,
         /// Of the order.
         sequence: u64,
+        /// For so long the deadline of the request has passed that is overdue most and still runs; zero: of none.
+        overdue: Duration,
     },
     /// A replica has finished everything and exits.
     Drained {
@@ -225,6 +232,7 @@ pub enum Fact {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Exit::OutOfMemory => f.write_str("killed by the kernel's OOM killer"),
             Exit::Code(code) => write!(f, "exited with code {code}"),
             Exit::Signal(signal) => match signal_name(*signal) {
                 Some(name) => write!(f, "killed by {name}"),

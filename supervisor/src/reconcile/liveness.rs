@@ -6,6 +6,9 @@
 //!                                    └──────────> HUNG_AFTER     hung: replaced
 //! ```
 //!
+//! The answer tells as well whether a request runs on long after its deadline: a handler that spins, or waits for what never
+//! comes, is found so, and only its replica goes ([`STUCK_AFTER`]).
+//!
 //! A replica answers a probe on the thread that speaks with the supervisor, where nothing of the library's ever runs: a
 //! handler that blocks does not make a replica silent. The verdict takes two steps, each reckoned from the moment in
 //! which the one before was taken, so that a supervisor that was itself stopped for a while hears what has come
@@ -28,6 +31,10 @@ pub const BUSY_FOR: Duration = Duration::from_secs(3);
 pub const SILENT_AFTER: Duration = Duration::from_secs(2);
 /// A replica that is out of rotation for so long, and still silent, is replaced.
 pub const HUNG_AFTER: Duration = Duration::from_secs(4);
+
+/// A request that still runs so long after its deadline holds a thread that will not come back: the replica is replaced,
+/// and has its time to finish the others.
+pub const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 /// What is known of one replica's being alive.
 #[derive(Clone, Debug)]
@@ -144,8 +151,12 @@ impl Observed {
     }
 
     /// An answer to a probe.
-    pub(super) fn alive(&mut self, id: &ReplicaId, sequence: u64) {
+    pub(super) fn alive(&mut self, id: &ReplicaId, sequence: u64, overdue: Duration) {
         let Some(replica) = self.replicas.get_mut(id) else { return };
+        if overdue >= STUCK_AFTER && replica.is_serving() {
+            let how = format!("stuck: a request still runs {} s after its deadline", overdue.as_secs());
+            replica.condemned.get_or_insert(Condemned { how, at_once: false });
+        }
         if replica.liveness.answered(sequence) && replica.is_serving() {
             let name = replica.deployment.clone();
             let message = "gives signs of life again: it gets requests".to_owned();

@@ -21,6 +21,7 @@ pub mod observed;
 pub mod order;
 pub mod plan;
 pub mod proxy;
+mod recycle;
 pub mod replica;
 pub mod status;
 pub mod takedown;

@@ -181,6 +181,8 @@ pub enum Why {
     Scale,
     /// Its deployment is deleted.
     Delete,
+    /// It has done its part; this is how much.
+    Recycle(String),
     /// The supervisor stops.
     Shutdown,
     /// It failed; this is how.
@@ -196,7 +198,7 @@ impl Why {
             Why::Scale => "stopped because fewer replicas are wanted",
             Why::Delete => "stopped because its deployment was deleted",
             Why::Shutdown => "stopped with the supervisor",
-            Why::Failed(how) => how,
+            Why::Recycle(how) | Why::Failed(how) => how,
         }
     }
 

@@ -9,7 +9,7 @@ mod views;
 pub(crate) use roll::limits;
 pub(crate) use stage::canary_replicas;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use decurion_api::{DeploymentName, ReplicaId};
@@ -57,6 +57,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Instant) -> (Plan, Repo
         plan: Plan::default(),
         report: Report::default(),
         doomed: BTreeSet::new(),
+        worn: BTreeMap::new(),
         spawns: 0,
     };
     planner.condemned();
@@ -88,6 +89,8 @@ struct Planner<'a> {
     report: Report,
     /// Replicas that this plan already takes away.
     doomed: BTreeSet<ReplicaId>,
+    /// Replicas that have done their part and are being replaced, with why.
+    worn: BTreeMap<ReplicaId, String>,
     /// Replicas that this plan starts.
     spawns: u32,
 }

@@ -158,7 +158,7 @@ fn a_crash_is_replaced_at_once_and_named() {
     assert_eq!(world.state("a"), DeploymentState::Unhealthy);
     world.settle();
     let status = world.status("a");
-    assert_eq!(status.ended[0].reason, "killed by SIGKILL");
+    assert_eq!(status.ended[0].reason, "killed by SIGKILL from outside");
     assert!(status.ended[0].failed);
     assert_eq!(status.replicas.iter().map(|replica| replica.restarts).sum::<u64>(), 1);
 }

@@ -103,6 +103,7 @@ pub(crate) fn spec(name_of: &str, version: &str, replicas: u32) -> DeploymentSpe
         graph: None,
         user_config: None,
         version: Some(version.to_owned()),
+        prev_version: None,
         max_ongoing_requests: None,
         max_queued_requests: Some(1024),
         threads: 1,
@@ -112,6 +113,7 @@ pub(crate) fn spec(name_of: &str, version: &str, replicas: u32) -> DeploymentSpe
         health_check_timeout: Duration::from_secs(30),
         startup_timeout: Duration::from_secs(300),
         rollout: RolloutSpec::default(),
+        recycle: None,
         runtime_env: RuntimeEnvSpec::default(),
     }
 }
@@ -413,7 +415,14 @@ impl World {
             }
             Order::Probe { replica, sequence } => {
                 if let Some(after) = self.behaviour_of(replica).lives {
-                    self.later(after, Fact::Alive { replica: replica.clone(), sequence: *sequence });
+                    self.later(
+                        after,
+                        Fact::Alive {
+                            replica: replica.clone(),
+                            sequence: *sequence,
+                            overdue: Duration::ZERO,
+                        },
+                    );
                 }
             }
             Order::Drain { replica } => self.drain(replica),
@@ -564,7 +573,9 @@ impl World {
     /// What must hold after each turn.
     fn check_after(&mut self, orders: &[Order]) {
         for order in orders {
-            let Order::Retire { replica, why: Why::Update | Why::Scale } = order else { continue };
+            let Order::Retire { replica, why: Why::Update | Why::Scale | Why::Recycle(_) } = order else {
+                continue;
+            };
             let Some(process) = self.processes.get(replica) else { continue };
             let Some(wanted) = self.core.desired().deployments.get(&process.deployment) else { continue };
             let number = wanted.spec.num_replicas;

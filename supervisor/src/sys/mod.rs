@@ -11,6 +11,7 @@ mod lock;
 mod machine;
 mod mailbox;
 mod notify;
+mod oom;
 mod process;
 mod sockets;
 mod tls;

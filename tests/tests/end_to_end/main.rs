@@ -12,6 +12,7 @@ mod graphs;
 mod handles;
 mod hostile;
 mod http;
+mod judged;
 mod kills;
 mod lifecycle;
 mod load;

@@ -262,7 +262,8 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
     let (num_replicas, autoscaling) = autoscaling::replicas(table, p);
     let args = if is_graph { Value::Null } else { args(table, p) };
     let user_config = table.take("user_config").and_then(|field| json_of(&field, USER_CONFIG_MAX, p));
-    let version = version(table, p);
+    let prev_version = version(table, "prev_version", p);
+    let version = version(table, "version", p);
     let any = Duration::ZERO..=DURATION_MAX;
     let some = DURATION_MIN..=DURATION_MAX;
     let max_ongoing_requests = table
@@ -282,7 +283,7 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
     let rollout = table.take("rollout").and_then(|field| rollout(&field, p)).unwrap_or_default();
     let runtime_env = table.take("runtime_env").and_then(|field| runtime_env(&field, p)).unwrap_or_default();
     table.later("resources", "", p);
-    table.later("recycle", "", p);
+    let recycle = table.take("recycle").and_then(|field| super::recycle::recycle(&field, p));
     fields.finish(p);
     let spec = DeploymentSpec {
         name: name?,
@@ -295,6 +296,7 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
         graph,
         user_config,
         version,
+        prev_version,
         max_ongoing_requests,
         max_queued_requests,
         threads,
@@ -304,6 +306,7 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
         health_check_timeout,
         startup_timeout,
         rollout,
+        recycle,
         runtime_env,
     };
     Some((spec, Places { name: name_at, route_prefix: route_at }))
@@ -405,8 +408,8 @@ pub(super) fn json_of(field: &Field<'_>, most: usize, problems: &mut Problems<'_
     }
 }
 
-fn version(table: &mut Table<'_>, problems: &mut Problems<'_>) -> Option<String> {
-    let (field, text) = table.text("version", problems)?;
+fn version(table: &mut Table<'_>, name: &str, problems: &mut Problems<'_>) -> Option<String> {
+    let (field, text) = table.text(name, problems)?;
     if text.is_empty() || text.len() > VERSION_MAX || text.chars().any(char::is_control) {
         let rule = format!("1 to {VERSION_MAX} bytes without control characters");
         field.refuse(

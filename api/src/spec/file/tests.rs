@@ -150,6 +150,17 @@ fn autoscaling_is_read_with_rays_defaults_and_reads_back() {
 }
 
 #[test]
+fn recycling_is_read_and_reads_back() {
+    let text = "application = \"a\"\n[[deployment]]\nlibrary = \"x.so\"\n\
+                recycle = { max_requests = 10000, max_memory = \"1GiB\", max_age = \"1h\" }";
+    let spec = read_toml(text, "f.toml").unwrap();
+    assert_eq!(read_json(to_json(&spec).to_string().as_bytes()).unwrap(), spec);
+    let recycle = spec.deployments[0].recycle.clone().unwrap();
+    assert_eq!((recycle.max_requests, recycle.max_memory), (Some(10_000), Some(1 << 30)));
+    assert_eq!(recycle.max_age, Some(Duration::from_secs(3600)));
+}
+
+#[test]
 fn a_canary_is_read_and_reads_back() {
     let text = "application = \"a\"\n[[deployment]]\nlibrary = \"x.so\"\n[deployment.rollout]\n\
                 canary = { weight = \"5%\", duration = \"2m\", max_error_rate = \"0.5%\", max_p99 = \"250ms\" }";
@@ -328,7 +339,6 @@ fn deployment_fields_are_refused_with_their_place_and_what_is_allowed() {
 fn features_that_come_later_are_refused_by_name() {
     for (lines, refusal) in [
         ("resources = { cpus = 1 }", "f.toml:4:1: deployment[0].resources: not supported yet; remove it"),
-        ("recycle = { max_age = \"1h\" }", "f.toml:4:1: deployment[0].recycle: not supported yet; remove it"),
         (
             "rollout = { together = \"x\" }",
             "f.toml:4:13: deployment[0].rollout.together: not supported yet; remove it",

@@ -8,7 +8,7 @@ use super::fields::DIGEST_PREFIX;
 use crate::spec::graph::Step;
 use crate::spec::{
     ApplicationSpec, AutoscalingSpec, CanarySpec, DeploymentSpec, GraphSpec, HttpSpec, LibraryRef,
-    RuntimeEnvSpec, Share, TlsSpec,
+    RecycleSpec, RuntimeEnvSpec, Share, TlsSpec,
 };
 
 /// The whole file in its JSON form, every default written out.
@@ -49,6 +49,7 @@ pub fn deployment_to_json(spec: &DeploymentSpec) -> Value {
         "args": spec.args,
         "user_config": spec.user_config,
         "version": spec.version,
+        "prev_version": spec.prev_version,
         "max_ongoing_requests": spec.max_ongoing_requests,
         "max_queued_requests": spec.max_queued_requests.map_or(-1, i64::from),
         "threads": spec.threads,
@@ -63,6 +64,7 @@ pub fn deployment_to_json(spec: &DeploymentSpec) -> Value {
             "auto_rollback": spec.rollout.auto_rollback,
             "canary": spec.rollout.canary.as_ref().map(canary_to_json),
         })),
+        "recycle": spec.recycle.as_ref().map(recycle_to_json),
         "runtime_env": env_to_json(&spec.runtime_env),
     });
     without_nulls(value)
@@ -81,6 +83,14 @@ fn autoscaling_to_json(spec: &AutoscalingSpec) -> Value {
         "metrics_interval_s": seconds(spec.metrics_interval),
         "upscaling_factor": spec.upscaling_factor,
         "downscaling_factor": spec.downscaling_factor,
+    }))
+}
+
+fn recycle_to_json(spec: &RecycleSpec) -> Value {
+    without_nulls(json!({
+        "max_requests": spec.max_requests,
+        "max_memory": spec.max_memory,
+        "max_age_s": spec.max_age.map(seconds),
     }))
 }
 

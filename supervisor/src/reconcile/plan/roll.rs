@@ -1,6 +1,7 @@
 //! One deployment brought nearer to what is wanted: replicas started, retired, reconfigured and looked after.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::ReplicaStart;
@@ -12,6 +13,7 @@ use crate::reconcile::liveness::probe_period;
 use crate::reconcile::order::{Order, PutBack, Spawn, Why};
 use crate::reconcile::plan::Planner;
 use crate::reconcile::plan::stage::{Numbers, stage};
+use crate::reconcile::recycle::{Wear, wear};
 use crate::reconcile::replica::{Phase, Replica, jittered};
 use crate::reconcile::takedown::{Standing, TakeDown, Verdict};
 
@@ -98,14 +100,25 @@ impl<'a> Planner<'a> {
             (replica.template == wanted.template && (!halted || (replica.is_serving() && !taken_back)))
                 || fallback.is_some_and(|form| form.template == replica.template)
         };
-        let (kept, old): (Vec<&Replica>, Vec<&Replica>) =
+        let (mut kept, mut old): (Vec<&Replica>, Vec<&Replica>) =
             self.active(name).into_iter().partition(|r| is_kept(r));
+        if old.is_empty()
+            && self.may_recycle(name, number, &kept)
+            && let Some((place, why)) = self.worn(wanted, &kept)
+        {
+            // From here on it is treated as one of an old version is.
+            let replica = kept.remove(place);
+            self.worn.insert(replica.id.clone(), why);
+            old.push(replica);
+        }
         let (down_max, surge) = limits(wanted, number);
         let (observed, now) = (self.observed, self.now);
         let available = |replica: &Replica| observed.is_available(replica, now);
         let count = to_number(kept.iter().chain(&old).filter(|r| available(r)).count());
         // Until one of the new template serves, the surge alone is used: a bad version costs nothing then.
         let proven = kept.iter().any(|replica| available(replica));
+        // Nothing is wrong with one that has done its part: it serves until another does.
+        let proven = proven && !old.iter().any(|replica| self.worn.contains_key(&replica.id));
         let down_max = if proven || surge == 0 || old.is_empty() { down_max } else { 0 };
 
         let (new, others) = (to_number(kept.len()), to_number(old.len()));
@@ -125,9 +138,14 @@ impl<'a> Planner<'a> {
         for (standing, replica) in standing {
             match takedown.ask(standing) {
                 Verdict::Granted => {
-                    let left = if is_kept(replica) { &mut kept_left } else { &mut old_left };
+                    let goes_as_old = !is_kept(replica) || self.worn.contains_key(&replica.id);
+                    let left = if goes_as_old { &mut old_left } else { &mut kept_left };
                     *left -= 1;
-                    let why = if is_kept(replica) { Why::Scale } else { why.clone() };
+                    let why = match self.worn.get(&replica.id) {
+                        Some(worn) => Why::Recycle(worn.clone()),
+                        None if is_kept(replica) => Why::Scale,
+                        None => why.clone(),
+                    };
                     self.take_away(replica, why);
                 }
                 Verdict::Held { available, floor } => {
@@ -150,13 +168,44 @@ impl<'a> Planner<'a> {
         self.start(form, number, deployment, room.min(missing));
     }
 
+    /// One is replaced at a time: whoever takes its place may be there already; else all that are wanted are.
+    fn may_recycle(&self, name: &DeploymentName, number: u32, kept: &[&Replica]) -> bool {
+        let going = self.observed.replicas_of(name).any(|r| matches!(r.leaving_why(), Some(Why::Recycle(_))));
+        let available = || kept.iter().all(|replica| self.observed.is_available(replica, self.now));
+        match to_number(kept.len()).cmp(&number) {
+            std::cmp::Ordering::Less => false,
+            std::cmp::Ordering::Equal => !going && available(),
+            std::cmp::Ordering::Greater => !going,
+        }
+    }
+
+    /// The one of these that is to be replaced next, for it has done its part: the one that has served longest.
+    fn worn(&mut self, wanted: &Wanted, kept: &[&Replica]) -> Option<(usize, String)> {
+        let spec = wanted.spec.recycle.as_ref()?;
+        let mut worn: Option<(Instant, usize, String)> = None;
+        for (place, replica) in kept.iter().enumerate() {
+            let Some(since) = replica.good_since() else { continue };
+            match wear(spec, replica, since, self.now) {
+                Wear::Fit(Some(at)) => {
+                    self.due(at);
+                }
+                Wear::Fit(None) => {}
+                Wear::Worn(why) if worn.as_ref().is_none_or(|(first, ..)| since < *first) => {
+                    worn = Some((since, place, why));
+                }
+                Wear::Worn(_) => {}
+            }
+        }
+        worn.map(|(_, place, why)| (place, why))
+    }
+
     /// Starts up to `count` replicas in free places.
     fn start(&mut self, form: &'a Wanted, number: u32, deployment: &'a Deployment, count: u32) {
         let name = &form.spec.name;
         let taken: BTreeSet<u32> = self
             .active(name)
             .iter()
-            .filter(|replica| replica.template == form.template)
+            .filter(|replica| replica.template == form.template && !self.worn.contains_key(&replica.id))
             .map(|replica| replica.place)
             .collect();
         let mut started = 0;

@@ -35,6 +35,7 @@ use crate::sys::folder::Folder;
 use crate::sys::journal::Journal;
 use crate::sys::mailbox::{Mailbox, Message};
 use crate::sys::notify::Notify;
+use crate::sys::oom::OomWatch;
 use crate::sys::process::Executables;
 use crate::sys::sockets::{Guard, SocketFile};
 
@@ -74,6 +75,7 @@ pub(crate) struct Machine {
     started_at: Instant,
     sample_at: Instant,
     lines_at: Instant,
+    oom: OomWatch,
     stops_asked: u32,
     traffic: TrafficLog,
     lives: Lives,
@@ -161,6 +163,7 @@ impl Machine {
             started_at: now,
             sample_at: now,
             lines_at: now,
+            oom: OomWatch::new(),
             stops_asked: 0,
             traffic: TrafficLog::default(),
             lives: Lives::default(),
@@ -316,7 +319,12 @@ impl Machine {
 
     fn sample_boards(&mut self) {
         for (id, replica) in &self.replicas {
-            if let Some(board) = replica.board() {
+            if let Some(mut board) = replica.board() {
+                let wanted = self.core.desired().deployments.get(&replica.deployment);
+                let recycle = wanted.and_then(|wanted| wanted.spec.recycle.as_ref());
+                if recycle.is_some_and(|recycle| recycle.max_memory.is_some()) {
+                    board.resident = replica.process.resident_bytes();
+                }
                 self.facts.push(Fact::Board { replica: id.clone(), board });
             }
         }

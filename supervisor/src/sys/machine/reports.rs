@@ -12,7 +12,7 @@ use mio::{Interest, Token};
 
 use crate::logbook::NewLine;
 use crate::reconcile::canary::Answers;
-use crate::reconcile::{CallerId, Fact, ProxyInstance};
+use crate::reconcile::{CallerId, Exit, Fact, ProxyInstance};
 use crate::sys::children::{ClientEnd, Post};
 use crate::sys::clock;
 use crate::sys::machine::{Machine, Source};
@@ -79,7 +79,10 @@ impl Machine {
             ReplicaReport::Health { sequence, result } => {
                 self.facts.push(Fact::Health { replica, sequence, result: result.map_err(shorten) });
             }
-            ReplicaReport::Alive { sequence } => self.facts.push(Fact::Alive { replica, sequence }),
+            ReplicaReport::Alive { sequence, overdue_ms } => {
+                let overdue = std::time::Duration::from_millis(overdue_ms);
+                self.facts.push(Fact::Alive { replica, sequence, overdue });
+            }
             ReplicaReport::Drained => self.facts.push(Fact::Drained { replica }),
             // The word of a replica does no harm to others: what callers are guilty of is shown to the operator.
             ReplicaReport::CallerFault { caller, fault } => {
@@ -153,7 +156,12 @@ impl Machine {
 
     /// A replica's process has ended: first what it said and wrote, then how.
     pub(super) fn replica_ended(&mut self, id: &ReplicaId) {
-        let Some(exit) = self.replicas.get_mut(id).and_then(|child| child.process.reap()) else { return };
+        let Some(mut exit) = self.replicas.get_mut(id).and_then(|child| child.process.reap()) else { return };
+        const SIGKILL: i32 = 9;
+        let by_us = self.core.observed().replicas.get(id).is_some_and(|replica| !replica.is_active());
+        if exit == Exit::Signal(SIGKILL) && !by_us && self.oom.has_killed() {
+            exit = Exit::OutOfMemory;
+        }
         self.take_reports(id);
         for is_stderr in [false, true] {
             let Some(child) = self.replicas.get_mut(id) else { return };
