@@ -396,6 +396,8 @@ pub(crate) enum Template {
     Hello,
     // The same in C.
     C,
+    // And in C++.
+    Cpp,
 }
 
 fn json(text: &str) -> Result<Value, String> {

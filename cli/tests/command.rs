@@ -289,6 +289,25 @@ fn new_in_c_builds_to_a_library_that_check_accepts() {
 }
 
 #[test]
+fn new_in_cpp_builds_to_a_library_that_check_accepts() {
+    let rig = Rig::new();
+    let ran = rig.run(&["new", "scorer", "--template", "cpp"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let folder = rig.path().join("scorer");
+    let cmake = |arguments: &[&str]| Command::new("cmake").args(arguments).current_dir(&folder).output();
+    let Ok(configured) = cmake(&["-S", ".", "-B", "build"]) else {
+        writeln!(std::io::stderr(), "skipped: there is no cmake").unwrap();
+        return;
+    };
+    assert!(configured.status.success(), "{}", String::from_utf8_lossy(&configured.stderr));
+    let built = cmake(&["--build", "build"]).unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stdout));
+    let ran = rig.run(&["check", "scorer/libscorer.so"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("\nhello  call   many at once  HTTP"), "{}", ran.stdout);
+}
+
+#[test]
 fn new_without_an_sdk_changes_nothing() {
     let rig = Rig::new();
     let ran = rig.run(&["new", "scorer", "--sdk", "nowhere"]);

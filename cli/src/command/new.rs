@@ -27,6 +27,13 @@ const C: Files = &[
     ("README.md", include_str!("../../templates/c/README.md.in")),
     (".gitignore", include_str!("../../templates/c/gitignore.in")),
 ];
+const CPP: Files = &[
+    ("hello.cpp", include_str!("../../templates/cpp/hello.cpp.in")),
+    ("CMakeLists.txt", include_str!("../../templates/cpp/CMakeLists.txt.in")),
+    ("decurion.toml", include_str!("../../templates/cpp/decurion.toml.in")),
+    ("README.md", include_str!("../../templates/cpp/README.md.in")),
+    (".gitignore", include_str!("../../templates/cpp/gitignore.in")),
+];
 /// Names that are no crate's: the language's own words, and the crates that are always there.
 const RESERVED: &str = " abstract alloc as async await become box break const continue core crate do dyn else enum \
     extern false final fn for gen if impl in let loop macro match mod move mut override priv proc_macro pub ref \
@@ -39,6 +46,7 @@ pub(super) fn new(args: &NewArgs, output: &Output) -> Result<Exit, Failure> {
     let files = match args.template {
         Template::Hello => HELLO,
         Template::C => C,
+        Template::Cpp => CPP,
     };
     let folder = Path::new(&args.name);
     match fs::create_dir(folder) {
@@ -66,6 +74,7 @@ pub(super) fn new(args: &NewArgs, output: &Output) -> Result<Exit, Failure> {
     let run = match args.template {
         Template::Hello => "decurion run",
         Template::C => "make && decurion run",
+        Template::Cpp => "cmake -S . -B build && cmake --build build && decurion run",
     };
     output.note(&format!("made {}; now: cd {} && {run}", folder.display(), folder.display()));
     Ok(Exit::Done)

@@ -119,6 +119,39 @@ fn c_says_hello() {
 }
 
 #[test]
+fn a_model_in_cpp_asks_one_in_c() {
+    let world = World::start();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let built = [("c++", "cpp/model.cpp", "libcpp.so"), ("cc", "c/model.c", "libc.so")].map(
+        |(compiler, source, name)| {
+            let library = world.path().join(name);
+            let status = std::process::Command::new(compiler)
+                .args(["-shared", "-fPIC", "-I"])
+                .arg(root.join("sdk/abi/include"))
+                .arg(root.join("examples").join(source))
+                .arg("-o")
+                .arg(&library)
+                .status();
+            assert!(status.expect("a compiler").success(), "{source}");
+            library
+        },
+    );
+    let config = format!(
+        "application = \"native\"\n\
+         [[deployment]]\nname = \"cpp\"\nlibrary = \"{}\"\nargs = [0.5]\n\
+         [[deployment]]\nname = \"other\"\nlibrary = \"{}\"\nargs = [0.3]\nroute_prefix = \"\"\n",
+        built[0].display(),
+        built[1].display()
+    );
+    let _ = world.deploy(&config).ok();
+    assert_eq!(world.run(&["call", "cpp.ask", "[0.4]"]).ok().json(), serde_json::json!([true, false]));
+    // An error of the callee keeps its status.
+    let wrong = world.run(&["call", "cpp.ask", "[\"x\"]"]).code(1);
+    assert!(wrong.stderr.contains("a number is expected here"), "{}", wrong.stderr);
+    assert_eq!(world.get("/cpp/countdown").text(), "data: 3\n\ndata: 2\n\ndata: 1\n\n");
+}
+
+#[test]
 fn what_is_said_in_the_chat_everybody_hears() {
     let world = World::start();
     deploy_example(&world, "chat");

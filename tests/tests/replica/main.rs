@@ -2,6 +2,7 @@
 
 mod callers;
 mod life;
+mod native;
 mod requests;
 #[expect(clippy::disallowed_methods, reason = "a rig reads the clock for its watchdogs")]
 mod rig;

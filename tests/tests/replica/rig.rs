@@ -44,8 +44,13 @@ pub(crate) fn start_order(library: &str, class: &str, args: &str) -> ReplicaStar
 
 impl Replica {
     pub(crate) fn spawn(start: ReplicaStart) -> Self {
+        Self::spawn_by(start, |runner| Command::new(runner))
+    }
+
+    /// The same by a command that is made of the runner's path.
+    pub(crate) fn spawn_by(start: ReplicaStart, command: impl FnOnce(&Path) -> Command) -> Self {
         let (link, theirs) = Link::pair().expect("a link");
-        let process = Command::new(target_dir().join("decurion-replica-runner"))
+        let process = command(&target_dir().join("decurion-replica-runner"))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .expect("the runner starts");
@@ -254,11 +259,21 @@ impl Caller {
         self.lane.poll(256, &mut take).expect("the replica keeps the rules");
         if quiet && self.lane.arm() {
             assert!(readable(self.lane.bell()), "{what} never comes");
+            assert!(!self.is_gone(), "{what} never comes: the replica is gone");
             self.lane.disarm();
         }
         for item in news {
             self.take(item);
         }
+    }
+
+    /// Whether the replica's end of the attach socket is closed, with nothing left to take in.
+    fn is_gone(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut polled = [PollFd::new(self.attach.as_fd(), PollFlags::POLLIN)];
+        poll(&mut polled, PollTimeout::ZERO) == Ok(1)
+            && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+            && !self.lane.has_news()
     }
 
     fn take(&mut self, news: News) {
