@@ -24,7 +24,7 @@ fn facts(name: &str) -> LibraryFacts {
 fn a_function_in_c_is_a_class() {
     let facts = facts("hello.c");
     let class = facts.class("hello_c").unwrap();
-    assert_eq!((class.abi, class.sdk.as_str(), class.encoding_bits()), ((1, 0), "c 1.0", 0b10));
+    assert_eq!((class.abi, class.sdk.as_str(), class.encoding_bits()), ((1, 1), "c", 0b10));
     assert_eq!((class.call, class.reconfigure), (Some(Concurrency::Shared), None));
     assert!(class.methods.is_empty());
 }

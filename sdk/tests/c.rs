@@ -11,12 +11,18 @@ use decurion::test::{Local, LocalApp};
 
 /// Compiles an example and deploys its class. The library stays loaded, as in a replica.
 fn deploy(file: &str, class: &str, args: &Value) -> Result<Local<()>> {
+    deploy_with("include/decurion.h", file, class, args)
+}
+
+/// The same, built against another header.
+fn deploy_with(header: &str, file: &str, class: &str, args: &Value) -> Result<Local<()>> {
     let folder = tempfile::tempdir()?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::fs::copy(root.join("sdk/abi").join(header), folder.path().join("decurion.h"))?;
     let path = folder.path().join("lib.so");
     let status = Command::new("cc")
         .args(["-shared", "-fPIC", "-I"])
-        .arg(root.join("sdk/abi/include"))
+        .arg(folder.path())
         .arg("-o")
         .arg(&path)
         .arg(root.join("examples/c").join(file))
@@ -64,4 +70,11 @@ fn a_class_in_c_has_everything() {
     assert_eq!(model.check_health().unwrap_err().message(), "learned too much");
     assert!(json.call::<u64>("unlearn", ()).is_err());
     assert!(deploy("model.c", "Model", &Value::Null).unwrap_err().message().contains("'threshold'"));
+}
+
+#[test]
+fn a_library_of_an_older_minor_version_runs_as_before() {
+    let model =
+        deploy_with("released/decurion-1.0.h", "model.c", "Model", &json!({ "threshold": 0.5 })).unwrap();
+    assert_eq!(model.request(Request::post("/", "0.7")).unwrap().text().unwrap(), "above");
 }

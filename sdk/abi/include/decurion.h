@@ -29,6 +29,10 @@ extern "C" {
 #define DECURION_MAGIC UINT64_C(0x4e4f495255434544)
 #define DECURION_ABI_MAJOR 1
 #define DECURION_ABI_MINOR 1
+/* The same for the metadata: `1,1`. */
+#define DECURION_ABI_TEXT DECURION_ABI_TEXT_OF(DECURION_ABI_MAJOR, DECURION_ABI_MINOR)
+#define DECURION_ABI_TEXT_OF(major, minor) DECURION_ABI_TEXT_AS(major, minor)
+#define DECURION_ABI_TEXT_AS(major, minor) #major "," #minor
 
 /* What entries and host functions return. */
 enum {
@@ -398,7 +402,7 @@ static inline void decurion_log(decurion_exchange *exchange, uint32_t level, con
     DECURION_EXPORT const char decurion_meta_v1_##NAME[];                                                             \
     DECURION_EXPORT const decurion_class decurion_class_v1_##NAME;                                                    \
     const char decurion_meta_v1_##NAME[] =                                                                            \
-        "{\"abi\":[1,0],\"sdk\":\"c 1.0\",\"class\":\"" #NAME "\"" DECURION_META_##CALL("call")                       \
+        "{\"abi\":[" DECURION_ABI_TEXT "],\"sdk\":\"c\",\"class\":\"" #NAME "\"" DECURION_META_##CALL("call")         \
             DECURION_META_##RECONFIGURE("reconfigure") DECURION_META_##CHECK_HEALTH("check_health")                   \
                 ",\"encodings\":[\"json\"],\"methods\":[" METHODS(DECURION_META_FIRST, DECURION_META_NEXT) "]}";      \
     const decurion_class decurion_class_v1_##NAME = {                                                                 \
