@@ -116,7 +116,7 @@ impl Client {
         let name: DeploymentName = name.parse().map_err(CallFailed::Name)?;
         self.engine.with(|caller, _| caller.resolve(&name));
         let deadline = machine::now_ns().saturating_add(nanos(RESOLVE_TIMEOUT));
-        let found = self.engine.wait(deadline, |caller| match caller.find(&name) {
+        let found = self.engine.wait(None, deadline, |caller| match caller.find(&name) {
             Ok(None) => Step::Wait,
             Ok(Some(view)) => Step::Done(Ok(view.clone())),
             Err(error) => Step::Done(Err(error)),
@@ -319,7 +319,7 @@ impl Call {
     }
 
     fn whole_reply(&self) -> Result<Reply, CallFailed> {
-        let outcome = self.engine.wait(0, |caller| match caller.outcome(self.key) {
+        let outcome = self.engine.wait(Some(self.key), 0, |caller| match caller.outcome(self.key) {
             Outcome::Pending => Step::Wait,
             Outcome::Ready => Step::Done(Ok(caller.take_reply(self.key).unwrap_or_default())),
             Outcome::Failed(error) => Step::Done(Err(error)),

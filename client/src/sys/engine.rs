@@ -1,6 +1,8 @@
 //! The threads of a process with handles: one that listens to the supervisor, and those that wait for calls.
 //!
-//! One waiting thread at a time leads: it sleeps on every bell, for all; the others follow on a condition variable.
+//! One waiting thread at a time leads: it sleeps on every bell, for all; the others follow, each on a condition variable of
+//! its own. Whoever finds that something has become of a call wakes the one that waits for it; whoever stops leading wakes
+//! one to lead. Nobody else is woken.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use decurion_api::ReplicaId;
 use decurion_ipc::attach::{self, UpBell};
-use decurion_ipc::caller::Caller;
+use decurion_ipc::caller::{CallKey, Caller};
 use decurion_ipc::channel::Geometry;
 use decurion_ipc::control::{CallerOrder, CallerReport};
 use decurion_ipc::link::{Link, LinkError};
@@ -38,7 +40,6 @@ pub(crate) enum Step<T> {
 #[derive(Debug)]
 pub(crate) struct Engine {
     turn: Mutex<Turn>,
-    changed: Condvar,
     wake: EventFd,
     link: Link,
 }
@@ -46,9 +47,54 @@ pub(crate) struct Engine {
 #[derive(Debug)]
 struct Turn {
     caller: Caller,
-    leading: bool,
-    followers: u32,
+    /// One leads: the call that it waits for itself, and when it wakes by itself.
+    leader: Option<Leader>,
+    followers: Vec<Follower>,
+    last_follower: u64,
     peers: Vec<Peer>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Leader {
+    awaits: Option<CallKey>,
+    due_ns: u64,
+}
+
+#[derive(Debug)]
+struct Follower {
+    number: u64,
+    awaits: Option<CallKey>,
+    wake: Arc<Condvar>,
+}
+
+impl Turn {
+    /// Wakes those whose calls something has become of, and who is to lead where nobody does; whether a sleeping leader
+    /// is to be woken. `all`: views and channels have changed, which may concern everybody.
+    fn tell(&mut self, all: bool) -> bool {
+        let touched = self.caller.take_touched();
+        let concerned = |awaits: Option<CallKey>| match awaits {
+            Some(call) => touched.contains(&call),
+            None => all,
+        };
+        let mut woken = 0;
+        for follower in self.followers.iter().filter(|follower| concerned(follower.awaits)) {
+            follower.wake.notify_one();
+            woken += 1;
+        }
+        match self.leader {
+            Some(Leader { awaits, due_ns }) => {
+                all || concerned(awaits) || self.caller.next_timer().is_some_and(|timer| timer < due_ns)
+            }
+            None => {
+                if woken == 0
+                    && let Some(next) = self.followers.first()
+                {
+                    next.wake.notify_one();
+                }
+                false
+            }
+        }
+    }
 }
 
 /// What belongs to a replica beside its lane.
@@ -73,9 +119,15 @@ impl Engine {
         connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address).map_err(unreachable)?;
         let wake =
             EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(unreachable)?;
-        let turn = Turn { caller: Caller::new(), leading: false, followers: 0, peers: Vec::new() };
+        let turn = Turn {
+            caller: Caller::new(),
+            leader: None,
+            followers: Vec::new(),
+            last_follower: 0,
+            peers: Vec::new(),
+        };
         let link = Link::from_fd(fd);
-        let engine = Arc::new(Self { turn: Mutex::new(turn), changed: Condvar::new(), wake, link });
+        let engine = Arc::new(Self { turn: Mutex::new(turn), wake, link });
         let weak = Arc::downgrade(&engine);
         let thread = std::thread::Builder::new().name("decurion-client".to_owned());
         let spawned = thread.spawn(move || listen(&weak));
@@ -85,65 +137,92 @@ impl Engine {
 
     /// Works on the calls, and sends what came of it on its way.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Caller, u64) -> T) -> T {
+        self.work(false, work)
+    }
+
+    /// The same for what may concern everybody who waits: a view, a channel, a death.
+    fn change<T>(&self, work: impl FnOnce(&mut Caller, u64) -> T) -> T {
+        self.work(true, work)
+    }
+
+    fn work<T>(&self, all: bool, work: impl FnOnce(&mut Caller, u64) -> T) -> T {
         let mut turn = self.lock();
         let result = work(&mut turn.caller, now_ns());
-        turn.caller.flush();
-        let led = turn.leading;
-        self.leave(turn);
-        if led {
-            // The leader sleeps for all, by deadlines and bells that may have changed.
-            let _ = self.wake.write(1);
-        }
+        self.leave(turn, all);
         result
     }
 
-    /// Waits until `look` finds something, or the deadline (0: none) has passed: `None`.
+    /// Waits until `look` finds something, or the deadline (0: none) has passed: `None`. With `awaits` it looks again when
+    /// something has become of that call; else when a view has come.
     pub(crate) fn wait<T>(
         &self,
+        awaits: Option<CallKey>,
         deadline_ns: u64,
         mut look: impl FnMut(&mut Caller) -> Step<T>,
     ) -> Option<T> {
         let mut turn = self.lock();
         loop {
             if let Step::Done(found) = look(&mut turn.caller) {
-                self.leave(turn);
+                self.leave(turn, false);
                 return Some(found);
             }
             if deadline_ns != 0 && now_ns() >= deadline_ns {
-                self.leave(turn);
+                self.leave(turn, false);
                 return None;
             }
-            turn = if turn.leading { self.follow(turn, deadline_ns) } else { self.lead(turn, deadline_ns) };
+            if let Some(call) = awaits {
+                turn.caller.watch(call);
+            }
+            turn = match turn.leader {
+                Some(_) => self.follow(turn, awaits, deadline_ns),
+                None => self.lead(turn, awaits, deadline_ns),
+            };
         }
     }
 
-    fn follow<'a>(&'a self, mut turn: MutexGuard<'a, Turn>, deadline_ns: u64) -> MutexGuard<'a, Turn> {
-        turn.followers += 1;
+    fn follow<'a>(
+        &'a self,
+        mut turn: MutexGuard<'a, Turn>,
+        awaits: Option<CallKey>,
+        deadline_ns: u64,
+    ) -> MutexGuard<'a, Turn> {
+        turn.last_follower += 1;
+        let (number, wake) = (turn.last_follower, Arc::new(Condvar::new()));
+        turn.followers.push(Follower { number, awaits, wake: Arc::clone(&wake) });
         let left = if deadline_ns == 0 { FOLLOW_MAX } else { until(deadline_ns) };
-        let (mut turn, _) = self.changed.wait_timeout(turn, left).unwrap_or_else(PoisonError::into_inner);
-        turn.followers -= 1;
+        let (mut turn, _) = wake.wait_timeout(turn, left).unwrap_or_else(PoisonError::into_inner);
+        turn.followers.retain(|follower| follower.number != number);
         turn
     }
 
-    fn lead<'a>(&'a self, mut turn: MutexGuard<'a, Turn>, deadline_ns: u64) -> MutexGuard<'a, Turn> {
+    fn lead<'a>(
+        &'a self,
+        mut turn: MutexGuard<'a, Turn>,
+        awaits: Option<CallKey>,
+        deadline_ns: u64,
+    ) -> MutexGuard<'a, Turn> {
         if turn.caller.poll(now_ns()) {
-            self.changed.notify_all();
+            // Led by nobody meanwhile, but by this thread as soon as it has looked.
+            turn.leader = Some(Leader { awaits: None, due_ns: 0 });
+            turn.tell(false);
+            turn.leader = None;
             return turn;
         }
-        turn.leading = true;
         turn.caller.flush();
         if turn.caller.arm() {
             let timer = turn.caller.next_timer();
             let due = timer.into_iter().chain((deadline_ns != 0).then_some(deadline_ns)).min();
+            turn.leader = Some(Leader { awaits, due_ns: due.unwrap_or(u64::MAX) });
             let bells: Vec<Arc<OwnedFd>> = turn.peers.iter().filter_map(|peer| peer.bell.clone()).collect();
             drop(turn);
             self.sleep(&bells, due);
             turn = self.lock();
         }
         turn.caller.disarm();
-        turn.leading = false;
         turn.caller.poll(now_ns());
-        self.changed.notify_all();
+        turn.leader = Some(Leader { awaits: None, due_ns: 0 });
+        turn.tell(false);
+        turn.leader = None;
         turn
     }
 
@@ -158,12 +237,14 @@ impl Engine {
         let _ = self.wake.read();
     }
 
-    fn leave(&self, mut turn: MutexGuard<'_, Turn>) {
+    fn leave(&self, mut turn: MutexGuard<'_, Turn>, all: bool) {
+        turn.caller.flush();
+        let wakes_leader = turn.tell(all);
         let reports = turn.caller.take_reports();
-        if turn.followers > 0 {
-            self.changed.notify_all();
-        }
         drop(turn);
+        if wakes_leader {
+            let _ = self.wake.write(1);
+        }
         for report in reports {
             self.report(&report);
         }
@@ -181,7 +262,7 @@ impl Engine {
 
     fn take_order(&self, order: CallerOrder, fds: Vec<OwnedFd>) {
         let requests = if let CallerOrder::Attach { requests, .. } = &order { *requests } else { 0 };
-        let Some(replica) = self.with(|caller, _| caller.handle(order)) else {
+        let Some(replica) = self.change(|caller, _| caller.handle(order)) else {
             let mut turn = self.lock();
             let Turn { caller, peers, .. } = &mut *turn;
             peers.retain(|peer| caller.bell(&peer.replica).is_some());
@@ -189,11 +270,11 @@ impl Engine {
         };
         let mut fds = fds.into_iter();
         let Some(attach) = fds.next().map(Link::from_fd) else {
-            return self.with(|caller, _| caller.attached(replica, None));
+            return self.change(|caller, _| caller.attached(replica, None));
         };
         let geometry = Geometry::of_handle(requests);
         let made = attach::connect(&attach, 1, geometry, UpBell::Pipe, ATTACH_TIMEOUT).ok();
-        self.with(|caller, _| caller.attached(replica.clone(), made));
+        self.change(|caller, _| caller.attached(replica.clone(), made));
         let mut turn = self.lock();
         let bell = turn.caller.bell(&replica).and_then(|bell| bell.try_clone_to_owned().ok()).map(Arc::new);
         turn.peers.retain(|peer| peer.replica != replica);
@@ -232,7 +313,7 @@ fn listen(client: &Weak<Engine>) {
         let _ = nix::poll::poll(&mut polled, PollTimeout::from(LISTEN_PERIOD_MS));
         let dead = deaths.iter().zip(&polled).filter(|(_, fd)| fd.any().unwrap_or(false));
         for ((replica, _), _) in dead {
-            engine.with(|caller, _| caller.died(replica));
+            engine.change(|caller, _| caller.died(replica));
             engine.lock().peers.retain(|peer| peer.replica != *replica);
         }
         while link_open {
