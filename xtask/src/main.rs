@@ -143,7 +143,9 @@ fn bench(arguments: &[&str]) -> Outcome {
         }
         some => {
             // What the replica bench starts.
-            cargo(&["build", "--release", "-p", "hello", "-p", "decurion-replica-runner"])?;
+            let fixtures = ["-p", "decurion-fixtures"];
+            let served = if matches!(some, None | Some(&"authors")) { &fixtures[..] } else { &[] };
+            cargo(&[&["build", "--release", "-p", "hello"], &PROGRAMS[..], served].concat())?;
             let one: Vec<&str> = some.into_iter().flat_map(|name| ["--bench", name]).collect();
             // Built for the goals alone: it takes long, and nothing else needs it.
             let features: &[&str] = if some == Some(&"goals") { &["--features", "iceoryx2"] } else { &[] };
