@@ -93,7 +93,7 @@ pub fn speak_at<'p>(
     let backends =
         Arc::new(Backends { replicas: vec![replica], canary: None, max_ongoing: 1000, max_queued: None });
     deployment.set_backends(Arc::clone(&backends), &Nobody);
-    let availability = Availability::Expected;
+    let (shared, availability) = (Arc::clone(&deployment), Availability::Expected);
     let route = Route { place: 0, deployment, backends, availability, request_timeout: None, http: true };
     let routes = RouteTable::new([(RoutePrefix::new("/").expect("a prefix"), route)].into_iter());
     let mut now = Nanos(1);
@@ -116,6 +116,8 @@ pub fn speak_at<'p>(
         engine.expire(now);
     }
     engine.serve_clients(now);
+    // A deployment and its replicas hold each other: millions of runs would not give their memory back.
+    shared.set_backends(Arc::default(), &Nobody);
     let wire = wire.borrow();
     let requests = std::mem::take(&mut state.borrow_mut().requests);
     Spoken { requests, answer: wire.from_proxy.clone(), closed: wire.ended }
