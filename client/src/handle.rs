@@ -12,12 +12,13 @@
 //! dead.
 
 mod error;
+mod stream;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use decurion_api::DeploymentName;
+use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::caller::{CallKey, NewCall, Outcome, Reply};
 use decurion_ipc::codec;
 use decurion_ipc::control::DeploymentView;
@@ -26,6 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::CallFailed;
+pub use stream::Stream;
 
 use crate::sys::engine::{Engine, Step};
 use crate::sys::machine;
@@ -40,6 +42,8 @@ const BINCODE: u32 = 2;
 const TYPES_HEADER: &str = "decurion-types";
 /// `TYPES_HEADER_MAX` of the plugin ABI.
 const TYPES_HEADER_MAX: usize = 1024;
+/// `STREAM_HEADER` of the plugin ABI: a stream of items is expected.
+const STREAM_HEADER: &str = "decurion-stream";
 /// The callee would misread these types in bincode; nothing was run.
 const UNSUPPORTED: u16 = 415;
 /// How long the supervisor may take to say what a deployment is.
@@ -81,6 +85,9 @@ pub struct Answer {
     /// The whole body.
     pub body: Vec<u8>,
 }
+
+/// What one replica gave to a [broadcast](Handle::broadcast), or why it did not.
+pub type OfReplica<R> = (ReplicaId, Result<R, CallFailed>);
 
 /// A call that was started.
 #[derive(Debug)]
@@ -206,6 +213,52 @@ impl Handle {
         self.start_as(encoding, method, &arguments, None)
     }
 
+    /// Calls a method that streams: its items, as they come.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call), where it fails before its first item; later errors come in their place in the stream.
+    pub fn stream<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        arguments: impl Serialize,
+    ) -> Result<Stream<T>, CallFailed> {
+        let begin = |encoding| {
+            let mut call = self.call_as(encoding, method, &arguments, Some(std::any::type_name::<T>()))?;
+            call.headers.push((STREAM_HEADER.into(), Vec::new()));
+            let call = self.start_call(call)?;
+            self.engine.with(|caller, _| caller.stream(call.key));
+            Stream::begin(call)
+        };
+        if !self.takes(BINCODE) {
+            return begin(JSON);
+        }
+        match begin(BINCODE) {
+            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if self.takes(JSON) => begin(JSON),
+            done => done,
+        }
+    }
+
+    /// Calls a method on every replica that takes calls now, and waits for all of them: the id of each, and what it gave.
+    ///
+    /// # Errors
+    /// Where there is no such deployment any more, or the arguments can't be encoded; what goes wrong with one replica is
+    /// its own result.
+    pub fn broadcast<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        arguments: impl Serialize,
+    ) -> Result<Vec<OfReplica<R>>, CallFailed> {
+        let replicas = self.engine.with(|caller, _| caller.replicas(&self.name))?.unwrap_or_default();
+        let encoding = if self.takes(BINCODE) { BINCODE } else { JSON };
+        let mut calls = Vec::with_capacity(replicas.len());
+        for replica in replicas {
+            let call = self.call_as(encoding, method, &arguments, Some(std::any::type_name::<R>()))?;
+            let call = self.start_call(NewCall { replica: Some(replica.clone()), ..call });
+            calls.push((replica, call));
+        }
+        Ok(calls.into_iter().map(|(replica, call)| (replica, call.and_then(Call::wait))).collect())
+    }
+
     fn takes(&self, encoding: u32) -> bool {
         self.encodings & (1 << encoding) != 0
     }
@@ -217,13 +270,25 @@ impl Handle {
         arguments: &A,
         result: Option<&str>,
     ) -> Result<Call, CallFailed> {
+        self.start_call(self.call_as(encoding, method, arguments, result)?)
+    }
+
+    fn call_as<A: Serialize>(
+        &self,
+        encoding: u32,
+        method: &str,
+        arguments: &A,
+        result: Option<&str>,
+    ) -> Result<NewCall, CallFailed> {
         if encoding != BINCODE {
             let body = serde_json::to_vec(arguments).map_err(CallFailed::Arguments)?;
-            return self.send(method, encoding, body, None);
+            return Ok(self.new_call(method, encoding, body));
         }
         let types = format!("{} => {}", std::any::type_name::<A>(), result.unwrap_or("_"));
         let types = (types.len() <= TYPES_HEADER_MAX && types.is_ascii()).then_some(types);
-        self.send(method, encoding, codec::encode_value(arguments)?, types)
+        let headers = types.map(|types| (TYPES_HEADER.into(), types.into_bytes())).into_iter().collect();
+        let call = self.new_call(method, encoding, codec::encode_value(arguments)?);
+        Ok(NewCall { headers, ..call })
     }
 
     /// Calls a method with JSON arguments: an array by position, an object by name; gives the result as JSON.
@@ -236,7 +301,7 @@ impl Handle {
         arguments: &serde_json::Value,
     ) -> Result<serde_json::Value, CallFailed> {
         let body = serde_json::to_vec(arguments).map_err(CallFailed::Arguments)?;
-        let reply = self.send(method, JSON, body, None)?.reply()?;
+        let reply = self.start_call(self.new_call(method, JSON, body))?.reply()?;
         serde_json::from_slice(&reply.body).map_err(CallFailed::Result)
     }
 
@@ -255,17 +320,6 @@ impl Handle {
         let call = NewCall { kind: Kind::Http, target, headers, ..self.new_call(method, RAW, body) };
         let Reply { status, headers, body, .. } = self.start_call(call)?.whole_reply()?;
         Ok(Answer { status, headers, body })
-    }
-
-    fn send(
-        &self,
-        method: &str,
-        encoding: u32,
-        body: Vec<u8>,
-        types: Option<String>,
-    ) -> Result<Call, CallFailed> {
-        let headers = types.map(|types| (TYPES_HEADER.into(), types.into_bytes())).into_iter().collect();
-        self.start_call(NewCall { headers, ..self.new_call(method, encoding, body) })
     }
 
     fn new_call(&self, method: &str, encoding: u32, body: Vec<u8>) -> NewCall {

@@ -9,5 +9,5 @@ pub mod metrics;
 mod sys;
 
 pub use decurion_ipc::caller::CallError;
-pub use handle::{Answer, Call, CallFailed, Client, Deployment, Handle};
+pub use handle::{Answer, Call, CallFailed, Client, Deployment, Handle, OfReplica, Stream};
 pub use sys::socket::{SocketError, default_socket, own_runtime_dir};

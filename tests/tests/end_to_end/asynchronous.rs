@@ -2,7 +2,7 @@
 
 use decurion_tests::{Connection, World, library};
 
-const AT_ONCE: usize = 100;
+const AT_ONCE: usize = 1000;
 
 /// One handler thread, so that whatever waits has to wait elsewhere.
 fn lobby(more: &str) -> World {
@@ -34,7 +34,7 @@ fn until_inside(world: &World, count: usize) {
 
 #[test]
 fn one_thread_holds_many_requests_at_once() {
-    let world = lobby("max_ongoing_requests = 1000\n");
+    let world = lobby("max_ongoing_requests = 2000\n");
     let guests = enter(&world, AT_ONCE);
     until_inside(&world, AT_ONCE);
     assert_eq!(world.get("/lobby/open").text(), "open");

@@ -106,3 +106,46 @@ fn a_handle_outlives_an_update_of_its_callee() {
     let after: String = handle.call("who", ()).expect("a result");
     assert_ne!(before, after);
 }
+
+#[test]
+fn a_client_streams_and_broadcasts() {
+    let world = World::start();
+    let config = format!(
+        "application = \"handles\"\n[[deployment]]\nname = \"partner\"\nlibrary = \"{}\"\nclass = \"Partner\"\n\
+         num_replicas = 3\nthreads = 2\n",
+        library("fixtures").display()
+    );
+    let _ = world.deploy(&config).ok();
+    let partner = client(&world).deployment("partner").expect("it exists").handle();
+    let numbers = partner.stream::<u32>("count", (20_000u32, None::<u32>)).expect("it begins");
+    assert!(numbers.map(|number| number.expect("an item")).eq(0..20_000));
+    let mut failing = partner.stream::<u32>("count", (9u32, Some(1u32))).expect("it begins");
+    assert!(matches!(failing.next(), Some(Ok(0))));
+    assert!(matches!(failing.next(), Some(Err(CallFailed::Callee { status: 418, .. }))));
+    assert!(failing.next().is_none());
+    let early = partner.stream::<u32>("count", (2_000_000u32, None::<u32>));
+    assert!(matches!(early, Err(CallFailed::Callee { status: 413, .. })), "{early:?}");
+    // One that is let go of ends its method: the replica's threads are free for others.
+    for _ in 0..20 {
+        let endless = partner.stream::<Vec<u8>>("forever", ()).expect("it begins");
+        assert_eq!(
+            endless.take(3).filter(|item| item.as_ref().is_ok_and(|item| item.len() == 1000)).count(),
+            3
+        );
+    }
+    let results = partner.broadcast::<i64>("double", (4i64,)).expect("it exists");
+    assert_eq!(results.len(), 3);
+    assert!(results.into_iter().all(|(_, result)| result.is_ok_and(|doubled| doubled == 8)));
+}
+
+#[test]
+fn thirty_two_mebibytes_go_there_and_back() {
+    let world = world();
+    let handle = client(&world).deployment("echo").expect("it exists").handle();
+    let text: String =
+        (0..4u32 << 20).map(|number| format!("{:08x}", number.wrapping_mul(2_654_435_761))).collect();
+    assert_eq!(text.len(), 32 << 20);
+    assert!(handle.call::<String>("echo_text", (&text,)).expect("a result") == text);
+    let back = handle.call_json("echo_text", &serde_json::json!([text])).expect("a result");
+    assert!(back.as_str() == Some(&text));
+}

@@ -1,0 +1,124 @@
+//! The items of a streaming method, as they come. Each is a frame: its length (u32, little-endian), a byte for what it is,
+//! its bytes; `decurion::Streamed` of the SDK writes them.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use decurion_ipc::caller::CallError;
+use decurion_ipc::codec;
+use serde::de::DeserializeOwned;
+
+use super::{BINCODE, Call, CallFailed, JSON};
+use crate::sys::engine::Step;
+
+/// A frame that says why the stream ends here: a status (u16), then text.
+const FAILED: u32 = 255;
+/// Bytes of a frame's head.
+const FRAME_HEAD: usize = 5;
+/// Bytes of one item, at most.
+const ITEM_MAX: usize = 1 << 30;
+/// Bytes asked for at a time.
+const READ_LEN: usize = 64 * 1024;
+
+/// The items of a streaming method. Dropped, the method is told that nobody waits.
+#[must_use = "a stream that nobody reads is cancelled"]
+pub struct Stream<T> {
+    call: Call,
+    /// Read, and not taken apart yet.
+    buffer: Vec<u8>,
+    over: bool,
+    item: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Stream<T> {
+    /// Waits for the first word of a call that was asked to stream.
+    pub(super) fn begin(call: Call) -> Result<Self, CallFailed> {
+        let key = call.key;
+        let status = call.engine.wait(Some(key), 0, |caller| match caller.head(key) {
+            Ok(None) => Step::Wait,
+            Ok(Some(reply)) => Step::Done(Ok(reply.status)),
+            Err(error) => Step::Done(Err(error)),
+        });
+        let status = status.unwrap_or(Err(CallError::Broken))?;
+        let mut stream = Self { call, buffer: Vec::new(), over: false, item: PhantomData };
+        if status == 200 {
+            return Ok(stream);
+        }
+        while stream.read_on()? > 0 {}
+        let message = String::from_utf8_lossy(&stream.buffer).into_owned();
+        Err(CallFailed::Callee { status, message })
+    }
+
+    /// Reads what has come, or waits for it: how much, 0 at the end.
+    fn read_on(&mut self) -> Result<usize, CallFailed> {
+        let (key, filled) = (self.call.key, self.buffer.len());
+        self.buffer.resize(filled + READ_LEN, 0);
+        let buffer = &mut self.buffer[filled..];
+        let read = self.call.engine.wait(Some(key), 0, |caller| match caller.read(key, buffer) {
+            Ok(None) => Step::Wait,
+            Ok(Some(count)) => Step::Done(Ok(count)),
+            Err(error) => Step::Done(Err(error)),
+        });
+        let read = read.unwrap_or(Err(CallError::Broken));
+        self.buffer.truncate(filled + *read.as_ref().unwrap_or(&0));
+        Ok(read?)
+    }
+
+    /// The item at the front, if it was read whole.
+    fn front(&mut self) -> Option<Result<T, CallFailed>> {
+        let (head, rest) = self.buffer.split_first_chunk::<FRAME_HEAD>()?;
+        let [a, b, c, d, kind] = *head;
+        let (length, kind) = (u32::from_le_bytes([a, b, c, d]) as usize, u32::from(kind));
+        if length > ITEM_MAX {
+            return Some(Err(CallError::Broken.into()));
+        }
+        let bytes = rest.get(..length)?;
+        let item = match (kind, bytes) {
+            (BINCODE, bytes) => codec::decode_value(bytes).map_err(CallFailed::from),
+            (JSON, bytes) => serde_json::from_slice(bytes).map_err(CallFailed::Result),
+            (FAILED, [low, high, text @ ..]) => Err(CallFailed::Callee {
+                status: match u16::from_le_bytes([*low, *high]) {
+                    0 => 500,
+                    status => status,
+                },
+                message: String::from_utf8_lossy(text).into_owned(),
+            }),
+            _ => Err(CallError::Broken.into()),
+        };
+        self.buffer.drain(..FRAME_HEAD + length);
+        Some(item)
+    }
+
+    fn step(&mut self) -> Option<Result<T, CallFailed>> {
+        loop {
+            if let Some(item) = self.front() {
+                return Some(item);
+            }
+            match self.read_on() {
+                Ok(0) if self.buffer.is_empty() => return None,
+                Ok(0) => return Some(Err(CallError::Broken.into())),
+                Ok(_) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Iterator for Stream<T> {
+    type Item = Result<T, CallFailed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over {
+            return None;
+        }
+        let item = self.step();
+        self.over = !matches!(item, Some(Ok(_)));
+        item
+    }
+}
+
+impl<T> fmt::Debug for Stream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("call", &self.call).finish_non_exhaustive()
+    }
+}
