@@ -225,6 +225,16 @@ pub(crate) struct SuperviseArgs {
     /// Answer GET /metrics on this address and port too, beside the control socket: 127.0.0.1:9464 is usual
     #[arg(long, value_name = "ADDRESS", env = "DECURION_METRICS_LISTEN", hide_env_values = true)]
     pub(crate) metrics_listen: Option<String>,
+    /// How long proxy and replicas serve on if the supervisor dies, until the next one adopts them; 0: not at all
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "10m",
+        value_parser = parse_duration,
+        env = "DECURION_ORPHAN_TIMEOUT",
+        hide_env_values = true
+    )]
+    pub(crate) orphan_timeout: Duration,
 }
 
 #[derive(Debug, Args)]

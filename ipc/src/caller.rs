@@ -20,6 +20,7 @@ use call::{Call, Sent, State};
 pub use call::{CallError, CallKey, Fields, NewCall, Outcome, Reply};
 use callee::{Callee, Peer, Wish};
 
+use crate::adoption::Standing;
 use crate::attach::Connected;
 use crate::channel::{Busy, Event, InBlock, Phase, ResetCode, StreamId};
 use crate::control::{Availability, CallerOrder, CallerReport, DeploymentView};
@@ -125,6 +126,17 @@ impl Caller {
             self.callees.insert(deployment.clone(), Callee::default());
             self.reports.push(CallerReport::Resolve(deployment.clone()));
         }
+    }
+
+    /// What to tell a supervisor that knows nothing of this process: which deployments it calls, and by which channels.
+    #[must_use]
+    pub fn rejoin(&self) -> Vec<CallerReport> {
+        let standing = |(name, callee): (&DeploymentName, &Callee)| {
+            let usable = self.peers.iter().filter(|(replica, peer)| !peer.dead && callee.names(replica));
+            let replicas = usable.map(|(replica, _)| replica.clone()).collect();
+            CallerReport::Rejoin(Standing { deployment: name.clone(), replicas })
+        };
+        self.callees.iter().map(standing).collect()
     }
 
     /// What is known of a deployment; `None`: nothing yet, [`resolve`](Self::resolve) it.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::adoption::{AdoptionSocket, Standing};
 use decurion_api::{ApplicationName, ClassName, DeploymentName, ReplicaId, RoutePrefix};
 
 use crate::stats::ProxyStats;
@@ -162,6 +163,13 @@ pub enum ProxyOrder {
     ReopenLogs,
     /// Tell at once what was counted, and how much there is to do; answered with [`ProxyReport::Stats`].
     Count,
+    /// If the supervisor dies, serve on, and find the next one there. Without this word: drain and exit at once.
+    Await {
+        /// Where.
+        socket: AdoptionSocket,
+        /// Which start of a proxy it is.
+        instance: u32,
+    },
 }
 
 /// Proxy to supervisor.
@@ -291,6 +299,10 @@ pub enum ReplicaOrder {
         /// Comes back in the answer.
         sequence: u64,
     },
+    /// If the supervisor dies, serve on, and find the next one there (2 descriptors: the reading ends of standard
+    /// output and standard error, so that what is written meanwhile finds a reader). Without this word: drain and
+    /// exit at once.
+    Await(AdoptionSocket),
 }
 
 /// Replica to supervisor.
@@ -403,4 +415,6 @@ pub enum CallerReport {
         /// What it did.
         fault: String,
     },
+    /// Wants to know about a deployment as with `Resolve`, and has known it under another supervisor.
+    Rejoin(Standing),
 }

@@ -5,6 +5,8 @@
 //! - **Data plane**: channels of shared memory; see `docs/data-plane.md`.
 
 #[cfg(not(loom))]
+pub mod adoption;
+#[cfg(not(loom))]
 pub mod caller;
 #[cfg(not(loom))]
 pub mod channel;

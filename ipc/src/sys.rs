@@ -1,5 +1,6 @@
 //! Everything here that touches the machine: sockets, mappings, bells, clocks.
 
+pub mod adoption;
 pub mod attach;
 pub mod bell;
 pub mod board;

@@ -60,6 +60,17 @@ impl Gathered {
         self.asked = true;
     }
 
+    /// There is nobody to send to: looks again at that time.
+    pub fn postpone(&mut self, until: Instant) {
+        self.due = Some(until);
+    }
+
+    /// Somebody is there now who knows nothing yet.
+    pub fn begin_anew(&mut self, now: Instant) {
+        self.ask();
+        self.hurry(now);
+    }
+
     /// When something is to be sent.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod control;
 mod door;
 mod gate;
+mod home;
 mod lane;
 mod mailbox;
 pub mod process;

@@ -4,6 +4,7 @@ mod rig;
 
 use std::time::Duration;
 
+use decurion_ipc::adoption::AdoptionSocket;
 use decurion_ipc::control::{Availability, ProxyOrder, ProxyReport, ProxySettings};
 use rig::replica::{Behaviour, Command, Seen};
 use rig::{Rig, WATCHDOG, settings};
@@ -238,6 +239,10 @@ fn a_first_view_is_used_without_a_replica_that_hangs() {
 #[test]
 fn serving_goes_on_without_a_supervisor() {
     let (mut rig, _replica) = Rig::serving("hello", Behaviour::Hello);
+    let socket = AdoptionSocket { path: "/nowhere/adopt.sock".to_owned(), patience: 10 * WATCHDOG };
+    rig.order(ProxyOrder::Await { socket, instance: 1 }, vec![]);
+    // Orders come in order: that it has this one shows in the answer to the next.
+    rig.apply();
     rig.orders = None;
     let mut client = rig.client();
     for _ in 0..10 {

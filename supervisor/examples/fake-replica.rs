@@ -86,6 +86,7 @@ fn obey(link: &Link, args: &Value, order: ReplicaOrder) {
         ReplicaOrder::Start(_)
         | ReplicaOrder::Accept(_)
         | ReplicaOrder::Limit(_)
+        | ReplicaOrder::Await(_)
         | ReplicaOrder::Caller(_) => {}
     }
 }

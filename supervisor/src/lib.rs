@@ -27,9 +27,10 @@ mod logbook;
 pub mod metrics;
 mod options;
 pub mod reconcile;
+mod roster;
 pub mod store;
 
-pub use options::{Options, Output};
+pub use options::{ORPHAN_TIMEOUT, Options, Output};
 pub use sys::{
     ArtifactError, ConfigError, LockError, RunError, Running, SocketError, StartError, Stopper, Supervisor,
     TlsError,

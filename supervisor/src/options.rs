@@ -1,6 +1,10 @@
 //! What a program that embeds the supervisor may choose.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long proxy and replicas wait for the next supervisor, where nothing else is said.
+pub const ORPHAN_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How a supervisor runs.
 #[derive(Clone, Debug)]
@@ -23,6 +27,9 @@ pub struct Options {
     pub group: Option<u32>,
     /// Where replicas' lines go beside the log that `GET /v1/logs` reads.
     pub output: Output,
+    /// How long proxy and replicas serve on without a supervisor, if this one dies, until another adopts them. Zero: they
+    /// leave at once.
+    pub orphan_timeout: Duration,
     /// Whether TERM, INT and HUP of this process are ours to act on.
     pub signals: bool,
 }
@@ -50,6 +57,7 @@ impl Options {
             executables: None,
             group: None,
             output: Output::default(),
+            orphan_timeout: ORPHAN_TIMEOUT,
             signals: true,
         }
     }

@@ -69,6 +69,21 @@ impl World {
     /// # Panics
     /// Where it does not start; shows what it said.
     pub fn start_supervisor(&mut self) {
+        self.launch_supervisor();
+        let watchdog = Instant::now() + WATCHDOG;
+        while !self.admin().status().is_ok_and(|status| status.proxy.ready) {
+            let ended = self.supervisor.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            assert!(ended.is_none(), "the supervisor ended with {ended:?}:\n{}", self.log());
+            assert!(Instant::now() < watchdog, "the supervisor is not ready:\n{}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Starts the supervisor (again), and does not wait for anything.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub fn launch_supervisor(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log");
         let config = self.path().join("http.toml");
         fs::write(
@@ -91,13 +106,6 @@ impl World {
             .spawn()
             .expect("the supervisor starts");
         self.supervisor = Some(child);
-        let watchdog = Instant::now() + WATCHDOG;
-        while !self.admin().status().is_ok_and(|status| status.proxy.ready) {
-            let ended = self.supervisor.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            assert!(ended.is_none(), "the supervisor ended with {ended:?}:\n{}", self.log());
-            assert!(Instant::now() < watchdog, "the supervisor is not ready:\n{}", self.log());
-            std::thread::yield_now();
-        }
     }
 
     /// The folder of this world.
@@ -276,6 +284,15 @@ impl World {
         pids.filter(mine).collect()
     }
 
+    /// Processes that the supervisor, dead or alive, has noted as its children.
+    #[must_use]
+    pub fn roster(&self) -> Vec<i32> {
+        let entries = fs::read_dir(self.path().join("state/children")).into_iter().flatten().flatten();
+        let pages = entries.filter_map(|entry| fs::read(entry.path()).ok());
+        let pages = pages.filter_map(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+        pages.filter_map(|page| i32::try_from(page["entry"]["pid"].as_i64()?).ok()).collect()
+    }
+
     fn is_child(&self, pid: i32) -> bool {
         let Some(supervisor) = &self.supervisor else { return false };
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -322,7 +339,8 @@ impl Drop for World {
             return;
         }
         // A failed test, or a killed supervisor: whatever is left goes, by its own pid.
-        let left = self.processes();
+        let mut left = self.processes();
+        left.extend(self.roster());
         if let Some(mut child) = self.supervisor.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -331,6 +349,25 @@ impl Drop for World {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
+}
+
+/// Waits until something holds that no event tells of.
+///
+/// # Panics
+/// Where it never comes to hold.
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let watchdog = Instant::now() + WATCHDOG;
+    while !holds() {
+        assert!(Instant::now() < watchdog, "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Whether a process runs. One that has ended and waits for whoever inherited it to look does not.
+#[must_use]
+pub fn is_running(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
 /// A loopback address that no other test has: 127.0.0.0/8 is all ours, so no port has to be guessed.

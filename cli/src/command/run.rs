@@ -87,6 +87,8 @@ fn start(args: &RunArgs, folder: &Path) -> Result<Running, Failure> {
     let mut options = Options::new(folder.join("state"), socket);
     options.listen = args.listen.clone().or_else(|| args.port.map(|port| format!("127.0.0.1:{port}")));
     options.output = Lines::Stderr;
+    // What runs in a terminal leaves nothing behind, however it ends.
+    options.orphan_timeout = Duration::ZERO;
     Supervisor::start(options).map_err(|error| start_failure(&error))
 }
 

@@ -24,6 +24,7 @@ pub(super) fn supervise(args: SuperviseArgs, socket: PathBuf, output: &Output) -
     options.config = config;
     options.listen = args.listen;
     options.metrics = args.metrics_listen;
+    options.orphan_timeout = args.orphan_timeout;
     let running = Supervisor::start(options).map_err(|error| start_failure(&error))?;
     output.note(&format!("the admin API answers on {}", running.socket().display()));
     if let Some(address) = running.metrics() {

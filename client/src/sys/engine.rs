@@ -11,11 +11,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use decurion_api::ReplicaId;
+use decurion_ipc::adoption::Retries;
 use decurion_ipc::attach::{self, UpBell};
 use decurion_ipc::caller::{CallKey, Caller};
 use decurion_ipc::channel::Geometry;
 use decurion_ipc::control::{CallerOrder, CallerReport};
 use decurion_ipc::link::{Link, LinkError};
+use decurion_ipc::sys::adoption::reach;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -41,7 +43,9 @@ pub(crate) enum Step<T> {
 pub(crate) struct Engine {
     turn: Mutex<Turn>,
     wake: EventFd,
+    /// To the supervisor; tied anew with the next one where that dies.
     link: Link,
+    socket: String,
 }
 
 #[derive(Debug)]
@@ -127,7 +131,8 @@ impl Engine {
             peers: Vec::new(),
         };
         let link = Link::from_fd(fd);
-        let engine = Arc::new(Self { turn: Mutex::new(turn), wake, link });
+        let socket = path.to_string_lossy().into_owned();
+        let engine = Arc::new(Self { turn: Mutex::new(turn), wake, link, socket });
         let weak = Arc::downgrade(&engine);
         let thread = std::thread::Builder::new().name("decurion-client".to_owned());
         let spawned = thread.spawn(move || listen(&weak));
@@ -256,6 +261,18 @@ impl Engine {
         let _ = self.link.send(report, &[]);
     }
 
+    /// Reaches the next supervisor, if it is there, and tells it what calls go on. Those never notice.
+    fn return_home(&self) -> bool {
+        let Ok(link) = reach(&self.socket) else { return false };
+        if self.link.replace(link).is_err() {
+            return false;
+        }
+        for report in self.with(|caller, _| caller.rejoin()) {
+            self.report(&report);
+        }
+        true
+    }
+
     fn lock(&self) -> MutexGuard<'_, Turn> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -302,6 +319,7 @@ fn until(at_ns: u64) -> Duration {
 /// The listening thread: takes the supervisor's words, and notices deaths, until the client is gone.
 fn listen(client: &Weak<Engine>) {
     let mut link_open = true;
+    let mut retries = Retries::default();
     while let Some(engine) = client.upgrade() {
         let deaths = engine.deaths();
         let mut fds: Vec<BorrowedFd<'_>> = deaths.iter().map(|(_, fd)| fd.as_fd()).collect();
@@ -310,11 +328,21 @@ fn listen(client: &Weak<Engine>) {
         }
         let mut polled: Vec<PollFd<'_>> =
             fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let _ = nix::poll::poll(&mut polled, PollTimeout::from(LISTEN_PERIOD_MS));
+        let patience = match link_open {
+            true => PollTimeout::from(LISTEN_PERIOD_MS),
+            false => {
+                PollTimeout::try_from(retries.next_delay()).unwrap_or(PollTimeout::from(LISTEN_PERIOD_MS))
+            }
+        };
+        let _ = nix::poll::poll(&mut polled, patience);
         let dead = deaths.iter().zip(&polled).filter(|(_, fd)| fd.any().unwrap_or(false));
         for ((replica, _), _) in dead {
             engine.change(|caller, _| caller.died(replica));
             engine.lock().peers.retain(|peer| peer.replica != *replica);
+        }
+        if !link_open && engine.return_home() {
+            link_open = true;
+            retries = Retries::default();
         }
         while link_open {
             match engine.link.try_recv::<CallerOrder>() {

@@ -64,6 +64,17 @@ impl Link {
         Link { socket: fd }
     }
 
+    /// Puts another socket in the place of this one, for everybody who holds it.
+    ///
+    /// # Errors
+    /// What the system says; then this one is as it was.
+    pub fn replace(&self, other: Link) -> io::Result<()> {
+        // SAFETY: both descriptors are open and ours; the number stays ours, and what it stood for is closed by the
+        // kernel in the same step.
+        let done = unsafe { libc::dup3(other.as_raw_fd(), self.as_raw_fd(), libc::O_CLOEXEC) };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Sends one message and these descriptors in one packet; never blocks.
     ///
     /// # Errors
@@ -228,6 +239,15 @@ mod tests {
         assert_eq!(far.recv_timeout::<u32>(None).unwrap().unwrap().0, 1);
         assert!(matches!(far.recv_timeout::<u32>(None), Err(LinkError::Closed)));
         assert!(matches!(far.send(&1u32, &[]), Err(LinkError::Closed)));
+    }
+
+    #[test]
+    fn a_link_can_be_tied_anew_under_its_holders() {
+        let ((near, far), (next, other)) = (Link::pair().unwrap(), Link::pair().unwrap());
+        near.replace(next).unwrap();
+        assert!(matches!(far.recv_timeout::<u32>(None), Err(LinkError::Closed)));
+        near.send(&1u32, &[]).unwrap();
+        assert_eq!(other.try_recv::<u32>().unwrap().unwrap().0, 1);
     }
 
     #[test]

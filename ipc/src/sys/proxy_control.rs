@@ -178,7 +178,8 @@ fn token(order: &ProxyOrder) -> Option<FdToken> {
         | ProxyOrder::Detach(_)
         | ProxyOrder::Drain(_)
         | ProxyOrder::ReopenLogs
-        | ProxyOrder::Count => None,
+        | ProxyOrder::Count
+        | ProxyOrder::Await { .. } => None,
     }
 }
 
@@ -302,6 +303,8 @@ enum Outgoing {
     Report(ProxyReport),
     /// Everything before is sent.
     Flush(SyncSender<()>),
+    /// Another supervisor is to have what follows.
+    Connect(IpcBytesSender),
 }
 
 /// The proxy's two ends: takes the link that was its descriptor 0, and waits for the supervisor's first word.
@@ -309,6 +312,13 @@ enum Outgoing {
 /// # Errors
 /// Where the supervisor says nothing in time, or is gone.
 pub fn connect(link: Link, timeout: Duration) -> Result<(OrderReceiver, ReportSender), ControlError> {
+    let (orders, channel) = bootstrap(link, timeout)?;
+    let (outbox, queue) = sync_channel::<Outgoing>(OUTBOX_MAX);
+    spawn("reports", move || send_reports(queue, channel))?;
+    Ok((orders, ReportSender { outbox }))
+}
+
+fn bootstrap(link: Link, timeout: Duration) -> Result<(OrderReceiver, IpcBytesSender), ControlError> {
     let (hello, _) = link.recv_timeout::<Hello>(Some(timeout))?.ok_or(ControlError::Timeout)?;
     let failed = |error: &dyn std::fmt::Display| ControlError::Channel(error.to_string());
     let (orders, channel) = ipc::bytes_channel().map_err(|error| failed(&error))?;
@@ -317,23 +327,28 @@ pub fn connect(link: Link, timeout: Duration) -> Result<(OrderReceiver, ReportSe
     server
         .send(Bootstrap { nonce: hello.nonce, ends: Some(Ends { orders, reports }) })
         .map_err(|error| failed(&error))?;
-    let (outbox, queue) = sync_channel::<Outgoing>(OUTBOX_MAX);
-    let send = move || {
-        for outgoing in queue {
-            let sent = match outgoing {
-                Outgoing::Report(report) => codec::encode(&report).ok().map(|bytes| reports_out.send(&bytes)),
-                Outgoing::Flush(done) => {
-                    let _ = done.try_send(());
-                    None
+    Ok((OrderReceiver { channel, link, packets: VecDeque::new() }, reports_out))
+}
+
+/// Sends what is queued. While there is no supervisor, nobody is held up: what is said then is lost, and a new one is
+/// told by a claim how things stand.
+fn send_reports(queue: Receiver<Outgoing>, channel: IpcBytesSender) {
+    let mut channel = Some(channel);
+    for outgoing in queue {
+        match outgoing {
+            Outgoing::Report(report) => {
+                let bytes = codec::encode(&report).ok();
+                let sent = channel.as_ref().zip(bytes).map(|(channel, bytes)| channel.send(&bytes));
+                if matches!(sent, Some(Err(_))) {
+                    channel = None;
                 }
-            };
-            if matches!(sent, Some(Err(_))) {
-                break;
             }
+            Outgoing::Flush(done) => {
+                let _ = done.try_send(());
+            }
+            Outgoing::Connect(next) => channel = Some(next),
         }
-    };
-    spawn("reports", send)?;
-    Ok((OrderReceiver { channel, link, packets: VecDeque::new() }, ReportSender { outbox }))
+    }
 }
 
 impl OrderReceiver {
@@ -375,6 +390,16 @@ fn descriptors_of(
 }
 
 impl ReportSender {
+    /// Joins another supervisor, over the link on which it has welcomed us: it gets what is reported from now on.
+    ///
+    /// # Errors
+    /// As [`connect`].
+    pub fn reconnect(&self, link: Link, timeout: Duration) -> Result<OrderReceiver, ControlError> {
+        let (orders, channel) = bootstrap(link, timeout)?;
+        self.outbox.send(Outgoing::Connect(channel)).map_err(|_| ControlError::Closed)?;
+        Ok(orders)
+    }
+
     /// Queues a report that the supervisor waits for; blocks while [`OUTBOX_MAX`] wait already.
     ///
     /// # Errors
@@ -402,9 +427,8 @@ impl ReportSender {
             TrySendError::Full(Outgoing::Report(report))
             | TrySendError::Disconnected(Outgoing::Report(report)) => report,
             // Not what was given.
-            TrySendError::Full(Outgoing::Flush(_)) | TrySendError::Disconnected(Outgoing::Flush(_)) => {
-                ProxyReport::Drained
-            }
+            TrySendError::Full(Outgoing::Flush(_) | Outgoing::Connect(_))
+            | TrySendError::Disconnected(Outgoing::Flush(_) | Outgoing::Connect(_)) => ProxyReport::Drained,
         })
     }
 
@@ -494,6 +518,36 @@ mod tests {
         // The next one is not spoilt by it.
         let whole = [&[0], bytes.as_slice()].concat();
         assert!(matches!(parts.take(&whole), Some(Received::Message(_))));
+    }
+
+    #[test]
+    fn a_proxy_reports_to_the_next_supervisor() {
+        let supervisor = || {
+            let (near, far) = Link::pair().unwrap();
+            let (to_test, reports) = channel();
+            (OrderSender::open(near, move |report| to_test.send(report).unwrap()).unwrap(), reports, far)
+        };
+        let (first, reports, far) = supervisor();
+        let (orders, reporter) = connect(far, WATCHDOG).unwrap();
+        drop(first);
+        orders.run(|order| assert!(matches!(order, Received::Closed)));
+        // Nobody hears it, and nobody waits for that.
+        for _ in 0..4 * OUTBOX_MAX {
+            reporter.send(ProxyReport::Drained).unwrap();
+        }
+        drop(reports);
+        let (second, reports, far) = supervisor();
+        let orders = reporter.reconnect(far, WATCHDOG).unwrap();
+        reporter.send(ProxyReport::Started).unwrap();
+        let said = std::iter::from_fn(|| reports.recv_timeout(WATCHDOG).ok());
+        assert!(
+            said.map_while(|said| match said {
+                Received::Message(said) => Some(said),
+                _ => None,
+            })
+            .any(|said| said == ProxyReport::Started)
+        );
+        drop((second, orders));
     }
 
     #[test]

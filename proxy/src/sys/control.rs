@@ -3,7 +3,7 @@
 //! It never touches a request. Joining a replica takes two processes, so each join has a thread of its own for as
 //! long as it lasts, and a view waits for the joins of the replicas that it names.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use decurion_api::spec::AccessLog;
 use decurion_api::{DeploymentName, ReplicaId};
+use decurion_ipc::adoption::ProxyClaim;
 use decurion_ipc::attach::{self, Connected, UpBell};
 use decurion_ipc::channel::Geometry;
 use decurion_ipc::control::{
     DeploymentView, Generation, ProxyOrder, ProxyReport, ProxySettings, RouteView, TlsTexts,
 };
 use decurion_ipc::link::Link;
-use decurion_ipc::proxy_control::{self, ControlError, Received, ReportSender};
+use decurion_ipc::proxy_control::{self, ControlError, OrderReceiver, Received, ReportSender};
 use decurion_ipc::stats::ProxyStats;
 use decurion_ipc::tls;
 use mio::net::TcpListener;
@@ -28,6 +29,7 @@ use mio::{Poll, Waker};
 
 use super::access_log::Writer;
 use super::gate::Gate;
+use super::home::{FromHome, Home};
 use super::mailbox::{Mail, Mailbox, Mailboxes};
 use super::share::Shares;
 use super::worker::{self, FromWorker, Seat, WAKER};
@@ -43,8 +45,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the first view waits for all of its replicas.
 const FIRST_VIEW_WAIT: Duration = Duration::from_millis(250);
-/// How long we go on without a supervisor before we drain. The one place for that decision.
-const ORPHANED: Duration = Duration::from_secs(10);
+/// How long a drain may take where nobody wants us after the supervisor's death.
+const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
 /// How long a drain may take that the supervisor has not timed.
 const DRAIN_DEFAULT: Duration = Duration::from_secs(20);
 /// How long counts are kept back that found no room on their way to the supervisor.
@@ -86,9 +88,16 @@ pub struct Server {
 #[derive(Debug)]
 enum Told {
     Order(Box<Received<(ProxyOrder, Vec<OwnedFd>)>>),
-    Joined { replica: ReplicaId, result: Result<Connected, String> },
+    Joined { replica: ReplicaId, attempt: u64, result: Result<Connected, String> },
+    Home(FromHome),
     Worker(FromWorker),
     Drain,
+}
+
+impl From<FromHome> for Told {
+    fn from(from: FromHome) -> Self {
+        Told::Home(from)
+    }
 }
 
 impl From<FromWorker> for Told {
@@ -105,13 +114,7 @@ impl Server {
     pub fn connect(link: Link) -> Result<Self, ServeError> {
         let (orders, reports) = proxy_control::connect(link, HELLO_TIMEOUT)?;
         let (sender, told) = channel();
-        let forward = sender.clone();
-        let receive = move || {
-            orders.run(|order| {
-                let _ = forward.send(Told::Order(Box::new(order)));
-            });
-        };
-        thread::Builder::new().name("orders".to_owned()).spawn(receive)?;
+        take_orders(orders, sender.clone())?;
         reports.send(ProxyReport::Started)?;
         Ok(Self { told, sender, reports })
     }
@@ -143,11 +146,23 @@ impl Server {
     }
 }
 
+/// Hands on each order, on a thread of its own.
+fn take_orders(orders: OrderReceiver, forward: Sender<Told>) -> io::Result<()> {
+    let receive = move || {
+        orders.run(|order| {
+            let _ = forward.send(Told::Order(Box::new(order)));
+        });
+    };
+    thread::Builder::new().name("orders".to_owned()).spawn(receive).map(drop)
+}
+
 /// A replica that we have been told of.
 #[derive(Debug)]
 struct Known {
     state: Joining,
     version: String,
+    /// Tells its join from one before it.
+    attempt: u64,
     pidfd: Arc<OwnedFd>,
     /// Its hang-up tells the replica that we are gone.
     _attach: Arc<Link>,
@@ -173,6 +188,9 @@ struct Control {
     access_log: Option<Arc<Writer>>,
     tls: Option<Arc<rustls::ServerConfig>>,
     listener: Option<OwnedFd>,
+    /// A copy of what the workers have, for the next supervisor.
+    listener_kept: Option<OwnedFd>,
+    home: Home,
     /// The workers have been sent a view.
     routed: bool,
     replicas: HashMap<ReplicaId, Known>,
@@ -182,14 +200,25 @@ struct Control {
     /// When the first view is used without those that are still joining.
     partial_at: Option<Instant>,
     /// Acknowledgements that are still to come, by generation, and whom the report will name.
-    unacknowledged: BTreeMap<Generation, (usize, Vec<(ReplicaId, String)>)>,
+    unacknowledged: BTreeMap<Generation, Applying>,
+    /// Replicas of the newest view that every worker goes by.
+    acknowledged: BTreeSet<ReplicaId>,
+    attempts: u64,
     lanes: Lanes,
     gathered: Gathered,
     draining: bool,
     drained: usize,
     finished: bool,
-    /// When something happens by itself: the end of a drain, or of waiting for a supervisor.
+    /// The end of a drain.
     deadline: Option<Instant>,
+}
+
+/// A view that not every worker goes by yet.
+#[derive(Debug)]
+struct Applying {
+    workers_left: usize,
+    unreachable: Vec<(ReplicaId, String)>,
+    replicas: BTreeSet<ReplicaId>,
 }
 
 /// Which lane numbers are free: one is used again when no worker refers to it any more.
@@ -230,12 +259,16 @@ impl Control {
             access_log: None,
             tls: None,
             listener: None,
+            listener_kept: None,
+            home: Home::default(),
             routed: false,
             replicas: HashMap::new(),
             deployments: HashMap::new(),
             pending: None,
             partial_at: None,
             unacknowledged: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
+            attempts: 0,
             lanes: Lanes::default(),
             gathered: Gathered::default(),
             draining: false,
@@ -251,11 +284,16 @@ impl Control {
                 Received::Message((order, descriptors)) => self.order(order, descriptors)?,
                 Received::Malformed(why) => self.log(1, format!("an order can't be read: {why}")),
                 Received::Closed => {
-                    self.deadline.get_or_insert(Instant::now() + ORPHANED);
+                    if !self.home.seek(self.sender.clone()) {
+                        self.drain_within(ORPHAN_DRAIN)?;
+                    }
                 }
             },
-            Told::Joined { replica, result } => {
-                if let Some(known) = self.replicas.get_mut(&replica) {
+            Told::Home(from) => self.home_told(from)?,
+            Told::Joined { replica, attempt, result } => {
+                if let Some(known) = self.replicas.get_mut(&replica)
+                    && known.attempt == attempt
+                {
                     known.state = match result {
                         Ok(connected) => Joining::Joined(connected),
                         Err(why) => Joining::Failed(why),
@@ -273,6 +311,7 @@ impl Control {
         match order {
             ProxyOrder::Listen(_) => {
                 self.listener = descriptors.into_iter().next();
+                self.listener_kept = self.listener.as_ref().map(OwnedFd::try_clone).transpose()?;
                 self.listen()
             }
             ProxyOrder::Configure(settings) => {
@@ -314,6 +353,59 @@ impl Control {
                 self.send_stats(Instant::now());
                 Ok(())
             }
+            ProxyOrder::Await { socket, instance } => {
+                self.home.expect(socket, instance);
+                Ok(())
+            }
+        }
+    }
+
+    fn home_told(&mut self, from: FromHome) -> Result<(), ServeError> {
+        match from {
+            FromHome::Reached(link) => {
+                let claim = self.claim();
+                let listener = self.listener_kept.as_ref().map(OwnedFd::try_clone).transpose()?;
+                self.home.claim(link, claim, listener, self.reports.clone(), self.sender.clone());
+                Ok(())
+            }
+            FromHome::Returned(orders) => {
+                self.home.returned();
+                self.gathered.begin_anew(Instant::now());
+                take_orders(orders, self.sender.clone())?;
+                let _ = self.reports.send(ProxyReport::Started);
+                Ok(())
+            }
+            FromHome::Lost => {
+                if self.home.seek(self.sender.clone()) {
+                    Ok(())
+                } else {
+                    self.drain_within(DRAIN_DEFAULT)
+                }
+            }
+            FromHome::Nobody => self.drain_within(DRAIN_DEFAULT),
+        }
+    }
+
+    /// How things stand here, for a supervisor that does not know.
+    fn claim(&self) -> ProxyClaim {
+        let is_attached = |known: &Known| match &known.state {
+            Joining::Joined(_) => true,
+            Joining::Serving(replica) => !replica.is_gone(),
+            Joining::UnderWay | Joining::Failed(_) => false,
+        };
+        let attached: Vec<ReplicaId> =
+            self.replicas.iter().filter(|(_, known)| is_attached(known)).map(|(id, _)| id.clone()).collect();
+        let everywhere = |id: &&ReplicaId| {
+            attached.contains(id) && self.unacknowledged.values().all(|view| view.replicas.contains(*id))
+        };
+        let left = |at: Instant| at.saturating_duration_since(Instant::now());
+        ProxyClaim {
+            instance: self.home.instance(),
+            settings: self.settings.clone(),
+            listening: self.listener_kept.is_some(),
+            draining: self.draining.then(|| self.deadline.map_or(DRAIN_DEFAULT, left)),
+            routed: self.acknowledged.iter().filter(everywhere).cloned().collect(),
+            attached,
         }
     }
 
@@ -417,14 +509,16 @@ impl Control {
             return Ok(());
         };
         let attach = Arc::new(Link::from_fd(attach));
+        self.attempts += 1;
+        let attempt = self.attempts;
         let (state, pidfd) = (Joining::UnderWay, Arc::new(pidfd));
-        let known = Known { state, version, pidfd, _attach: Arc::clone(&attach) };
+        let known = Known { state, attempt, version, pidfd, _attach: Arc::clone(&attach) };
         self.replicas.insert(replica.clone(), known);
         let tell = self.sender.clone();
         let join = move || {
             let joined = attach::connect(&attach, lanes, geometry, UpBell::EventFd, JOIN_TIMEOUT);
             let result = joined.map_err(|error| error.to_string());
-            let _ = tell.send(Told::Joined { replica, result });
+            let _ = tell.send(Told::Joined { replica, attempt, result });
         };
         thread::Builder::new().name("join".to_owned()).spawn(join)?;
         Ok(())
@@ -455,7 +549,11 @@ impl Control {
         let Some(view) = self.pending.take() else { return Ok(()) };
         let unreachable = self.apply(&view)?;
         let workers = self.workers()?.count();
-        self.unacknowledged.insert(view.generation, (workers, unreachable));
+        let is_reached = |id: &&ReplicaId| !unreachable.iter().any(|(unreached, _)| unreached == *id);
+        let replicas =
+            view.deployments.iter().flat_map(|it| &it.replicas).filter(is_reached).cloned().collect();
+        let applying = Applying { workers_left: workers, unreachable, replicas };
+        self.unacknowledged.insert(view.generation, applying);
         Ok(())
     }
 
@@ -585,11 +683,12 @@ impl Control {
     }
 
     fn applied(&mut self, generation: Generation) {
-        let Some((left, _)) = self.unacknowledged.get_mut(&generation) else { return };
-        *left -= 1;
-        if *left == 0
-            && let Some((_, unreachable)) = self.unacknowledged.remove(&generation)
+        let Some(applying) = self.unacknowledged.get_mut(&generation) else { return };
+        applying.workers_left -= 1;
+        if applying.workers_left == 0
+            && let Some(Applying { unreachable, replicas, .. }) = self.unacknowledged.remove(&generation)
         {
+            self.acknowledged = replicas;
             let _ = self.reports.send(ProxyReport::Applied { generation, unreachable });
         }
     }
@@ -597,9 +696,15 @@ impl Control {
     fn drain(&mut self, limit: Duration) -> Result<(), ServeError> {
         if !std::mem::replace(&mut self.draining, true) {
             self.workers()?.post_all(|| Mail::Drain);
+            (self.listener, self.listener_kept) = (None, None);
         }
         self.deadline = Some(Instant::now() + limit);
         Ok(())
+    }
+
+    /// A drain that nobody has timed; one that was timed keeps its time.
+    fn drain_within(&mut self, limit: Duration) -> Result<(), ServeError> {
+        if self.draining { Ok(()) } else { self.drain(limit) }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -627,6 +732,9 @@ impl Control {
 
     /// Sends what the workers have counted; keeps what can't be sent now.
     fn send_stats(&mut self, now: Instant) {
+        if self.home.is_lost() {
+            return self.gathered.postpone(now + STATS_AGAIN);
+        }
         for report in self.stats(now) {
             if let Err(ProxyReport::Stats(report)) = self.reports.try_send(ProxyReport::Stats(report)) {
                 self.gate.put_back(self.gathered.put_back(report, now + STATS_AGAIN));
@@ -643,11 +751,8 @@ impl Control {
         self.gathered.take(levels, self.gate.take_counts(), now)
     }
 
-    /// A drain takes too long, or no supervisor has come back.
+    /// A drain takes too long.
     fn drain_is_due(&mut self) -> Result<(), ServeError> {
-        if !self.draining {
-            return self.drain(DRAIN_DEFAULT);
-        }
         if let Some(workers) = &self.workers {
             workers.post_all(|| Mail::Abort);
         }

@@ -5,6 +5,7 @@
 //! destructor on one of its own. So nothing of the library's can hold up a caller's channel or the supervisor's word,
 //! and what is in flight while the replica drains is looked after until it is over.
 
+mod bond;
 mod callers;
 mod life;
 mod peers;
@@ -17,6 +18,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use decurion_abi::level;
+use decurion_api::ReplicaId;
+use decurion_ipc::adoption::{CONTROL_VERSION, Claim, ClaimedChild, ReplicaClaim, ReplicaStage};
 use decurion_ipc::board::BoardWriter;
 use decurion_ipc::control::{ReplicaOrder, ReplicaReport, ReplicaStart, StartFailure};
 use decurion_ipc::link::{Link, LinkError};
@@ -28,14 +31,13 @@ use crate::sys::clock::now_ns;
 use crate::sys::outbox::Outbox;
 use crate::sys::runner::Runner;
 use crate::sys::sleeper::Sleeper;
+use bond::{Answer, Bond};
 use callers::Callers;
 use life::Life;
 use peers::{Attached, Peers};
 
-/// How long a replica goes on serving after its supervisor is gone, before it drains and exits.
-const ORPHAN_GRACE: Duration = Duration::from_secs(10);
-/// How long it may take for that then: nobody is left who would end it.
-const ORPHAN_DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How long it may take to drain once it is certain that no supervisor comes: nobody is left who would end it.
+const ORPHAN_DRAIN_MAX: Duration = Duration::from_secs(10);
 /// The last words wait so long for room in the link.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
 
@@ -84,9 +86,13 @@ struct Control {
     notices: Receiver<Notice>,
     notify: Notify,
     stage: Stage,
-    hung_up: Option<Instant>,
+    bond: Bond,
+    replica: ReplicaId,
     /// Goes to the supervisor when the replica is ready.
-    board: Option<OwnedFd>,
+    board: OwnedFd,
+    ready: bool,
+    /// What to end with, once the supervisor knows why.
+    end: Option<ExitCode>,
 }
 
 /// A replica's life, with its link as standard input. What goes wrong before the first order goes to standard error,
@@ -122,6 +128,7 @@ impl Control {
         let runner = Runner::new(engine, threads, Sleeper::new()?, outbox);
         let runner: &'static Runner = Box::leak(Box::new(runner));
         let (sender, notices) = channel();
+        let bond = Bond::new(Arc::clone(&link));
         let notify = Notify { notices: sender, runner };
         Ok(Self {
             link,
@@ -132,8 +139,11 @@ impl Control {
             notices,
             notify,
             stage: Stage::Serving,
-            hung_up: None,
-            board: Some(board_fd),
+            bond,
+            replica: start.replica.clone(),
+            board: board_fd,
+            ready: false,
+            end: None,
         })
     }
 
@@ -148,12 +158,20 @@ impl Control {
                 self.runner.outbox.quiet();
                 self.look_around();
             }
-            let end = self.take_notices();
-            let end = end.or_else(|| if ready.link { self.take_orders() } else { None });
+            self.bond.read_outputs(&ready.outputs, &self.runner.outbox);
+            let mut end = self.take_notices();
+            if ready.link && end.is_none() {
+                end = self.take_orders();
+            }
+            // Why a start has failed is the next supervisor's to know.
+            if !self.bond.is_waiting() {
+                end = end.or(self.end);
+            }
             if let Some(code) = end {
                 self.runner.outbox.flush_within(LAST_WORDS_MAX);
                 return code;
             }
+            self.find_supervisor();
             self.go_on_ending();
         }
     }
@@ -162,10 +180,12 @@ impl Control {
     fn sleep(&self, backlog: bool) -> Ready {
         let input = PollFlags::POLLIN;
         let mut fds = vec![PollFd::new(self.runner.outbox.bell(), input)];
-        if self.hung_up.is_none() {
-            let wanted = if backlog { input | PollFlags::POLLOUT } else { input };
-            fds.push(PollFd::new(self.link.as_fd(), wanted));
+        if let Some(link) = self.bond.link() {
+            let wanted = if backlog && self.bond.is_tied() { input | PollFlags::POLLOUT } else { input };
+            fds.push(PollFd::new(link, wanted));
         }
+        let first_output = fds.len();
+        fds.extend(self.bond.outputs().map(|fd| PollFd::new(fd, input)));
         let first_caller = fds.len();
         fds.extend(self.callers.fds().map(|fd| PollFd::new(fd, input)));
         let first_peer = fds.len();
@@ -176,7 +196,8 @@ impl Control {
             fds.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect();
         Ready {
             bell: hits[0],
-            link: first_caller == 2 && hits[1],
+            link: first_output == 2 && hits[1],
+            outputs: hits[first_output..first_caller].to_vec(),
             callers: hits[first_caller..first_peer].to_vec(),
             peers: hits[first_peer..].to_vec(),
         }
@@ -184,10 +205,11 @@ impl Control {
 
     /// Until when to sleep at the longest: what is to be done without a supervisor.
     fn patience(&self) -> PollTimeout {
-        let Some(since) = self.hung_up else { return PollTimeout::NONE };
-        let due = if self.stage == Stage::Serving { ORPHAN_GRACE } else { ORPHAN_GRACE + ORPHAN_DRAIN_MAX };
-        let left = due.saturating_sub(since.elapsed()) + Duration::from_millis(1);
-        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        let now = Instant::now();
+        let given_up = self.bond.given_up_for(now).map(|time| ORPHAN_DRAIN_MAX.saturating_sub(time));
+        let due = self.bond.due().map(|at| at.saturating_duration_since(now));
+        let Some(left) = given_up.or(due) else { return PollTimeout::NONE };
+        PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
     }
 
     /// The runner has rung: what is it?
@@ -203,13 +225,19 @@ impl Control {
     }
 
     fn take_orders(&mut self) -> Option<ExitCode> {
+        if !self.bond.is_tied() {
+            match self.bond.answer(Instant::now()) {
+                Answer::Welcome => self.rejoin(),
+                Answer::Nothing => return None,
+            }
+        }
         loop {
             match self.link.try_recv::<ReplicaOrder>() {
                 Ok(Some((order, fds))) => self.obey(order, fds),
                 Ok(None) => return None,
                 Err(LinkError::Closed) => {
                     // Requests keep flowing while the supervisor is dead.
-                    self.hung_up = Some(Instant::now());
+                    self.bond.lost(Instant::now());
                     return None;
                 }
                 Err(error) => {
@@ -237,6 +265,31 @@ impl Control {
             ReplicaOrder::Limit(limit) => self.runner.with(|engine| engine.set_limit(limit.max(1))),
             ReplicaOrder::Drain => self.drain(),
             ReplicaOrder::Caller(order) => self.peers.obey(order, fds),
+            ReplicaOrder::Await(socket) => {
+                self.runner.outbox.keep_when_closed();
+                self.bond.expect(socket, fds);
+            }
+        }
+    }
+
+    /// Looks for the next supervisor, where the last one is gone.
+    fn find_supervisor(&mut self) {
+        let Some(reached) = self.bond.elapse(Instant::now()) else { return };
+        let stage = match (self.stage, self.ready) {
+            (Stage::Serving, false) => ReplicaStage::Starting,
+            (Stage::Serving, true) => ReplicaStage::Serving,
+            (Stage::Draining | Stage::Ending, _) => ReplicaStage::Draining,
+        };
+        let claim =
+            ReplicaClaim { replica: self.replica.clone(), stage, user_config: self.life.user_config() };
+        let claim = Claim { protocol: CONTROL_VERSION, child: ClaimedChild::Replica(claim) };
+        self.bond.claim(reached, claim, self.board.as_fd());
+    }
+
+    /// Tells a new supervisor what the handles inside know.
+    fn rejoin(&self) {
+        for report in self.runner.look(|engine| engine.calls.rejoin()) {
+            self.runner.outbox.send(ReplicaReport::Caller(report));
         }
     }
 
@@ -245,14 +298,19 @@ impl Control {
             match notice {
                 Notice::Attached(attached) => self.peers.attached(attached),
                 Notice::Started(Ok(())) => {
-                    if let Some(board) = self.board.take() {
-                        self.runner.outbox.send_with(ReplicaReport::Ready, board);
+                    self.ready = true;
+                    match self.board.try_clone() {
+                        Ok(board) => self.runner.outbox.send_with(ReplicaReport::Ready, board),
+                        Err(error) => {
+                            eprintln!("ready, but there is no descriptor to say so with: {error}");
+                            return Some(ExitCode::FAILURE);
+                        }
                     }
                 }
                 Notice::Started(Err(failure)) => {
                     eprintln!("{failure}");
                     self.runner.outbox.send(ReplicaReport::StartFailed(failure));
-                    return Some(ExitCode::FAILURE);
+                    self.end = Some(ExitCode::FAILURE);
                 }
                 Notice::Destroyed => {
                     self.runner.outbox.send(ReplicaReport::Drained);
@@ -273,15 +331,15 @@ impl Control {
     }
 
     fn go_on_ending(&mut self) {
-        let orphan_for = self.hung_up.map(|since| since.elapsed());
-        if orphan_for.is_some_and(|time| time >= ORPHAN_GRACE) {
+        let given_up_for = self.bond.given_up_for(Instant::now());
+        if given_up_for.is_some() {
             self.drain();
         }
         if self.stage == Stage::Draining && self.runner.with(stop_if_idle) {
             self.stage = Stage::Ending;
             self.life.end(self.notify.clone());
         }
-        if orphan_for.is_some_and(|time| time >= ORPHAN_GRACE + ORPHAN_DRAIN_MAX) {
+        if given_up_for.is_some_and(|time| time >= ORPHAN_DRAIN_MAX) {
             eprintln!("the supervisor is gone, and what runs here does not end: leaving without it");
             // SAFETY: ends the process at once, without running anything of a library that hangs.
             unsafe { libc::_exit(1) };
@@ -302,6 +360,8 @@ fn stop_if_idle(engine: &mut Engine) -> bool {
 struct Ready {
     bell: bool,
     link: bool,
+    /// In the order of [`Bond::outputs`].
+    outputs: Vec<bool>,
     /// In the order of [`Callers::fds`].
     callers: Vec<bool>,
     /// In the order of [`Peers::fds`].

@@ -26,6 +26,8 @@ pub(crate) struct Outbox {
     queue: Mutex<VecDeque<Letter>>,
     dropped: AtomicU64,
     deputy: AtomicBool,
+    /// What is said while nobody is there is kept for who comes.
+    keeps: AtomicBool,
 }
 
 /// A report with what goes along.
@@ -46,7 +48,21 @@ impl Outbox {
     pub(crate) fn new(link: Arc<Link>) -> io::Result<Self> {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let (queue, dropped, deputy) = (Mutex::default(), AtomicU64::new(0), AtomicBool::new(false));
-        Ok(Self { link, bell, queue, dropped, deputy })
+        Ok(Self { link, bell, queue, dropped, deputy, keeps: AtomicBool::new(false) })
+    }
+
+    /// From now on, what is said while the supervisor is dead waits for the next one.
+    pub(crate) fn keep_when_closed(&self) {
+        self.keeps.store(true, Ordering::Relaxed);
+    }
+
+    fn keeps(&self, error: &LinkError) -> bool {
+        match error {
+            LinkError::WouldBlock => true,
+            LinkError::Closed => self.keeps.load(Ordering::Relaxed),
+            // It would not be helped by trying again.
+            _ => false,
+        }
     }
 
     /// Sends a report, now or when there is room.
@@ -63,8 +79,8 @@ impl Outbox {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.is_empty() {
             match letter.send(&self.link) {
-                Err(LinkError::WouldBlock) => {}
-                // Closed: nobody is left to tell. Anything else would not be helped by trying again.
+                Err(error) if self.keeps(&error) => {}
+                // Closed: nobody is left to tell.
                 _ => return,
             }
         }
@@ -90,7 +106,7 @@ impl Outbox {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(letter) = queue.front() {
             match letter.send(&self.link) {
-                Err(LinkError::WouldBlock) => return true,
+                Err(error) if self.keeps(&error) => return true,
                 _ => queue.pop_front(),
             };
         }
@@ -108,6 +124,7 @@ impl Outbox {
 
     /// Sends what waits, at the end, when nobody comes back to it.
     pub(crate) fn flush_within(&self, patience: Duration) {
+        self.keeps.store(false, Ordering::Relaxed);
         let until = Instant::now() + patience;
         while self.flush() {
             let left = until.saturating_duration_since(Instant::now());

@@ -62,6 +62,7 @@ impl Lives {
                     Exit::Code(code) => ("exit", code.to_string()),
                     Exit::Signal(signal) => ("signal", signal.to_string()),
                     Exit::OutOfMemory => ("oom", "9".to_owned()),
+                    Exit::Unknown => ("unknown", String::new()),
                 };
                 let reason =
                     replica.leaving_why().map_or_else(|| cause.unwrap_or(kind), |why| reason(why, cause));

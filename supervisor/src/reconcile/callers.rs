@@ -46,6 +46,19 @@ pub const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(2);
 pub const INTERESTS_MAX: usize = 1_000;
 
 impl Interest {
+    /// Of a caller that goes by a view of the supervisor before us: it uses `standing`, and may yet send to all that it
+    /// is joined with, until it acknowledges a view of ours.
+    #[must_use]
+    pub fn adopted(
+        generation: Generation,
+        standing: BTreeSet<ReplicaId>,
+        attached: &BTreeSet<ReplicaId>,
+        now: Instant,
+    ) -> Self {
+        let all = standing.union(attached).cloned().collect();
+        Self { sent: None, acknowledged: true, standing, pending: [(generation, all, now)].into() }
+    }
+
     /// Notes that a view was sent.
     pub fn sent(&mut self, generation: Generation, replicas: BTreeSet<ReplicaId>, now: Instant) {
         self.sent = Some(generation);

@@ -32,7 +32,7 @@ pub struct Now {
 #[derive(Clone, Debug)]
 pub struct Core {
     desired: Desired,
-    observed: Observed,
+    pub(super) observed: Observed,
     report: Report,
     wake: Option<Instant>,
 }
@@ -196,6 +196,9 @@ impl Core {
                 self.observed.note_waiting(caller, &deployment, count);
             }
             Fact::Resolve { caller, deployment } => self.resolve(caller, deployment),
+            Fact::Rejoined { caller, deployment, replicas } => self.rejoin(caller, deployment, replicas, at),
+            Fact::Adopted(replica) => self.adopt_replica(*replica, at),
+            Fact::ProxyAdopted(proxy) => self.adopt_proxy(*proxy, at),
             Fact::ViewApplied { caller, deployment, generation } => {
                 if let Some(caller) = self.observed.callers.all.get_mut(&caller)
                     && let Some(interest) = caller.interests.get_mut(&deployment)
@@ -348,11 +351,11 @@ impl Core {
         self.tell_of_proxy(kind, format!("the proxy ended: {how}"));
     }
 
-    fn tell_of_proxy(&mut self, kind: &'static str, message: String) {
+    pub(super) fn tell_of_proxy(&mut self, kind: &'static str, message: String) {
         self.observed.notes.push(Note { deployment: None, replica: None, kind, message });
     }
 
-    fn resolve(&mut self, caller: CallerId, deployment: DeploymentName) {
+    pub(super) fn resolve(&mut self, caller: CallerId, deployment: DeploymentName) {
         let known = match &caller {
             CallerId::Proxy(_) => false,
             CallerId::Replica(id) => self.observed.replicas.contains_key(id),
@@ -396,7 +399,7 @@ fn end_of(replica: &Replica, exit: Exit) -> String {
     };
     match (&replica.phase, exit) {
         (Phase::Killed { .. }, Exit::Signal(SIGKILL)) => ended_as(why, replica),
-        (_, Exit::Code(0)) => ended_as(why, replica),
+        (_, Exit::Code(0) | Exit::Unknown) => ended_as(why, replica),
         (_, _) if why.is_failure() => why.reason().to_owned(),
         (_, exit) => format!("{exit} while it was being stopped"),
     }

@@ -7,6 +7,7 @@ use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{Generation, StartFailure};
 
 use crate::reconcile::canary::Answers;
+use crate::reconcile::adopt::{AdoptedProxy, AdoptedReplica};
 
 /// One start of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +33,8 @@ pub enum Exit {
     Signal(i32),
     /// By the kernel, for want of memory.
     OutOfMemory,
+    /// It was the child of another supervisor, and nobody has kept how it ended.
+    Unknown,
 }
 
 /// What a replica's board says.
@@ -208,6 +211,19 @@ pub enum Fact {
         /// How many, in all of it.
         count: u64,
     },
+    /// A caller that knew a deployment under the supervisor before us wants to know of it from now on.
+    Rejoined {
+        /// Who.
+        caller: CallerId,
+        /// Which.
+        deployment: DeploymentName,
+        /// Replicas that it is joined with, and its calls may go to.
+        replicas: Vec<ReplicaId>,
+    },
+    /// A replica of the supervisor before us lives on.
+    Adopted(Box<AdoptedReplica>),
+    /// A proxy of the supervisor before us lives on.
+    ProxyAdopted(Box<AdoptedProxy>),
     /// A caller sends new requests by this view only.
     ViewApplied {
         /// Who.
@@ -234,6 +250,9 @@ impl fmt::Display for Exit {
         match self {
             Exit::OutOfMemory => f.write_str("killed by the kernel's OOM killer"),
             Exit::Code(code) => write!(f, "exited with code {code}"),
+            Exit::Unknown => {
+                f.write_str("ended; how is not known, for it was started by an earlier supervisor")
+            }
             Exit::Signal(signal) => match signal_name(*signal) {
                 Some(name) => write!(f, "killed by {name}"),
                 None => write!(f, "killed by signal {signal}"),

@@ -9,6 +9,7 @@
 //! It works from levels: each turn compares the whole of both states anew, so that a fact that was lost or came twice
 //! does no harm. It knows nothing of descriptors, files and threads.
 
+pub mod adopt;
 pub mod autoscale;
 pub mod backoff;
 pub mod callers;
@@ -35,6 +36,7 @@ mod tests;
 pub(crate) mod world;
 
 pub use self::core::{Core, Note, Now};
+pub use adopt::{AdoptedProxy, AdoptedReplica, AdoptedStage, Counts};
 pub use fact::{Board, CallerId, Exit, Fact, ProxyInstance};
 pub use observed::Observed;
 pub use order::{Order, PutBack, Spawn, Why};

@@ -7,6 +7,8 @@ use decurion_api::spec::HttpSpec;
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{DeploymentView, Generation, ReplicaStart, RouteView};
 
+use serde::{Deserialize, Serialize};
+
 use crate::desired::{ConfigId, TemplateId};
 use crate::reconcile::fact::{CallerId, ProxyInstance};
 
@@ -173,7 +175,7 @@ pub struct Spawn {
 }
 
 /// Why a replica goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Why {
     /// Another version or setting takes its place.
     Update,

@@ -36,6 +36,8 @@ pub struct Proxy {
     pub phase: ProxyPhase,
     /// It was told to take connections.
     pub listening: bool,
+    /// It runs another program than one that was started now would, and is to be replaced.
+    pub outdated: bool,
 }
 
 /// Where in its life a proxy is.
@@ -66,7 +68,7 @@ impl Proxy {
     /// Whether it can go over to these settings without another process.
     #[must_use]
     pub fn can_take(&self, settings: &HttpSpec) -> bool {
-        self.settings.listen == settings.listen && self.settings.workers == settings.workers
+        !self.outdated && self.settings.listen == settings.listen && self.settings.workers == settings.workers
     }
 }
 
@@ -82,7 +84,14 @@ impl Proxies {
         let settings = settings.clone();
         self.all.insert(
             instance,
-            Proxy { pid: None, spawned_at: now, settings, phase: ProxyPhase::Starting, listening: false },
+            Proxy {
+                pid: None,
+                spawned_at: now,
+                settings,
+                phase: ProxyPhase::Starting,
+                listening: false,
+                outdated: false,
+            },
         );
     }
 

@@ -7,6 +7,8 @@ pub mod disk;
 mod revisions;
 
 #[cfg(test)]
+pub(crate) mod paper;
+#[cfg(test)]
 mod tests;
 
 pub use disk::Disk;

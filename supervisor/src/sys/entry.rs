@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use mio::Poll;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -13,14 +12,15 @@ use signal_hook_mio::v1_0::Signals;
 use crate::Options;
 use crate::change::{Changer, Standing};
 use crate::desired::Desired;
+use crate::roster::Roster;
 use crate::store::{DesiredStore, Revisions, StoreError};
 use crate::sys::api::{Api, Server};
 use crate::sys::artifacts::{ArtifactError, Artifacts, ConfigError, read_config};
-use crate::sys::clock;
 use crate::sys::folder::{Folder, make_folder};
+use crate::sys::hall::{Hall, boot_id};
 use crate::sys::journal::Journal;
 use crate::sys::lock::{LockError, StateLock};
-use crate::sys::machine::{MAILBOX, Machine, Parts, is_live};
+use crate::sys::machine::{Left, MAILBOX, Machine, Parts, adopt, is_live};
 use crate::sys::mailbox::{Mailbox, Message};
 use crate::sys::process::{Executables, raise_descriptor_limit};
 use crate::sys::sockets::{Guard, SocketError, bind_control, bind_handles, bind_http};
@@ -143,8 +143,21 @@ impl Supervisor {
         let handles_path = options.socket.with_file_name("handle.sock");
         let handles = bind_handles(&handles_path, guard)?;
         let address = options.listen.clone().unwrap_or_else(|| desired.http.listen.clone());
-        let listener = listen(&address, lock.after_crash())
-            .map_err(|source| StartError::Listen { address: address.clone(), source })?;
+        let hall = Hall::open(&options.socket.with_file_name("adopt.sock"))?;
+        let children = options.state_dir.join("children");
+        let disk = Folder::open(children.clone()).map_err(folder(&children))?;
+        let (mut roster, left) =
+            boot_id().and_then(|boot| Roster::open(disk, boot)).map_err(folder(&children))?;
+        let (alive, dead) = adopt::sort(left);
+        let listener = match adopt::has_proxy(&alive) {
+            true => None,
+            false => Some(
+                bind_http(&address)
+                    .map(|listener| (address.clone(), listener))
+                    .map_err(|source| StartError::Listen { address: address.clone(), source })?,
+            ),
+        };
+        let left = Left { life: roster.begin_life(), alive, dead };
         let metrics = options.metrics.as_ref().map(|address| {
             let failed = |source| StartError::Listen { address: address.clone(), source };
             bind_http(address).map_err(failed)
@@ -178,10 +191,13 @@ impl Supervisor {
             artifacts,
             executables,
             handles,
-            listener: (address, listener),
+            listener,
             guard,
             journal,
             options,
+            roster,
+            hall,
+            left,
         })
         .map_err(system("watching sockets"))?;
         let server = Server::start(control, metrics, guard, api).map_err(system("starting the admin API"))?;
@@ -235,27 +251,6 @@ impl Stopper {
         self.mailbox.post(Message::Stop);
     }
 }
-
-/// Listens. After a crash the proxy of the life before may hold the address until it has drained.
-fn listen(address: &str, after_crash: bool) -> io::Result<std::net::TcpListener> {
-    let deadline = clock::now().at + ORPHANS_MAX;
-    loop {
-        match bind_http(address) {
-            Err(error)
-                if after_crash && error.kind() == io::ErrorKind::AddrInUse && clock::now().at < deadline =>
-            {
-                tracing::info!("{address} is in use, most likely by what a crash has left; trying again");
-                std::thread::sleep(ORPHANS_PERIOD);
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-/// What the children of a supervisor that was killed take to end by themselves, and some more.
-const ORPHANS_MAX: Duration = Duration::from_secs(35);
-/// Between two looks whether they have.
-const ORPHANS_PERIOD: Duration = Duration::from_millis(500);
 
 /// The desired state with what the configuration file asks for.
 fn with_config(desired: Desired, options: &Options, artifacts: &Artifacts) -> Result<Desired, StartError> {

@@ -12,7 +12,6 @@ use nix::fcntl::{Flock, FlockArg};
 #[derive(Debug)]
 pub(super) struct StateLock {
     file: Flock<File>,
-    after_crash: bool,
 }
 
 /// Why the lock was not taken.
@@ -62,21 +61,15 @@ impl StateLock {
             }
             Err((_, errno)) => return Err(io(errno.into())),
         };
-        let after_crash = file.metadata().is_ok_and(|metadata| metadata.len() > 0);
         file.rewind().and_then(|()| file.set_len(0)).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;
-        Ok(Self { file, after_crash })
-    }
-
-    /// Whether the one before ended without a word: its children may be there yet.
-    pub(super) fn after_crash(&self) -> bool {
-        self.after_crash
+        Ok(Self { file })
     }
 }
 
 impl Drop for StateLock {
     fn drop(&mut self) {
-        // Empty: whoever comes next knows that this life ended in order.
+        // Nobody is to be named who does not run.
         let _ = self.file.set_len(0);
     }
 }
@@ -92,8 +85,6 @@ mod tests {
         let refusal = StateLock::take(folder.path()).unwrap_err().to_string();
         assert!(refusal.contains(&format!("pid {}", std::process::id())), "{refusal}");
         drop(first);
-        assert!(!StateLock::take(folder.path()).unwrap().after_crash());
-        std::fs::write(folder.path().join("lock"), "4711\n").unwrap();
-        assert!(StateLock::take(folder.path()).unwrap().after_crash());
+        StateLock::take(folder.path()).unwrap();
     }
 }

@@ -6,6 +6,7 @@ mod children;
 mod clock;
 mod entry;
 mod folder;
+mod hall;
 mod journal;
 mod lock;
 mod machine;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use decurion_ipc::link::Link;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::reconcile::Exit;
 
@@ -32,13 +33,15 @@ pub(crate) enum Program {
     Runner,
 }
 
-/// A child that runs, or has ended and is to be reaped.
+/// A process of ours, started by this supervisor or by one before it, that runs, or has ended and is to be reaped.
 #[derive(Debug)]
 pub(crate) struct Process {
-    child: Child,
+    pid: i32,
     pidfd: OwnedFd,
-    pub(crate) stdout: Option<ChildStdout>,
-    pub(crate) stderr: Option<ChildStderr>,
+    ended: bool,
+    /// Reading ends of what it writes.
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
 /// Variables of our own environment that children get. All else, `LD_*` and secrets first, stays here.
@@ -77,6 +80,11 @@ impl Executables {
         &self.graph
     }
 
+    /// The file of the proxy's program.
+    pub(crate) fn proxy(&self) -> &File {
+        &self.proxy
+    }
+
     /// Starts one, with the far end of a new link as its standard input.
     pub(crate) fn spawn(
         &self,
@@ -110,15 +118,30 @@ impl Executables {
                 return Err(error);
             }
         };
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        Ok((Process { child, pidfd, stdout, stderr }, near))
+        let (stdout, stderr) =
+            (child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from));
+        let pid = i32::try_from(child.id()).unwrap_or_default();
+        Ok((Process { pid, pidfd, ended: false, stdout, stderr }, near))
     }
 }
 
 impl Process {
+    /// A process that an earlier supervisor has started, if it still is the same one.
+    pub(crate) fn find(pid: i32, ticks: u64) -> Option<Self> {
+        let pidfd = open_pidfd(u32::try_from(pid).ok()?).ok()?;
+        // Looked at after the descriptor was opened: it is of the process whose age this is.
+        let same = stat_of(pid).is_some_and(|stat| stat.ticks == ticks);
+        same.then_some(Self { pid, pidfd, ended: false, stdout: None, stderr: None })
+    }
+
     /// Its id; its own until it is reaped.
     pub(crate) fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap_or_default()
+        self.pid
+    }
+
+    /// When it was made, in the kernel's ticks.
+    pub(crate) fn ticks(&self) -> Option<u64> {
+        stat_of(self.pid).map(|stat| stat.ticks)
     }
 
     /// Readable once it has ended.
@@ -134,14 +157,37 @@ impl Process {
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, info, 0) };
     }
 
-    /// How it ended, if it has; it is reaped then.
+    /// How it ended, if it has; it is reaped then, where it is our child.
     pub(crate) fn reap(&mut self) -> Option<Exit> {
-        let status = self.child.try_wait().ok()??;
-        Some(match (status.code(), status.signal()) {
-            (Some(code), _) => Exit::Code(code),
-            (None, Some(signal)) => Exit::Signal(signal),
-            (None, None) => Exit::Code(-1),
-        })
+        let exit = match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+            Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
+            Ok(_) => return None,
+            // Started by a supervisor before us: its end is for others to reap.
+            Err(_) if self.has_ended() => how_it_ended(self.pidfd.as_fd(), self.pid),
+            Err(_) => return None,
+        };
+        self.ended = true;
+        Some(exit)
+    }
+
+    fn has_ended(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)
+            .is_ok_and(|n| n > 0)
+    }
+
+    /// Leaves it alone from now on: it goes by itself.
+    pub(crate) fn let_go(mut self) {
+        self.ended = true;
+    }
+
+    /// Whether it runs this very file.
+    pub(crate) fn runs(&self, program: &File) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let theirs = std::fs::metadata(format!("/proc/{}/exe", self.pid)).map(identity);
+        theirs.is_ok_and(|theirs| program.metadata().map(identity).is_ok_and(|ours| ours == theirs))
     }
 
     /// Resident memory in bytes; 0 where it can't be told.
@@ -157,9 +203,9 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // Whoever drops a child that was not reaped has given up on order: leave no orphan, no zombie.
-        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+        if !self.ended && self.reap().is_none() {
             self.kill();
-            let _ = self.child.wait();
+            let _ = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
         }
     }
 }
@@ -178,6 +224,56 @@ pub(crate) fn usage(pid: i32) -> (Duration, u64) {
 
 /// The unit of CPU times in /proc, the same on every Linux.
 const TICKS_A_SECOND: u64 = 100;
+
+/// What the kernel says of a process.
+struct Stat {
+    ticks: u64,
+    /// As `wait` would give it, where it is a zombie and we may know.
+    status: Option<i32>,
+}
+
+fn stat_of(pid: i32) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; what follows it is numbers. The state is field 3.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3);
+    let status = field(52).filter(|_| field(3) == Some(&"Z")).and_then(|status| status.parse().ok());
+    Some(Stat { ticks: field(22)?.parse().ok()?, status })
+}
+
+/// How a process ended that is not our child: as a zombie shows it, or as the kernel keeps it for holders of its
+/// descriptor (Linux 6.15 and later).
+fn how_it_ended(pidfd: BorrowedFd<'_>, pid: i32) -> Exit {
+    let status = stat_of(pid).and_then(|stat| stat.status).or_else(|| exit_status(pidfd));
+    match status {
+        Some(status) if libc::WIFEXITED(status) => Exit::Code(libc::WEXITSTATUS(status)),
+        Some(status) if libc::WIFSIGNALED(status) => Exit::Signal(libc::WTERMSIG(status)),
+        _ => Exit::Unknown,
+    }
+}
+
+/// `struct pidfd_info`, as far as it is looked at.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    /// `PIDFD_INFO_EXIT`.
+    const EXIT: u64 = 1 << 3;
+    /// `PIDFD_GET_INFO` for a structure of this size.
+    const GET_INFO: libc::c_ulong =
+        (3 << 30) | ((size_of::<PidfdInfo>() as libc::c_ulong) << 16) | (0xff << 8) | 11;
+    let mut info = PidfdInfo { mask: EXIT, ..PidfdInfo::default() };
+    // SAFETY: the request's size is that of the structure, which the kernel fills.
+    let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) };
+    (done == 0 && info.mask & EXIT != 0).then_some(info.exit_code)
+}
+
 /// Bytes of a page, on every architecture that we run on.
 const PAGE: u64 = 4096;
 

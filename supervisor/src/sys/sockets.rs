@@ -53,6 +53,12 @@ const BACKLOG: i32 = 128;
 /// The same on the HTTP port; the kernel's own bound may be lower.
 const HTTP_BACKLOG: i32 = 4096;
 
+impl SocketFile {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
@@ -112,6 +118,14 @@ pub(crate) fn bind_handles(path: &Path, guard: Guard) -> Result<(OwnedFd, Socket
     guard.open_to_group(path).map_err(failed)?;
     let backlog = Backlog::new(BACKLOG).map_err(|error| failed(error.into()))?;
     listen(&listener, backlog).map_err(|error| failed(error.into()))?;
+    Ok((listener, file))
+}
+
+/// Binds a packet socket for processes of our own user alone.
+pub(crate) fn bind_private(path: &Path) -> Result<(OwnedFd, SocketFile), SocketError> {
+    let (listener, file) = bind_handles(path, Guard::new(None))?;
+    let private = fs::set_permissions(path, Permissions::from_mode(0o600));
+    private.map_err(|source| SocketError::Io { path: path.to_owned(), source })?;
     Ok((listener, file))
 }
 

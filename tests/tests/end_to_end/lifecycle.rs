@@ -1,9 +1,9 @@
 //! Starting, stopping, coming back, and leaving nothing behind.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
-use decurion_tests::{Connection, World, decurion, library};
+use decurion_tests::{Connection, World, decurion, eventually, is_running, library};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -101,13 +101,12 @@ fn a_second_supervisor_names_the_first() {
     assert_eq!(world.get("/-/healthz").status, 200);
 }
 
-#[test]
-fn run_serves_in_one_terminal_and_leaves_nothing() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let listen = "127.77.7.7:8000";
+/// `decurion run`, until it serves: the command, what else it has to say, and the replica's process.
+fn run_in_a_terminal(listen: &str, folder: &std::path::Path) -> (Child, BufReader<ChildStderr>, i32) {
     let mut child = Command::new(decurion())
-        .current_dir(folder.path())
+        .current_dir(folder)
         .env_remove("DECURION_SOCKET")
+        .env("TMPDIR", folder)
         .args(["run", "--listen", listen])
         .arg(format!("{}:Who", library("fixtures").display()))
         .arg("word=here")
@@ -123,7 +122,15 @@ fn run_serves_in_one_terminal_and_leaves_nothing() {
     let address = listen.parse().expect("an address");
     let answer = Connection::open(address).and_then(|mut it| it.get("/Who")).expect("an answer");
     assert!(answer.text().ends_with(" here"), "{} {}", answer.status, answer.text());
-    let replica: i32 = answer.text().split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    let replica = answer.text().split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid");
+    (child, stderr, replica)
+}
+
+#[test]
+fn run_serves_in_one_terminal_and_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let listen = "127.77.7.7:8000";
+    let (mut child, mut stderr, replica) = run_in_a_terminal(listen, folder.path());
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
     kill(pid, Signal::SIGINT).expect("a running command");
     // Its pipe must not fill up while it stops.
@@ -131,7 +138,20 @@ fn run_serves_in_one_terminal_and_leaves_nothing() {
     assert!(child.wait().expect("our child").success());
     let _ = drain.join();
     assert!(!std::path::Path::new(&format!("/proc/{replica}")).exists());
-    assert!(Connection::open(address).is_err());
+    assert!(Connection::open(listen.parse().expect("an address")).is_err());
+}
+
+#[test]
+fn run_that_is_killed_leaves_no_process_either() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let listen = "127.77.7.8:8000";
+    let (mut child, _stderr, replica) = run_in_a_terminal(listen, folder.path());
+    child.kill().expect("our child");
+    let _ = child.wait();
+    // Nobody adopts them, so they leave by themselves.
+    eventually("all gone", || {
+        !is_running(replica) && Connection::open(listen.parse().expect("an address")).is_err()
+    });
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod ownership;
 mod rollouts;
 mod scaling;
 mod streaming;
+mod succession;
 mod tls;
 mod updates;
 mod websockets;

@@ -1,8 +1,9 @@
 //! Reconfigure, health, drain, and the end: also where nothing else happens that would wake anybody.
 
+use decurion_ipc::adoption::AdoptionSocket;
 use decurion_ipc::control::{ReplicaOrder, ReplicaReport};
 
-use crate::rig::{Replica, appears, call, get, in_time, make, start_order};
+use crate::rig::{Replica, WATCHDOG, appears, call, get, in_time, make, start_order};
 
 fn configured(replica: &Replica, sequence: u64, config: &str) -> Result<(), String> {
     replica.reconfigure(sequence, config);
@@ -138,6 +139,8 @@ fn a_drain_before_it_is_ready_waits_for_the_constructor() {
 #[test]
 fn requests_flow_on_when_the_supervisor_is_gone() {
     let mut replica = Replica::ready("Who", r#"["still here"]"#, 1);
+    let next = AdoptionSocket { path: "/nowhere/adopt.sock".to_owned(), patience: 10 * WATCHDOG };
+    replica.order(&ReplicaOrder::Await(next));
     let mut caller = replica.caller();
     let (near, far) = decurion_ipc::link::Link::pair().expect("a link");
     drop(std::mem::replace(&mut replica.link, near));
@@ -146,4 +149,12 @@ fn requests_flow_on_when_the_supervisor_is_gone() {
     }
     drop(far);
     assert!(replica.process.try_wait().expect("our child").is_none());
+}
+
+#[test]
+fn who_is_not_to_wait_for_another_supervisor_leaves_at_once() {
+    let mut replica = Replica::ready("Who", r#"["gone"]"#, 1);
+    let (near, _far) = decurion_ipc::link::Link::pair().expect("a link");
+    drop(std::mem::replace(&mut replica.link, near));
+    assert!(replica.process.wait().expect("our child").success());
 }

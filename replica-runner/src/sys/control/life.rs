@@ -30,7 +30,11 @@ pub(super) struct Life {
     /// Of its own: health is looked at while a `reconfigure` waits for requests to finish.
     health: Option<Worker>,
     ended: bool,
+    /// The `user_config` that the instance has taken last.
+    config: Config,
 }
+
+type Config = Arc<Mutex<Option<String>>>;
 
 /// What runs beside requests.
 enum Task {
@@ -47,17 +51,20 @@ struct Worker {
 impl Life {
     pub(super) fn new(runner: &'static Runner, notify: Notify) -> Self {
         let (instance, handlers) = (Arc::default(), Arc::default());
-        Self { runner, notify, instance, handlers, reconfigure: None, health: None, ended: false }
+        let config = Config::default();
+        Self { runner, notify, instance, handlers, reconfigure: None, health: None, ended: false, config }
     }
 
     /// Loads and constructs on the first handler thread, which then serves.
     pub(super) fn start(&self, start: ReplicaStart) -> io::Result<()> {
         let (runner, notify) = (self.runner, self.notify.clone());
         let (instance, handlers) = (Arc::clone(&self.instance), Arc::clone(&self.handlers));
+        let config = Arc::clone(&self.config);
         let first = spawn_handler(0, move || {
             let outcome = construct(runner, &start, &instance);
             let started = outcome.is_ok();
             if started {
+                locked(&config).clone_from(&start.user_config);
                 for number in 1..start.threads {
                     let instance = Arc::clone(&instance);
                     match spawn_handler(number, move || serve(runner, &instance)) {
@@ -90,6 +97,11 @@ impl Life {
         }
     }
 
+    /// The `user_config` that the instance has.
+    pub(super) fn user_config(&self) -> Option<String> {
+        locked(&self.config).clone()
+    }
+
     /// Asks for the instance's health. A check that finds no thread, or too many before it, is not answered.
     pub(super) fn check_health(&mut self, sequence: u64) {
         let _ = self.run(Task::CheckHealth { sequence });
@@ -104,7 +116,7 @@ impl Life {
             Task::CheckHealth { .. } => (&mut self.health, "health"),
         };
         if place.is_none() {
-            *place = spawn_worker(self.runner, &self.instance, name).ok();
+            *place = spawn_worker(self.runner, &self.instance, &self.config, name).ok();
         }
         let Some(worker) = place else { return Err("no thread can be started") };
         worker.tasks.try_send(task).map_err(|error| match error {
@@ -147,8 +159,8 @@ impl Life {
     }
 }
 
-fn locked<T>(list: &Mutex<Vec<T>>) -> std::sync::MutexGuard<'_, Vec<T>> {
-    list.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(held: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn next_of(handlers: &Mutex<Vec<JoinHandle<()>>>) -> Option<JoinHandle<()>> {
@@ -169,26 +181,30 @@ fn serve(runner: &'static Runner, instance: &OnceLock<Instance>) {
 fn spawn_worker(
     runner: &'static Runner,
     instance: &Arc<OnceLock<Instance>>,
+    config: &Config,
     name: &str,
 ) -> io::Result<Worker> {
     let (sender, tasks): (SyncSender<Task>, Receiver<Task>) = sync_channel(TASKS_MAX);
-    let instance = Arc::clone(instance);
+    let (instance, config) = (Arc::clone(instance), Arc::clone(config));
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         for task in tasks {
             if let Some(instance) = instance.get() {
-                run_task(runner, instance, task);
+                run_task(runner, instance, &config, task);
             }
         }
     })?;
     Ok(Worker { tasks: sender, thread })
 }
 
-fn run_task(runner: &Runner, instance: &Instance, task: Task) {
+fn run_task(runner: &Runner, instance: &Instance, config: &Config, task: Task) {
     match task {
         Task::Reconfigure { sequence, user_config } => {
             // Requests in flight finish with the old configuration, and none runs during an exclusive one.
             let entry = instance.class().reconfigure_entry().unwrap_or(Entry::Shared);
             let result = inside(runner, entry, || instance.reconfigure(&user_config));
+            if result.is_ok() {
+                *locked(config) = Some(user_config);
+            }
             runner.outbox.send(ReplicaReport::Reconfigured { sequence, result });
         }
         Task::CheckHealth { sequence } => {

@@ -1,6 +1,7 @@
 //! The loop: descriptors that are ready, words of other threads and time become facts; the core's orders are carried
 //! out. One thread does all of it, and every fork comes from that thread.
 
+pub(crate) mod adopt;
 pub(crate) mod asks;
 mod orders;
 mod reports;
@@ -20,18 +21,21 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
 
+use adopt::Awaited;
 pub(crate) use asks::is_live;
 
 use crate::Options;
 use crate::desired::Desired;
 use crate::metrics::{Lives, TrafficLog};
 use crate::reconcile::{Core, Fact, ProxyInstance};
+use crate::roster::{Entry, Roster};
 use crate::store::{DesiredStore, Revisions};
 use crate::sys::artifacts::Artifacts;
 use crate::sys::children::{ClientEnd, ProxyChild, ReplicaChild};
 use crate::sys::clock;
 use crate::sys::entry::RunError;
 use crate::sys::folder::Folder;
+use crate::sys::hall::Hall;
 use crate::sys::journal::Journal;
 use crate::sys::mailbox::{Mailbox, Message};
 use crate::sys::notify::Notify;
@@ -71,6 +75,10 @@ pub(crate) struct Machine {
     guard: Guard,
     journal: Journal,
     options: Options,
+    roster: Roster<Folder>,
+    hall: Hall,
+    /// What the supervisor before us has left, until it is taken over.
+    left: Option<Left>,
     notify: Notify,
     started_at: Instant,
     sample_at: Instant,
@@ -93,10 +101,23 @@ pub(crate) struct Parts {
     pub(crate) artifacts: Artifacts,
     pub(crate) executables: Executables,
     pub(crate) handles: (OwnedFd, SocketFile),
-    pub(crate) listener: (String, TcpListener),
+    /// `None`: a proxy that lives on has it.
+    pub(crate) listener: Option<(String, TcpListener)>,
     pub(crate) guard: Guard,
     pub(crate) journal: Journal,
     pub(crate) options: Options,
+    pub(crate) roster: Roster<Folder>,
+    pub(crate) hall: Hall,
+    pub(crate) left: Left,
+}
+
+/// What the supervisor before us has left.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// The number of this life.
+    pub(crate) life: u32,
+    pub(crate) alive: Vec<Awaited>,
+    pub(crate) dead: Vec<Entry>,
 }
 
 /// What is ready.
@@ -104,6 +125,7 @@ pub(crate) struct Parts {
 enum Source {
     Signals,
     Handles,
+    Hall,
     Client(u64),
     Link(ReplicaId),
     Pidfd(ReplicaId),
@@ -153,12 +175,15 @@ impl Machine {
             clients: BTreeMap::new(),
             last_client: 0,
             last_fd_token: 0,
-            listeners: BTreeMap::from([parts.listener]),
+            listeners: parts.listener.into_iter().collect(),
             handles,
             _handles_file: handles_file,
             guard: parts.guard,
             journal: parts.journal,
             options: parts.options,
+            roster: parts.roster,
+            hall: parts.hall,
+            left: Some(parts.left),
             notify: Notify::new(),
             started_at: now,
             sample_at: now,
@@ -176,6 +201,8 @@ impl Machine {
         machine.core.accept(machine.effective(&machine.desired));
         let handles = machine.handles.as_raw_fd();
         machine.watch(handles, Interest::READABLE, Source::Handles)?;
+        let hall = machine.hall.raw();
+        machine.watch(hall, Interest::READABLE, Source::Hall)?;
         if let Some(mut signals) = machine.signals.take() {
             let token = machine.token(Source::Signals);
             machine.poll.registry().register(&mut signals, token, Interest::READABLE)?;
@@ -187,6 +214,9 @@ impl Machine {
     /// Runs until everything has stopped.
     pub(crate) fn run(mut self) -> Result<(), RunError> {
         let mut events = Events::with_capacity(256);
+        if let Some(Left { life, alive, dead }) = self.left.take() {
+            self.adopt(life, alive, dead);
+        }
         loop {
             self.turn();
             if self.core.observed().finished {
@@ -253,6 +283,7 @@ impl Machine {
         match source {
             Source::Signals => self.take_signals(),
             Source::Handles => self.take_clients(token),
+            Source::Hall => self.look_into_hall(),
             Source::Client(client) => self.client_ready(token, client),
             Source::Link(replica) => self.link_ready(token, &replica),
             Source::Pidfd(replica) => self.replica_ended(&replica),
@@ -298,6 +329,7 @@ impl Machine {
             if self.traffic.len().max(self.lives.starts.len()) > COUNTED_MAX + 4 * deployments {
                 self.forget_counts();
             }
+            self.look_into_hall();
         }
         for proxy in self.proxies.values_mut() {
             proxy.flush();
@@ -314,6 +346,13 @@ impl Machine {
             && proxy.backlog.is_empty()
         {
             proxy.send(ProxyOrder::Count, Vec::new());
+        }
+    }
+
+    /// Whoever comes now comes too late, or was never awaited.
+    fn look_into_hall(&mut self) {
+        for arrival in self.hall.arrivals(Duration::ZERO, clock::now().at) {
+            self.take_arrival(arrival, &mut BTreeMap::new());
         }
     }
 

@@ -1,21 +1,23 @@
 //! The core's orders, carried out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use decurion_api::spec::HttpSpec;
 use decurion_api::{DeploymentName, ReplicaId};
+use decurion_ipc::adoption::AdoptionSocket;
 use decurion_ipc::control::{CallerKind, CallerOrder, FdToken, ProxyOrder, ReplicaOrder, TlsTexts};
 use decurion_ipc::link::{Link, LinkError};
-use decurion_ipc::proxy_control::OrderSender;
 use mio::{Interest, Token};
 
+use crate::reconcile::replica::Replica;
 use crate::reconcile::{CallerId, Fact, Order, ProxyInstance, Spawn};
-use crate::sys::children::{Pipe, Post, ProxyChild, ReplicaChild};
+use crate::roster::{Child, Entry, ReplicaEntry};
+use crate::sys::children::{Pipe, Post};
+use crate::sys::clock;
 use crate::sys::machine::reports::lost_link;
 use crate::sys::machine::{Machine, Source};
-use crate::sys::mailbox::Message;
 use crate::sys::process::{Process, Program};
 
 impl Machine {
@@ -34,7 +36,13 @@ impl Machine {
             Order::CheckHealth { replica, sequence } => {
                 self.tell_replica(&replica, ReplicaOrder::CheckHealth { sequence }, Vec::new());
             }
-            Order::Drain { replica } => self.tell_replica(&replica, ReplicaOrder::Drain, Vec::new()),
+            Order::Drain { replica } => {
+                let why = self.core.observed().replicas.get(&replica).and_then(Replica::leaving_why).cloned();
+                if let Some(why) = why {
+                    self.roster.note_leaving(&replica, &why);
+                }
+                self.tell_replica(&replica, ReplicaOrder::Drain, Vec::new());
+            }
             Order::Kill { replica, .. } => {
                 if let Some(child) = self.replicas.get(&replica) {
                     child.process.kill();
@@ -74,7 +82,10 @@ impl Machine {
         let replica = spawn.start.replica.clone();
         match self.start_replica(spawn) {
             Ok(pid) => self.facts.push(Fact::Spawned { replica, pid }),
-            Err(error) => self.facts.push(Fact::SpawnFailed { replica, why: error.to_string() }),
+            Err(error) => {
+                self.roster.forget_replica(&replica);
+                self.facts.push(Fact::SpawnFailed { replica, why: error.to_string() });
+            }
         }
     }
 
@@ -89,31 +100,55 @@ impl Machine {
         environment.insert("DECURION_REPLICA".to_owned(), id.to_string());
         environment.insert("DECURION_VERSION".to_owned(), start.version.clone());
         let (mut process, link) = self.executables.spawn(Program::Runner, id.as_str(), &environment)?;
+        self.note_replica(&id, &process);
         let mut post = Post::new(link);
         post.send(ReplicaOrder::Start(Box::new(start)), Vec::new()).map_err(io::Error::other)?;
-        let (stdout, stderr) = pipes(&mut process)?;
-        let mut tokens = vec![
-            self.watch(process.pidfd().as_raw_fd(), Interest::READABLE, Source::Pidfd(id.clone()))?,
-            self.watch(
-                post.link.as_raw_fd(),
-                Interest::READABLE | Interest::WRITABLE,
-                Source::Link(id.clone()),
-            )?,
-        ];
-        self.watch_pipe(&stdout, Source::Stdout(id.clone()), &mut tokens)?;
-        self.watch_pipe(&stderr, Source::Stderr(id.clone()), &mut tokens)?;
+        if let Some(socket) = self.adoption_socket() {
+            let outputs = Self::copies(&process)?;
+            post.send(ReplicaOrder::Await(socket), outputs).map_err(io::Error::other)?;
+        }
+        let pipes = pipes(&mut process)?;
         let pid = process.pid();
-        let last_words = VecDeque::new();
-        let child =
-            ReplicaChild { process, deployment, post, board: None, stdout, stderr, last_words, tokens };
-        self.replicas.insert(id, child);
+        self.add_replica(&id, process, post, pipes, deployment)?;
         Ok(pid)
+    }
+
+    /// Where children find a supervisor after this one; `None`: they are not to wait for any.
+    fn adoption_socket(&self) -> Option<AdoptionSocket> {
+        let patience = self.options.orphan_timeout;
+        let path = self.hall.path().to_string_lossy().into_owned();
+        (!patience.is_zero()).then_some(AdoptionSocket { path, patience })
+    }
+
+    fn note_replica(&mut self, id: &ReplicaId, process: &Process) {
+        let observed = self.core.observed();
+        let Some(replica) = observed.replicas.get(id) else { return };
+        let Some(deployment) = observed.deployments.get(&replica.deployment) else { return };
+        let entry = ReplicaEntry {
+            replica: id.clone(),
+            wanted: *deployment.wanted.alone(),
+            template: replica.template.clone(),
+            version: replica.version.clone(),
+            place: replica.place,
+            restarts: replica.restarts,
+            config: replica.config.clone(),
+            leaving: None,
+        };
+        self.note_child(process, Child::Replica(Box::new(entry)));
+    }
+
+    fn note_child(&mut self, process: &Process, child: Child) {
+        let Some(ticks) = process.ticks().filter(|_| self.adoption_socket().is_some()) else { return };
+        self.roster.note(Entry { pid: process.pid(), ticks, started_ms: clock::unix_ms(), child });
     }
 
     fn spawn_proxy(&mut self, instance: ProxyInstance, settings: HttpSpec) {
         match self.start_proxy(instance, settings) {
             Ok(pid) => self.facts.push(Fact::ProxySpawned { instance, pid }),
-            Err(error) => self.facts.push(Fact::ProxySpawnFailed { instance, why: error.to_string() }),
+            Err(error) => {
+                self.roster.forget_proxy(instance.0);
+                self.facts.push(Fact::ProxySpawnFailed { instance, why: error.to_string() });
+            }
         }
     }
 
@@ -121,20 +156,13 @@ impl Machine {
         self.bind(&settings.listen)?;
         let label = instance.0.to_string();
         let (mut process, link) = self.executables.spawn(Program::Proxy, &label, &BTreeMap::new())?;
-        let mailbox = self.mailbox.clone();
-        let orders = OrderSender::open(link, move |report| {
-            // False: the loop has ended, and so will this channel.
-            mailbox.post(Message::Proxy(instance, report));
-        })
-        .map_err(io::Error::other)?;
-        let (stdout, stderr) = pipes(&mut process)?;
-        let pidfd = process.pidfd().as_raw_fd();
-        let mut tokens = vec![self.watch(pidfd, Interest::READABLE, Source::ProxyPidfd(instance))?];
-        self.watch_pipe(&stdout, Source::ProxyStdout(instance), &mut tokens)?;
-        self.watch_pipe(&stderr, Source::ProxyStderr(instance), &mut tokens)?;
+        self.note_child(&process, Child::Proxy(instance.0));
+        let pipes = pipes(&mut process)?;
         let pid = process.pid();
-        let child = ProxyChild { process, orders, backlog: VecDeque::new(), stdout, stderr, tokens };
-        self.proxies.insert(instance, child);
+        self.add_proxy(instance, process, link, pipes)?;
+        if let Some(socket) = self.adoption_socket() {
+            self.tell_proxy(instance, ProxyOrder::Await { socket, instance: instance.0 }, Vec::new());
+        }
         self.tell_settings(instance, settings);
         Ok(pid)
     }
@@ -183,7 +211,12 @@ impl Machine {
         Ok(())
     }
 
-    fn watch_pipe(&mut self, pipe: &Pipe, source: Source, tokens: &mut Vec<Token>) -> io::Result<()> {
+    pub(super) fn watch_pipe(
+        &mut self,
+        pipe: &Pipe,
+        source: Source,
+        tokens: &mut Vec<Token>,
+    ) -> io::Result<()> {
         if let Some(fd) = pipe.raw() {
             tokens.push(self.watch(fd, Interest::READABLE, source)?);
         }
@@ -306,7 +339,7 @@ impl Machine {
 }
 
 fn pipes(process: &mut Process) -> io::Result<(Pipe, Pipe)> {
-    let stdout = Pipe::new(process.stdout.take().map(OwnedFd::from))?;
-    let stderr = Pipe::new(process.stderr.take().map(OwnedFd::from))?;
+    let stdout = Pipe::new(process.stdout.take())?;
+    let stderr = Pipe::new(process.stderr.take())?;
     Ok((stdout, stderr))
 }

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use decurion_api::ReplicaId;
+use decurion_ipc::adoption::Standing;
 use decurion_ipc::board::BoardReader;
 use decurion_ipc::control::{CallerReport, ProxyReport, ReplicaReport, StartFailure};
 use decurion_ipc::link::{Link, LinkError};
@@ -100,6 +101,9 @@ impl Machine {
     fn caller_reported(&mut self, caller: CallerId, report: CallerReport) {
         match report {
             CallerReport::Resolve(deployment) => self.facts.push(Fact::Resolve { caller, deployment }),
+            CallerReport::Rejoin(Standing { deployment, replicas }) => {
+                self.facts.push(Fact::Rejoined { caller, deployment, replicas });
+            }
             CallerReport::Applied { deployment, generation } => {
                 self.facts.push(Fact::ViewApplied { caller, deployment: Some(deployment), generation });
             }
@@ -171,6 +175,7 @@ impl Machine {
             self.write_lines(id, is_stderr, lines);
         }
         let Some(child) = self.replicas.remove(id) else { return };
+        self.roster.forget_replica(id);
         self.forget(&child.tokens);
         // A link that was lost because the process ended is no news beside that.
         self.facts.retain(|fact| !matches!(fact, Fact::Lost { replica, .. } if replica == id));
@@ -196,6 +201,7 @@ impl Machine {
         self.forget(&tokens);
         self.proxies.remove(&instance);
         self.traffic.proxy_ended(instance);
+        self.roster.forget_proxy(instance.0);
         self.facts.push(Fact::ProxyExited { instance, exit });
         let live: Vec<String> =
             self.core.observed().proxies.all.values().map(|proxy| proxy.settings.listen.clone()).collect();
