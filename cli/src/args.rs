@@ -235,6 +235,9 @@ pub(crate) struct SuperviseArgs {
         hide_env_values = true
     )]
     pub(crate) orphan_timeout: Duration,
+    /// Look whether this program could take the place of the one that runs, and end
+    #[arg(long, hide = true)]
+    pub(crate) self_test: bool,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use decurion_supervisor::Program;
+
 /// A variable of the environment; an empty one counts as absent.
 pub(crate) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
@@ -29,6 +31,20 @@ pub(crate) fn unix_ms() -> u64 {
 /// Between two looks at a supervisor, which has no way to say "look now" that outlives its own restart.
 pub(crate) fn pause(pause: Duration) {
     std::thread::sleep(pause);
+}
+
+/// The program that runs here, by the name that it was started by: what lies there later may take its place.
+pub(crate) fn this_program() -> Option<Program> {
+    let mut words = std::env::args_os();
+    let name = PathBuf::from(words.next()?);
+    let path = if name.components().count() > 1 {
+        std::path::absolute(name).ok()?
+    } else {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        let places = std::env::split_paths(&folders).map(|folder| folder.join(&name));
+        places.filter(|place| place.is_file()).find_map(|place| std::path::absolute(place).ok())?
+    };
+    Some(Program { path, arguments: words.collect() })
 }
 
 /// Folder of the desired state: root's is the system's, others' is their own.

@@ -163,6 +163,9 @@ pub enum ProxyOrder {
     ReopenLogs,
     /// Tell at once what was counted, and how much there is to do; answered with [`ProxyReport::Stats`].
     Count,
+    /// Another proxy takes new connections: answer what comes over those there are, with the word that it is the last
+    /// answer; exit when they are gone, or after this time.
+    Retire(Duration),
     /// If the supervisor dies, serve on, and find the next one there. Without this word: drain and exit at once.
     Await {
         /// Where.

@@ -17,7 +17,9 @@ fn main() {
             let applied = ProxyReport::Applied { generation: view.generation, unreachable: Vec::new() };
             reports.send(applied).expect("a supervisor that reads");
         }
-        Received::Message((ProxyOrder::Drain(_), _)) | Received::Closed => std::process::exit(0),
+        Received::Message((ProxyOrder::Drain(_) | ProxyOrder::Retire(_), _)) | Received::Closed => {
+            std::process::exit(0)
+        }
         Received::Message((_, fds)) => held.extend(fds),
         Received::Malformed(why) => panic!("{why}"),
     });

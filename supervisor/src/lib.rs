@@ -30,7 +30,7 @@ pub mod reconcile;
 mod roster;
 pub mod store;
 
-pub use options::{ORPHAN_TIMEOUT, Options, Output};
+pub use options::{ORPHAN_TIMEOUT, Options, Output, Program};
 pub use sys::{
     ArtifactError, ConfigError, LockError, RunError, Running, SocketError, StartError, Stopper, Supervisor,
     TlsError,

@@ -1,5 +1,6 @@
 //! What a program that embeds the supervisor may choose.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,8 +31,19 @@ pub struct Options {
     /// How long proxy and replicas serve on without a supervisor, if this one dies, until another adopts them. Zero: they
     /// leave at once.
     pub orphan_timeout: Duration,
-    /// Whether TERM, INT and HUP of this process are ours to act on.
+    /// Whether TERM, INT, HUP and USR2 of this process are ours to act on.
     pub signals: bool,
+    /// What takes our place on USR2; `None`: nothing does.
+    pub program: Option<Program>,
+}
+
+/// A program and how it is started.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Where it is, at that time.
+    pub path: PathBuf,
+    /// All its arguments.
+    pub arguments: Vec<OsString>,
 }
 
 /// Where the lines that replicas write go, beside the log kept in memory.
@@ -59,6 +71,7 @@ impl Options {
             output: Output::default(),
             orphan_timeout: ORPHAN_TIMEOUT,
             signals: true,
+            program: None,
         }
     }
 }

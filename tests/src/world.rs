@@ -29,6 +29,8 @@ pub struct World {
     http: String,
     supervisor: Option<Child>,
     arguments: Vec<String>,
+    /// Folder of the command and the programs beside it.
+    programs: PathBuf,
 }
 
 impl World {
@@ -58,10 +60,57 @@ impl World {
     pub fn start_as(http: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("decurion-").tempdir().expect("a temporary folder");
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let mut world =
-            Self { folder, address: own_address(), http: http.to_owned(), supervisor: None, arguments };
+        let mut world = Self {
+            folder,
+            address: own_address(),
+            http: http.to_owned(),
+            supervisor: None,
+            arguments,
+            programs: command::target_dir(),
+        };
         world.start_supervisor();
         world
+    }
+
+    /// The same with copies of the programs, which may be replaced while they run.
+    ///
+    /// # Panics
+    /// Where they can't be copied, or it does not start.
+    #[must_use]
+    pub fn start_copied() -> Self {
+        let folder = tempfile::Builder::new().prefix("decurion-").tempdir().expect("a temporary folder");
+        let programs = folder.path().join("bin");
+        fs::create_dir(&programs).expect("a folder");
+        let (http, arguments) = (String::new(), Vec::new());
+        let mut world = Self { folder, address: own_address(), http, supervisor: None, arguments, programs };
+        world.install();
+        world.start_supervisor();
+        world
+    }
+
+    /// Puts new copies of the programs in the place of the old ones.
+    ///
+    /// # Panics
+    /// Where they can't be copied.
+    pub fn install(&self) {
+        let names = ["decurion", "decurion-proxy", "decurion-replica-runner", "libdecurion_graph.so"];
+        for name in names {
+            let new = self.programs.join("new");
+            fs::copy(command::target_dir().join(name), &new).expect("a copy");
+            fs::rename(&new, self.programs.join(name)).expect("a place");
+        }
+    }
+
+    /// Puts this in the place of the `decurion` command.
+    ///
+    /// # Panics
+    /// Where it can't be written.
+    pub fn install_command(&self, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let new = self.programs.join("new");
+        fs::write(&new, text).expect("write");
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("permissions");
+        fs::rename(&new, self.programs.join("decurion")).expect("a place");
     }
 
     /// Starts the supervisor (again), in the same folder.
@@ -91,7 +140,7 @@ impl World {
             format!("application = \"rig\"\n[http]\nlisten = \"{}\"\n{}\n", self.address, self.http),
         )
         .expect("write");
-        let child = Command::new(command::decurion())
+        let child = Command::new(self.programs.join("decurion"))
             .arg("--socket")
             .arg(self.socket())
             .arg("supervise")

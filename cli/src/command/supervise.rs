@@ -25,6 +25,12 @@ pub(super) fn supervise(args: SuperviseArgs, socket: PathBuf, output: &Output) -
     options.listen = args.listen;
     options.metrics = args.metrics_listen;
     options.orphan_timeout = args.orphan_timeout;
+    if args.self_test {
+        let word = Supervisor::self_test(&options).map_err(|error| start_failure(&error))?;
+        output.line(&word)?;
+        return Ok(Exit::Done);
+    }
+    options.program = sys::this_program();
     let running = Supervisor::start(options).map_err(|error| start_failure(&error))?;
     output.note(&format!("the admin API answers on {}", running.socket().display()));
     if let Some(address) = running.metrics() {

@@ -179,6 +179,7 @@ fn token(order: &ProxyOrder) -> Option<FdToken> {
         | ProxyOrder::Drain(_)
         | ProxyOrder::ReopenLogs
         | ProxyOrder::Count
+        | ProxyOrder::Retire(_)
         | ProxyOrder::Await { .. } => None,
     }
 }

@@ -274,6 +274,12 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         self.mark(id);
     }
 
+    /// Another proxy takes new connections: those here are answered, each next answer says that it is the last one, and
+    /// who says nothing more is idle for as long as ever. So no connection closes unannounced under a request.
+    pub fn retire(&mut self) {
+        self.draining = true;
+    }
+
     /// Takes no new requests: idle connections close, the others with their current answer.
     pub fn drain(&mut self, now: Nanos) {
         self.now = now;

@@ -302,7 +302,7 @@ impl Control {
                 self.apply_pending()?;
             }
             Told::Worker(from) => self.worker_told(from),
-            Told::Drain => self.drain(DRAIN_DEFAULT)?,
+            Told::Drain => self.drain(DRAIN_DEFAULT, false)?,
         }
         Ok(())
     }
@@ -341,7 +341,8 @@ impl Control {
                 self.detach(&replica);
                 self.apply_pending()
             }
-            ProxyOrder::Drain(limit) => self.drain(limit),
+            ProxyOrder::Drain(limit) => self.drain(limit, false),
+            ProxyOrder::Retire(limit) => self.drain(limit, true),
             ProxyOrder::ReopenLogs => {
                 if let Some(access_log) = &self.access_log {
                     access_log.reopen();
@@ -693,9 +694,10 @@ impl Control {
         }
     }
 
-    fn drain(&mut self, limit: Duration) -> Result<(), ServeError> {
-        if !std::mem::replace(&mut self.draining, true) {
-            self.workers()?.post_all(|| Mail::Drain);
+    fn drain(&mut self, limit: Duration, gently: bool) -> Result<(), ServeError> {
+        // One that was retired may be told to make an end of it.
+        if !std::mem::replace(&mut self.draining, true) || !gently {
+            self.workers()?.post_all(|| Mail::Drain { gently });
             (self.listener, self.listener_kept) = (None, None);
         }
         self.deadline = Some(Instant::now() + limit);
@@ -704,7 +706,7 @@ impl Control {
 
     /// A drain that nobody has timed; one that was timed keeps its time.
     fn drain_within(&mut self, limit: Duration) -> Result<(), ServeError> {
-        if self.draining { Ok(()) } else { self.drain(limit) }
+        if self.draining { Ok(()) } else { self.drain(limit, false) }
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -31,7 +31,10 @@ pub(super) enum Mail {
     Listen(TcpListener),
     /// It is this worker's turn to accept connections.
     Open,
-    Drain,
+    /// No new connections; `gently`: another proxy takes them, and idle ones may stay.
+    Drain {
+        gently: bool,
+    },
     Abort,
     Stop,
 }

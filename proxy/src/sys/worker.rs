@@ -236,13 +236,16 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             Mail::Tls(tls) => self.seat.tls = tls,
             Mail::Listen(listener) => self.listen(listener),
             Mail::Open => self.open_door(),
-            Mail::Drain => {
+            Mail::Drain { gently } => {
                 if let Some(mut door) = self.door.take() {
                     door.close();
                 }
                 self.accept_ready = false;
                 self.draining = true;
-                self.engine.drain(now);
+                match gently {
+                    true => self.engine.retire(),
+                    false => self.engine.drain(now),
+                }
             }
             Mail::Abort => self.engine.abort_all(),
             Mail::Stop => return false,

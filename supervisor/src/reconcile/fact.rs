@@ -6,8 +6,8 @@ use std::time::Duration;
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{Generation, StartFailure};
 
-use crate::reconcile::canary::Answers;
 use crate::reconcile::adopt::{AdoptedProxy, AdoptedReplica};
+use crate::reconcile::canary::Answers;
 
 /// One start of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

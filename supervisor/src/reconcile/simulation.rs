@@ -52,7 +52,7 @@ fn act(world: &mut World, dice: &mut Dice, version: &mut u64) {
     let of = DEPLOYMENTS[usize::try_from(dice.below(3)).unwrap()];
     let exists = world.core.desired().deployments.contains_key(&name(of));
     let replicas = 1 + u32::try_from(dice.below(9)).unwrap();
-    match dice.below(12) {
+    match dice.below(13) {
         0 | 1 => {
             *version += 1;
             let text = version.to_string();
@@ -95,6 +95,7 @@ fn act(world: &mut World, dice: &mut Dice, version: &mut u64) {
                 if dice.one_in(4) { None } else { Some(Duration::from_millis(dice.below(50))) }
         }
         10 => world.proxy_answers = Some(Duration::from_millis(dice.below(200))),
+        11 if dice.one_in(2) => world.succeed(),
         // The clock goes on, sometimes by a leap, as after a suspend.
         _ => {
             let leap = if dice.one_in(20) { 600_000 } else { 2_000 };

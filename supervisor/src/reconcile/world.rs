@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use crate::change::{Changer, Libraries, Proposal, Refusal, StoredLibrary, library_key};
 use crate::desired::{ClassInfo, Desired};
+use crate::reconcile::adopt::{AdoptedProxy, AdoptedReplica, AdoptedStage, Counts};
 use crate::reconcile::order::Why;
+use crate::reconcile::proxy::ProxyPhase;
 use crate::reconcile::{CallerId, Core, Exit, Fact, Now, Order, ProxyInstance, PutBack};
 
 /// How replicas of one version behave.
@@ -85,6 +87,8 @@ pub(crate) struct World {
     spawns: BTreeMap<DeploymentName, VecDeque<Instant>>,
     changes: VecDeque<Instant>,
     start: Instant,
+    /// Of the supervisor.
+    lives: u32,
 }
 
 pub(crate) fn name(text: &str) -> DeploymentName {
@@ -152,6 +156,7 @@ impl World {
             spawns: BTreeMap::new(),
             changes: VecDeque::new(),
             start,
+            lives: 0,
         }
     }
 
@@ -609,4 +614,80 @@ const STARTS_A_MINUTE: usize = 20;
 /// A share of replicas, by count.
 pub(crate) fn count(share: u32) -> Share {
     Share::Count(share)
+}
+
+impl World {
+    /// The supervisor dies, and the next one adopts what lives on.
+    pub(crate) fn succeed(&mut self) {
+        self.lives += 1;
+        let before = std::mem::replace(&mut self.core, Core::new(Desired::default(), 0));
+        self.core.accept(before.desired().clone());
+        let observed = before.observed();
+        let counts = Counts {
+            life: self.lives,
+            replica: observed.replica_number.max(self.lives << 12),
+            proxy: observed.proxies.newest,
+        };
+        self.core.resume(counts);
+        let mut facts = Vec::new();
+        for (id, process) in &self.processes {
+            let replica = &observed.replicas[id];
+            let stage = match (process.told_to_go, process.ready) {
+                (true, _) => AdoptedStage::Draining(replica.leaving_why().cloned().unwrap_or(Why::Update)),
+                (false, true) => AdoptedStage::Serving,
+                (false, false) => AdoptedStage::Starting,
+            };
+            facts.push(Fact::Adopted(Box::new(AdoptedReplica {
+                replica: id.clone(),
+                wanted: *observed.deployments[&process.deployment].wanted.alone(),
+                template: replica.template.clone(),
+                version: replica.version.clone(),
+                place: replica.place,
+                restarts: replica.restarts,
+                pid: 7,
+                age: self.now.duration_since(replica.spawned_at),
+                config: replica.config.clone(),
+                stage,
+            })));
+        }
+        for (instance, proxy) in &observed.proxies.all {
+            let caller = CallerId::Proxy(*instance);
+            let views = self.views.get(&(caller.clone(), None));
+            let draining = match proxy.phase {
+                ProxyPhase::Draining(until) => Some(until.saturating_duration_since(self.now)),
+                _ => None,
+            };
+            let current =
+                views.and_then(|views| views.front()).map(|(_, view)| view.clone()).unwrap_or_default();
+            let everywhere =
+                |id: &ReplicaId| views.is_some_and(|views| views.iter().all(|(_, view)| view.contains(id)));
+            facts.push(Fact::ProxyAdopted(Box::new(AdoptedProxy {
+                instance: *instance,
+                pid: 1,
+                age: self.now.duration_since(proxy.spawned_at),
+                settings: proxy.settings.clone(),
+                listening: proxy.listening,
+                draining,
+                routed: current.into_iter().filter(everywhere).collect(),
+                attached: self.attached_by(&caller),
+                outdated: false,
+            })));
+        }
+        for (caller, scope) in self.views.keys() {
+            if let (CallerId::Replica(_), Some(deployment)) = (caller, scope) {
+                let replicas = self.attached_by(caller).into_iter().collect();
+                let (caller, deployment) = (caller.clone(), deployment.clone());
+                facts.push(Fact::Rejoined { caller, deployment, replicas });
+            }
+        }
+        for fact in facts {
+            self.core.handle(fact, Now { at: self.now, unix_ms: 0 });
+        }
+        self.turn();
+    }
+
+    fn attached_by(&self, caller: &CallerId) -> BTreeSet<ReplicaId> {
+        let attached = self.attached.iter().filter(|(other, _)| other == caller);
+        attached.map(|(_, replica)| replica.clone()).filter(|id| self.processes.contains_key(id)).collect()
+    }
 }

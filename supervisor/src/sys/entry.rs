@@ -1,13 +1,18 @@
 //! The way in: start a supervisor inside this process, wait for its end.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use mio::Poll;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
+
+use decurion_ipc::adoption::CONTROL_VERSION;
 
 use crate::Options;
 use crate::change::{Changer, Standing};
@@ -18,12 +23,14 @@ use crate::sys::api::{Api, Server};
 use crate::sys::artifacts::{ArtifactError, Artifacts, ConfigError, read_config};
 use crate::sys::folder::{Folder, make_folder};
 use crate::sys::hall::{Hall, boot_id};
+use crate::sys::heritage::Heritage;
 use crate::sys::journal::Journal;
 use crate::sys::lock::{LockError, StateLock};
+use crate::sys::machine::upgrade::TRIAL_WORD;
 use crate::sys::machine::{Left, MAILBOX, Machine, Parts, adopt, is_live};
 use crate::sys::mailbox::{Mailbox, Message};
 use crate::sys::process::{Executables, raise_descriptor_limit};
-use crate::sys::sockets::{Guard, SocketError, bind_control, bind_handles, bind_http};
+use crate::sys::sockets::{Guard, SocketError, bind_control, bind_handles, bind_http, inherited};
 use crate::sys::tls::{self, TlsError};
 
 /// Starts supervisors.
@@ -122,7 +129,11 @@ impl Supervisor {
             move |source| StartError::Folder { path, source }
         };
         make_folder(&options.state_dir, 0o755).map_err(folder(&options.state_dir))?;
-        let lock = StateLock::take(&options.state_dir)?;
+        let mut heritage = Heritage::take();
+        let lock = match heritage.claim("lock") {
+            Some(lock) => StateLock::inherit(lock, &options.state_dir)?,
+            None => StateLock::take(&options.state_dir)?,
+        };
         raise_descriptor_limit();
         let executables =
             Executables::open(options.executables.as_deref()).map_err(StartError::Executables)?;
@@ -139,24 +150,34 @@ impl Supervisor {
         let tls = tls::read(desired.http.tls.as_ref())?;
 
         let guard = Guard::new(options.group);
-        let (control, control_file) = bind_control(&options.socket, guard)?;
+        let (control, control_file) = match heritage.claim("control") {
+            Some(listener) => (UnixListener::from(listener), inherited(&options.socket)),
+            None => bind_control(&options.socket, guard)?,
+        };
         let handles_path = options.socket.with_file_name("handle.sock");
-        let handles = bind_handles(&handles_path, guard)?;
+        let handles = match heritage.claim("handles") {
+            Some(listener) => (listener, inherited(&handles_path)),
+            None => bind_handles(&handles_path, guard)?,
+        };
         let address = options.listen.clone().unwrap_or_else(|| desired.http.listen.clone());
-        let hall = Hall::open(&options.socket.with_file_name("adopt.sock"))?;
+        let hall_path = options.socket.with_file_name("adopt.sock");
+        let hall = match heritage.claim("adopt") {
+            Some(listener) => Hall::inherit(listener, &hall_path),
+            None => Hall::open(&hall_path)?,
+        };
         let children = options.state_dir.join("children");
         let disk = Folder::open(children.clone()).map_err(folder(&children))?;
         let (mut roster, left) =
             boot_id().and_then(|boot| Roster::open(disk, boot)).map_err(folder(&children))?;
         let (alive, dead) = adopt::sort(left);
-        let listener = match adopt::has_proxy(&alive) {
-            true => None,
-            false => Some(
-                bind_http(&address)
-                    .map(|listener| (address.clone(), listener))
-                    .map_err(|source| StartError::Listen { address: address.clone(), source })?,
-            ),
-        };
+        let mut listeners = BTreeMap::new();
+        if let Some(listener) = heritage.claim(&format!("listen:{address}")) {
+            listeners.insert(address, listener.into());
+        } else if !adopt::has_proxy(&alive) {
+            let listener = bind_http(&address)
+                .map_err(|source| StartError::Listen { address: address.clone(), source })?;
+            listeners.insert(address, listener);
+        }
         let left = Left { life: roster.begin_life(), alive, dead };
         let metrics = options.metrics.as_ref().map(|address| {
             let failed = |source| StartError::Listen { address: address.clone(), source };
@@ -173,7 +194,7 @@ impl Supervisor {
         let (mailbox, inbox) = Mailbox::new(poll.registry(), MAILBOX).map_err(system("making a waker"))?;
         let signals = options
             .signals
-            .then(|| Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]))
+            .then(|| Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2]))
             .transpose()
             .map_err(system("taking over signals"))?;
         let journal = Journal::new(options.output);
@@ -191,7 +212,9 @@ impl Supervisor {
             artifacts,
             executables,
             handles,
-            listener,
+            control: control.as_fd().try_clone_to_owned().map_err(system("copying a socket"))?,
+            lock,
+            listeners,
             guard,
             journal,
             options,
@@ -204,16 +227,33 @@ impl Supervisor {
         let run = move || {
             let ended = machine.run();
             server.stop();
-            // The sockets' files go first, then the lock: the next one finds a clean place.
             drop(control_file);
-            drop(lock);
-            ended
+            // The sockets' files go first, then the lock: the next one finds a clean place.
+            ended.map(drop)
         };
         let thread = std::thread::Builder::new()
             .name("supervisor".to_owned())
             .spawn(run)
             .map_err(system("starting the supervisor's thread"))?;
         Ok(Running { socket, metrics: metrics_address, stopper, thread })
+    }
+}
+
+impl Supervisor {
+    /// Looks whether one could start here, in the place of the one that runs: the programs are there, and the state can
+    /// be read. Changes nothing. What to print, so that the one that runs knows.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn self_test(options: &Options) -> Result<String, StartError> {
+        Executables::open(options.executables.as_deref()).map_err(StartError::Executables)?;
+        let revisions = options.state_dir.join("revisions");
+        let folder = |source| StartError::Folder { path: revisions.clone(), source };
+        let loaded = Revisions::new(Folder::open(revisions.clone()).map_err(folder)?).load()?;
+        if let Some(path) = &options.config {
+            let _ = (read_config(path)?, loaded);
+        }
+        Ok(format!("{TRIAL_WORD} {CONTROL_VERSION}"))
     }
 }
 

@@ -2,7 +2,7 @@
 //! kernel; what they say is a claim.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use decurion_ipc::adoption::{Claim, Verdict};
 use decurion_ipc::link::{Link, LinkError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::sys::sockets::{SocketError, SocketFile, accept_handle, bind_private, peer_of};
+use crate::sys::sockets::{SocketError, SocketFile, accept_handle, bind_private, inherited, peer_of};
 
 /// The socket, and those who have come and said nothing yet.
 #[derive(Debug)]
@@ -40,6 +40,11 @@ impl Hall {
     pub(crate) fn open(path: &Path) -> Result<Self, SocketError> {
         let (listener, file) = bind_private(path)?;
         Ok(Self { listener, file, silent: Vec::new() })
+    }
+
+    /// The socket of the program before us.
+    pub(crate) fn inherit(listener: OwnedFd, path: &Path) -> Self {
+        Self { listener, file: inherited(path), silent: Vec::new() }
     }
 
     /// For watching.
@@ -87,6 +92,12 @@ impl Hall {
             }
             self.silent.push((Link::from_fd(socket), pid, now));
         }
+    }
+}
+
+impl AsFd for Hall {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 

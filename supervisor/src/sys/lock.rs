@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 /// The lock, held as long as this lives.
 #[derive(Debug)]
-pub(super) struct StateLock {
+pub(crate) struct StateLock {
     file: Flock<File>,
 }
 
@@ -51,7 +52,7 @@ impl StateLock {
             .mode(0o600)
             .open(&path)
             .map_err(io)?;
-        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut pid = String::new();
@@ -61,9 +62,27 @@ impl StateLock {
             }
             Err((_, errno)) => return Err(io(errno.into())),
         };
-        file.rewind().and_then(|()| file.set_len(0)).map_err(io)?;
-        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        Self::hold(file).map_err(io)
+    }
+
+    /// Takes the lock over from the program before, which has held it.
+    pub(super) fn inherit(fd: OwnedFd, state_dir: &Path) -> Result<Self, LockError> {
+        let io = |source| LockError::Io { path: state_dir.join("lock"), source };
+        // Ours already: the lock belongs to the open file.
+        let file = Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock);
+        file.map_err(|(_, errno)| errno.into()).and_then(Self::hold).map_err(io)
+    }
+
+    fn hold(mut file: Flock<File>) -> io::Result<Self> {
+        file.rewind().and_then(|()| file.set_len(0))?;
+        writeln!(file, "{}", std::process::id())?;
         Ok(Self { file })
+    }
+}
+
+impl AsFd for StateLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

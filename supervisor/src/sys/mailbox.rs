@@ -19,6 +19,8 @@ pub(crate) enum Message {
     Ask(Ask, oneshot::Sender<Result<Answer, AskError>>),
     /// From a proxy's receiving thread.
     Proxy(ProxyInstance, Received<ProxyReport>),
+    /// What came of trying the program that is to take our place.
+    Upgrade(Result<(), String>),
     /// From whoever embeds us: as SIGTERM.
     Stop,
 }

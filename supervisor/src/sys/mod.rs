@@ -7,6 +7,7 @@ mod clock;
 mod entry;
 mod folder;
 mod hall;
+mod heritage;
 mod journal;
 mod lock;
 mod machine;

@@ -39,6 +39,8 @@ pub(crate) struct Process {
     pid: i32,
     pidfd: OwnedFd,
     ended: bool,
+    /// It is ours to end with us. One of a supervisor before us is not until it is adopted.
+    ours: bool,
     /// Reading ends of what it writes.
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
@@ -121,17 +123,18 @@ impl Executables {
         let (stdout, stderr) =
             (child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from));
         let pid = i32::try_from(child.id()).unwrap_or_default();
-        Ok((Process { pid, pidfd, ended: false, stdout, stderr }, near))
+        Ok((Process { pid, pidfd, ended: false, ours: true, stdout, stderr }, near))
     }
 }
 
 impl Process {
-    /// A process that an earlier supervisor has started, if it still is the same one.
+    /// A process that an earlier supervisor has started, if it still is the same one. Left alone until it is
+    /// [adopted](Self::adopted).
     pub(crate) fn find(pid: i32, ticks: u64) -> Option<Self> {
         let pidfd = open_pidfd(u32::try_from(pid).ok()?).ok()?;
         // Looked at after the descriptor was opened: it is of the process whose age this is.
         let same = stat_of(pid).is_some_and(|stat| stat.ticks == ticks);
-        same.then_some(Self { pid, pidfd, ended: false, stdout: None, stderr: None })
+        same.then_some(Self { pid, pidfd, ended: false, ours: false, stdout: None, stderr: None })
     }
 
     /// Its id; its own until it is reaped.
@@ -177,9 +180,10 @@ impl Process {
             .is_ok_and(|n| n > 0)
     }
 
-    /// Leaves it alone from now on: it goes by itself.
-    pub(crate) fn let_go(mut self) {
-        self.ended = true;
+    /// It is ours from now on.
+    pub(crate) fn adopted(mut self) -> Self {
+        self.ours = true;
+        self
     }
 
     /// Whether it runs this very file.
@@ -203,7 +207,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // Whoever drops a child that was not reaped has given up on order: leave no orphan, no zombie.
-        if !self.ended && self.reap().is_none() {
+        if self.ours && !self.ended && self.reap().is_none() {
             self.kill();
             let _ = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
         }

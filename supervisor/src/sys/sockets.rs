@@ -129,6 +129,11 @@ pub(crate) fn bind_private(path: &Path) -> Result<(OwnedFd, SocketFile), SocketE
     Ok((listener, file))
 }
 
+/// The file of a socket that the program before us has made.
+pub(crate) fn inherited(path: &Path) -> SocketFile {
+    SocketFile { path: path.to_owned() }
+}
+
 /// Takes one connection; `None`: there is none now.
 pub(crate) fn accept_handle(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK) {

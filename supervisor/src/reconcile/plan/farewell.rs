@@ -104,6 +104,11 @@ impl Planner<'_> {
                     let timeout = deadline.saturating_duration_since(self.now);
                     self.order(Order::DrainProxy { instance, timeout });
                 }
+                // One that was replaced has longer than there is now.
+                ProxyPhase::Draining(until) if until > deadline => {
+                    let timeout = deadline.saturating_duration_since(self.now);
+                    self.order(Order::DrainProxy { instance, timeout });
+                }
                 ProxyPhase::Draining(_) => {}
             }
         }

@@ -1,11 +1,16 @@
 //! The proxy's processes: one that serves what is wanted, and those before it that finish.
 
+use std::time::Duration;
+
 use crate::reconcile::callers::Interest;
 use crate::reconcile::fact::{CallerId, ProxyInstance};
 use crate::reconcile::order::Order;
 use crate::reconcile::plan::Planner;
 use crate::reconcile::proxy::{PROXY_ANSWER_MAX, PROXY_START_MAX, ProxyPhase};
 use crate::reconcile::replica::LEAVING_MAX;
+
+/// What a proxy that was replaced has beyond the time that a connection may be idle.
+const IDLE_MARGIN: Duration = Duration::from_secs(5);
 
 impl<'a> Planner<'a> {
     pub(super) fn proxy(&mut self) {
@@ -43,7 +48,9 @@ impl<'a> Planner<'a> {
                 // Not before: what it does not know yet, it would answer with 404.
                 self.order(Order::ListenProxy { instance });
             } else if instance != current && ready && proxy.phase == ProxyPhase::Running {
-                self.order(Order::DrainProxy { instance, timeout: grace });
+                // An idle connection may stay as long as it ever may: closed sooner, it might be under a request.
+                let timeout = grace.max(proxy.settings.keep_alive_timeout + IDLE_MARGIN);
+                self.order(Order::DrainProxy { instance, timeout });
             } else if instance != current && proxy.phase == ProxyPhase::Starting {
                 self.order(Order::KillProxy { instance });
             }

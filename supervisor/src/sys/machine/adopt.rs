@@ -98,12 +98,12 @@ impl Machine {
         };
         if protocol != CONTROL_VERSION {
             // It serves on as long as its callers are there, and then leaves: not ours any more.
-            process.let_go();
             self.forget_entry(&entry);
             return arrival.refuse(&format!(
                 "it speaks version {protocol} of the control protocol, not {CONTROL_VERSION}"
             ));
         }
+        let process = process.adopted();
         let adopted = match (entry.child.clone(), arrival.claim.child.clone()) {
             (Child::Replica(held), ClaimedChild::Replica(claim)) if held.replica == claim.replica => {
                 self.adopt_replica(&entry, *held, claim, process, arrival)

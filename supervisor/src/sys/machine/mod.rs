@@ -5,6 +5,7 @@ pub(crate) mod adopt;
 pub(crate) mod asks;
 mod orders;
 mod reports;
+pub(crate) mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -37,6 +38,7 @@ use crate::sys::entry::RunError;
 use crate::sys::folder::Folder;
 use crate::sys::hall::Hall;
 use crate::sys::journal::Journal;
+use crate::sys::lock::StateLock;
 use crate::sys::mailbox::{Mailbox, Message};
 use crate::sys::notify::Notify;
 use crate::sys::oom::OomWatch;
@@ -72,6 +74,9 @@ pub(crate) struct Machine {
     listeners: BTreeMap<String, TcpListener>,
     handles: OwnedFd,
     _handles_file: SocketFile,
+    /// A copy of the admin API's, for who takes our place.
+    control: OwnedFd,
+    lock: StateLock,
     guard: Guard,
     journal: Journal,
     options: Options,
@@ -101,8 +106,10 @@ pub(crate) struct Parts {
     pub(crate) artifacts: Artifacts,
     pub(crate) executables: Executables,
     pub(crate) handles: (OwnedFd, SocketFile),
-    /// `None`: a proxy that lives on has it.
-    pub(crate) listener: Option<(String, TcpListener)>,
+    pub(crate) control: OwnedFd,
+    pub(crate) lock: StateLock,
+    /// None: a proxy that lives on has it.
+    pub(crate) listeners: BTreeMap<String, TcpListener>,
     pub(crate) guard: Guard,
     pub(crate) journal: Journal,
     pub(crate) options: Options,
@@ -175,9 +182,11 @@ impl Machine {
             clients: BTreeMap::new(),
             last_client: 0,
             last_fd_token: 0,
-            listeners: parts.listener.into_iter().collect(),
+            listeners: parts.listeners,
             handles,
             _handles_file: handles_file,
+            control: parts.control,
+            lock: parts.lock,
             guard: parts.guard,
             journal: parts.journal,
             options: parts.options,
@@ -211,8 +220,8 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Runs until everything has stopped.
-    pub(crate) fn run(mut self) -> Result<(), RunError> {
+    /// Runs until everything has stopped; the lock, to be let go of last.
+    pub(crate) fn run(mut self) -> Result<StateLock, RunError> {
         let mut events = Events::with_capacity(256);
         if let Some(Left { life, alive, dead }) = self.left.take() {
             self.adopt(life, alive, dead);
@@ -220,7 +229,7 @@ impl Machine {
         loop {
             self.turn();
             if self.core.observed().finished {
-                return Ok(());
+                return Ok(self.lock);
             }
             let timeout = self.timeout();
             match self.poll.poll(&mut events, timeout) {
@@ -308,6 +317,7 @@ impl Machine {
                     let _ = answer.send(answered);
                 }
                 Message::Proxy(instance, received) => self.proxy_reported(instance, received),
+                Message::Upgrade(tried) => self.upgrade(tried),
                 Message::Stop => self.stop(false),
             }
         }
@@ -392,14 +402,15 @@ impl Machine {
         let Some(signals) = &mut self.signals else { return };
         let pending: Vec<i32> = signals.pending().collect();
         for signal in pending {
-            if signal == signal_hook::consts::SIGHUP {
-                self.reload();
-            } else if signal == signal_hook::consts::SIGUSR1 {
-                for instance in self.proxies.keys().copied().collect::<Vec<_>>() {
-                    self.tell_proxy(instance, ProxyOrder::ReopenLogs, Vec::new());
+            match signal {
+                signal_hook::consts::SIGHUP => self.reload(),
+                signal_hook::consts::SIGUSR1 => {
+                    for instance in self.proxies.keys().copied().collect::<Vec<_>>() {
+                        self.tell_proxy(instance, ProxyOrder::ReopenLogs, Vec::new());
+                    }
                 }
-            } else {
-                self.stop(false);
+                signal_hook::consts::SIGUSR2 => self.try_upgrade(),
+                _ => self.stop(false),
             }
         }
     }

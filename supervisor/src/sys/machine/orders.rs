@@ -64,7 +64,11 @@ impl Machine {
                 self.tell_settings(instance, settings);
             }
             Order::DrainProxy { instance, timeout } => {
-                self.tell_proxy(instance, ProxyOrder::Drain(timeout), Vec::new());
+                let order = match self.core.observed().stopping {
+                    Some(_) => ProxyOrder::Drain(timeout),
+                    None => ProxyOrder::Retire(timeout),
+                };
+                self.tell_proxy(instance, order, Vec::new());
             }
             Order::KillProxy { instance } => {
                 if let Some(child) = self.proxies.get(&instance) {
