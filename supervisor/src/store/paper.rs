@@ -15,12 +15,21 @@ pub(crate) struct Paper {
     /// Names that outlive a power cut, with the bytes behind them as far as these were durable.
     pub(crate) durable: BTreeMap<String, Vec<u8>>,
     pub(crate) left: Option<u32>,
+    /// How an operation fails once none is left.
+    pub(crate) error: Option<io::ErrorKind>,
+    /// Only that one fails.
+    pub(crate) once: bool,
 }
 
 impl Paper {
     fn operate(&mut self) -> io::Result<()> {
         match &mut self.left {
-            Some(0) => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            Some(0) => {
+                if self.once {
+                    self.left = None;
+                }
+                Err(io::Error::from(self.error.unwrap_or(io::ErrorKind::StorageFull)))
+            }
             Some(left) => {
                 *left -= 1;
                 Ok(())
@@ -34,12 +43,12 @@ impl Paper {
             files: self.durable.clone(),
             synced: self.durable.clone(),
             durable: self.durable.clone(),
-            left: None,
+            ..Self::default()
         }
     }
 
     pub(crate) fn after_kill(&self) -> Self {
-        Self { left: None, ..self.clone() }
+        Self { left: None, error: None, once: false, ..self.clone() }
     }
 }
 
