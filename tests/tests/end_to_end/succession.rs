@@ -1,6 +1,7 @@
 //! The supervisor dies, and the next one takes over what lives on.
 
 use decurion_api::status::DeploymentState;
+use decurion_client::Client;
 use decurion_tests::{Load, World, eventually, is_running, library};
 use nix::sys::signal::{Signal, kill};
 
@@ -150,4 +151,25 @@ fn a_program_that_cannot_take_over_is_refused_and_nothing_happens() {
     let status = world.status();
     assert_eq!((status.pid, world.pids("who"), status.proxy.pid), (supervisor.as_raw(), pids, proxy));
     assert_eq!(world.get("/who").status, 200);
+}
+
+#[test]
+fn a_handle_outlives_the_supervisor_and_learns_of_changes_from_the_next_one() {
+    let mut world = World::start();
+    let _ = world.deploy(&who("a", 2)).ok();
+    let client = Client::connect_to(&world.socket().with_file_name("handle.sock")).expect("a handle socket");
+    let handle = client.deployment("who").expect("it exists").handle();
+    let call = || handle.call::<String>("who", ()).expect("a result");
+    assert!(call().ends_with(" a"));
+    assert_eq!(world.end_supervisor(Signal::SIGKILL), -1);
+    for _ in 0..100 {
+        assert!(call().ends_with(" a"));
+    }
+    world.start_supervisor();
+    let before = world.pids("who");
+    let _ = world.deploy(&who("b", 2)).ok();
+    for _ in 0..100 {
+        assert!(call().ends_with(" b"));
+    }
+    assert!(before.iter().all(|pid| !is_running(*pid)));
 }
