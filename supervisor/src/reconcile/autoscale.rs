@@ -114,7 +114,8 @@ impl Autoscaler {
             return self.without_replicas(spec, total);
         }
         let mean = self.load(spec, now);
-        let aim = aim(spec, self.number, mean);
+        // The last one does not go while there is something to do, however long ago the mean was made up.
+        let aim = aim(spec, self.number, mean).max(u32::from(total > 0));
         if aim == self.number {
             self.leaning = None;
             return Decision::Stay;

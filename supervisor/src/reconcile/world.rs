@@ -583,7 +583,7 @@ impl World {
             };
             let Some(process) = self.processes.get(replica) else { continue };
             let Some(wanted) = self.core.desired().deployments.get(&process.deployment) else { continue };
-            let number = wanted.spec.num_replicas;
+            let number = self.core.observed().deployments[&process.deployment].number();
             let floor = number - wanted.spec.rollout.max_unavailable.floor_of(number);
             let serving = self.serving(&process.deployment);
             assert!(
@@ -601,7 +601,7 @@ impl World {
         for (name, spawns) in &mut self.spawns {
             spawns.retain(|at| *at >= minute_ago);
             let Some(wanted) = self.core.desired().deployments.get(name) else { continue };
-            let places = wanted.spec.num_replicas.max(1) as usize;
+            let places = wanted.replicas_max().max(1) as usize;
             let bound = STARTS_A_MINUTE * 2 * places * (1 + self.changes.len());
             assert!(spawns.len() <= bound, "{} starts of {name} in a minute", spawns.len());
         }

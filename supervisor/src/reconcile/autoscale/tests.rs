@@ -119,6 +119,24 @@ fn the_first_request_brings_a_replica_at_once_and_silence_takes_the_last_one() {
 }
 
 #[test]
+fn the_last_replica_does_not_go_while_there_is_something_to_do() {
+    let zero = Duration::ZERO;
+    let spec = AutoscalingSpec { downscale_delay: zero, look_back_period: zero, ..bounds(0, 8) };
+    let start = moment();
+    let mut scaler = Autoscaler::new(&spec, 1);
+    // The look at the load is a little older than the request that has come meanwhile.
+    let busy = Load { serving: 1, running: 0, waiting: 1 };
+    let _ = scaler.decide(&spec, busy, start);
+    let idle = Load { serving: 1, ..Load::default() };
+    assert_eq!(scaler.decide(&spec, idle, start + SECOND / 2), Decision::Stay);
+    assert!(matches!(scaler.decide(&spec, idle, start + SECOND), Decision::Move { .. }));
+    let mut scaler = Autoscaler::new(&spec, 1);
+    let _ = scaler.decide(&AutoscalingSpec { min_replicas: 1, ..spec.clone() }, idle, start);
+    assert_eq!(scaler.decide(&spec, busy, start + SECOND / 2), Decision::Stay);
+    assert_eq!(scaler.number(), 1);
+}
+
+#[test]
 fn other_bounds_hold_at_once() {
     let mut scaler = Autoscaler::new(&bounds(1, 10), 7);
     scaler.accept(&bounds(1, 3));
