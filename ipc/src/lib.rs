@@ -10,6 +10,7 @@ pub mod adoption;
 pub mod caller;
 #[cfg(not(loom))]
 pub mod channel;
+mod claim;
 pub mod codec;
 pub mod control;
 mod event_index;

@@ -19,6 +19,10 @@ pub(crate) enum Site {
     OpenSpan,
     /// Whoever waits for room says so before it sleeps.
     Wish,
+    /// The fence between taking a request and looking whether it was withdrawn.
+    Take,
+    /// The fence between withdrawing a request and looking whether it was taken.
+    Withdraw,
 }
 
 /// The full fence of one site.

@@ -3,14 +3,23 @@
 //! Counts are exact, since they are ours: a replica's requests in flight are reserved by compare-and-swap before a
 //! worker sends anything. Whoever finds no slot waits in its deployment's queue, first come first served across
 //! workers, and is handed a slot the moment one frees; nobody polls. Knows no sockets and no channels.
+//!
+//! Some of those who wait do so at a replica: a replica that answers quickly is sent more than it may run at once, so
+//! that its next request is there when it is done with one, and one doorbell serves many. How many follows from how
+//! fast it answers ([`Pace`]): one that lies there is not held up by much more than [`AHEAD_SPAN`]. It runs no more than
+//! it may, which the replica itself sees to, and those beyond count as waiting. Where they would wait longer than
+//! elsewhere, workers take them back (`Engine::even_out`).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::CanaryView;
+
+use crate::time::Nanos;
 
 /// Place of a replica's channel in each worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,14 +58,56 @@ pub struct Replica {
     pub lane: LaneIndex,
     deployment: Arc<Deployment>,
     load: Box<dyn Load>,
+    pace: Pace,
+}
+
+/// What a replica has ahead of itself is to take it no longer than this.
+pub const AHEAD_SPAN: Duration = Duration::from_millis(1);
+/// Requests that a replica is sent beyond its limit: none with which it would have more than this.
+const AHEAD_TOTAL: u32 = 64;
+/// A replica that has not answered for so long is sent nothing beyond its limit.
+pub const AHEAD_FRESH: Duration = Duration::from_millis(10);
+/// Answers over which the pace is taken.
+const PACE_SAMPLE: u32 = 32;
+
+/// How quickly a replica answers, by all workers' requests together. Approximate where two workers meet; nothing but
+/// how much is sent ahead hangs on it.
+#[derive(Debug, Default)]
+struct Pace {
+    last: AtomicU64,
+    since: AtomicU64,
+    count: AtomicU32,
+    /// From one answer to the next; 0: not known yet.
+    mean_ns: AtomicU64,
+}
+
+impl Pace {
+    fn answered(&self, now: Nanos) {
+        self.last.store(now.0, Ordering::Relaxed);
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        if count >= PACE_SAMPLE {
+            self.count.store(0, Ordering::Relaxed);
+            let began = self.since.swap(now.0, Ordering::Relaxed);
+            self.mean_ns.store(now.0.saturating_sub(began) / u64::from(count), Ordering::Relaxed);
+        }
+    }
+
+    /// How many requests it may have ahead of itself.
+    fn ahead(&self, now: Nanos) -> u32 {
+        let mean = self.mean_ns.load(Ordering::Relaxed);
+        if mean == 0 || now >= Nanos(self.last.load(Ordering::Relaxed)).after(AHEAD_FRESH) {
+            return 0;
+        }
+        u32::try_from(Nanos(0).after(AHEAD_SPAN).0 / mean).unwrap_or(AHEAD_TOTAL)
+    }
 }
 
 impl Replica {
     /// A replica with nothing in flight.
     #[must_use]
     pub fn new(id: ReplicaId, lane: LaneIndex, deployment: Arc<Deployment>, load: Box<dyn Load>) -> Self {
-        let (in_flight, gone) = (AtomicU32::new(0), AtomicBool::new(false));
-        Self { in_flight, gone, id, version: String::new(), lane, deployment, load }
+        let (in_flight, gone, pace) = (AtomicU32::new(0), AtomicBool::new(false), Pace::default());
+        Self { in_flight, gone, id, version: String::new(), lane, deployment, load, pace }
     }
 
     /// The same, of this version.
@@ -65,13 +116,13 @@ impl Replica {
         Self { version, ..self }
     }
 
-    /// Of which deployment.
+    /// Of which deployment it is one.
     #[must_use]
-    pub fn deployment(&self) -> &DeploymentName {
-        &self.deployment.name
+    pub fn deployment(&self) -> &Arc<Deployment> {
+        &self.deployment
     }
 
-    /// Requests that this process has with it.
+    /// Requests that this process has with it, those included that it may not run yet.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::SeqCst)
@@ -89,10 +140,26 @@ impl Replica {
     }
 
     /// Gives a slot back, and hands it to whoever has waited longest.
-    pub fn release(&self, post: &dyn Post) {
+    pub fn release(&self, now: Nanos, post: &dyn Post) {
         let before = self.in_flight.fetch_sub(1, Ordering::SeqCst);
         debug_assert!(before > 0, "a slot was given back that nobody held");
-        self.deployment.wake(post);
+        self.pace.answered(now);
+        self.deployment.wake(now, post);
+    }
+
+    /// Makes it one that has answered often and quickly.
+    #[cfg(test)]
+    pub(crate) fn pretend_quick(&self, mut now: Nanos) -> Nanos {
+        for _ in 0..3 * PACE_SAMPLE {
+            now = now.after(Duration::from_micros(20));
+            self.pace.answered(now);
+        }
+        now
+    }
+
+    /// How many requests may be with it, those included that it may not run yet.
+    fn room(&self, max_ongoing: u32, now: Nanos) -> u32 {
+        max_ongoing + self.pace.ahead(now).min(AHEAD_TOTAL.saturating_sub(max_ongoing))
     }
 
     fn weight(&self) -> u64 {
@@ -196,6 +263,36 @@ impl Backends {
         None
     }
 
+    /// Reserves a place at a replica that may be sent more than it may run, the one that has the least.
+    /// While a version is being tried, none: which version a request belongs to is decided where it gets a place.
+    fn reserve_ahead(&self, turn: usize, now: Nanos) -> Option<&Arc<Replica>> {
+        if self.canary.is_some() {
+            return None;
+        }
+        let start = turn % self.replicas.len().max(1);
+        let (after, before) = self.replicas.split_at(start);
+        for _ in 0..=self.replicas.len() {
+            let fits = |replica: &&Arc<Replica>| {
+                !replica.is_gone() && replica.in_flight() < replica.room(self.max_ongoing, now)
+            };
+            let best = before.iter().chain(after).filter(fits).min_by_key(|replica| replica.in_flight())?;
+            if best.reserve(best.room(self.max_ongoing, now)) {
+                return Some(best);
+            }
+        }
+        None
+    }
+
+    /// Requests that are with replicas which may not run them yet.
+    fn ahead(&self) -> usize {
+        let beyond = self.replicas.iter().map(|it| it.in_flight().saturating_sub(self.max_ongoing));
+        beyond.fold(0, |sum, beyond| sum + beyond as usize)
+    }
+
+    fn has_room(&self) -> bool {
+        self.replicas.iter().any(|replica| !replica.is_gone() && replica.in_flight() < self.max_ongoing)
+    }
+
     fn least_loaded<'a>(
         &self,
         replicas: &'a [Arc<Replica>],
@@ -235,6 +332,8 @@ pub struct Waiter {
     pub ticket: u64,
     /// Hash of the model that it asks for; 0: none.
     pub model: u64,
+    /// May wait at a replica: it is small, and can be sent again.
+    pub light: bool,
 }
 
 /// A place in a queue; smaller is earlier.
@@ -251,12 +350,22 @@ pub struct Grant {
     pub place: Place,
     /// Where a slot is reserved.
     pub replica: Arc<Replica>,
+    /// The replica may not run it yet.
+    pub ahead: bool,
 }
 
 /// Brings grants to workers. Called with a queue locked: it must not come back here.
 pub trait Post {
     /// Delivers, and wakes the worker where it is another.
     fn grant(&self, grant: Grant);
+
+    /// Whether there are more workers than one.
+    fn has_others(&self) -> bool {
+        false
+    }
+
+    /// Has the workers but this one look whether requests of theirs wait at one replica while another has room.
+    fn look(&self, _worker: u16) {}
 }
 
 /// What became of a request that wants a slot.
@@ -265,10 +374,26 @@ pub trait Post {
 pub enum Admission {
     /// A slot is reserved there.
     Granted(LaneIndex),
+    /// It waits, but there, until the replica may run it.
+    Ahead(LaneIndex),
     /// It waits; a [`Grant`] with this place will come.
     Queued(Place),
     /// The queue is full.
     Full,
+}
+
+/// What is to become of requests that wait at a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Prospects {
+    /// It has no more than it may run.
+    Theirs,
+    /// Another one has room.
+    Elsewhere,
+    /// There are others, which have no room now.
+    Waiting,
+    /// There is no other.
+    Alone,
 }
 
 /// The queue of one deployment. Lives as long as the deployment is known, over all its views.
@@ -298,17 +423,23 @@ impl Deployment {
         Self { name, waiting: AtomicUsize::new(0), told: AtomicBool::new(false), queue: Mutex::default() }
     }
 
-    /// Requests waiting now, over all workers.
+    /// Requests in the queue now, over all workers.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Requests that this process has with the replicas that may get new ones.
+    /// Requests that this process has running at the replicas that may get new ones.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         let backends = Arc::clone(&self.lock().backends);
-        backends.replicas.iter().map(|replica| replica.in_flight()).sum()
+        backends.replicas.iter().map(|replica| replica.in_flight().min(backends.max_ongoing)).sum()
+    }
+
+    /// Requests waiting now, over all workers: in the queue, and at replicas that may not run them yet.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.waiting() + self.lock().backends.ahead()
     }
 
     /// A request has begun to wait where there are no replicas: whether somebody has to be told.
@@ -322,24 +453,47 @@ impl Deployment {
     pub fn told_waiting(&self) -> usize {
         // SYNC POINT: waiting-told.
         self.told.store(false, Ordering::SeqCst);
-        self.waiting()
+        self.queued()
+    }
+
+    /// What those who wait at a replica are to do.
+    pub fn prospects(&self, replica: &Replica) -> Prospects {
+        let queue = self.lock();
+        let backends = &queue.backends;
+        if replica.in_flight() <= backends.max_ongoing {
+            Prospects::Theirs
+        } else if backends.has_room() {
+            Prospects::Elsewhere
+        } else if backends.replicas.iter().any(|other| other.lane != replica.lane) {
+            Prospects::Waiting
+        } else {
+            Prospects::Alone
+        }
+    }
+
+    /// Whether some wait at one replica while another has room.
+    #[must_use]
+    pub fn is_uneven(&self) -> bool {
+        let queue = self.lock();
+        queue.backends.has_room() && queue.backends.ahead() > 0
     }
 
     /// Takes a new set of replicas; whoever waits gets the slots that are free there.
-    pub fn set_backends(&self, backends: Arc<Backends>, post: &dyn Post) {
+    pub fn set_backends(&self, backends: Arc<Backends>, now: Nanos, post: &dyn Post) {
         let mut queue = self.lock();
         queue.backends = backends;
-        self.pump(&mut queue, post);
+        self.pump(&mut queue, now, post);
     }
 
-    /// Asks for a slot among these backends, or for a place in the queue. `again`: it had been admitted before, so it
-    /// goes to the front and is never refused.
+    /// Asks for a slot among these backends, or for a place in the queue, or at a replica. `again`: it had been
+    /// admitted before, so it goes to the front and is never refused.
     pub fn admit(
         &self,
         backends: &Backends,
         turn: usize,
         waiter: Waiter,
         again: Option<LaneIndex>,
+        now: Nanos,
         post: &dyn Post,
     ) -> Admission {
         if self.waiting() == 0
@@ -348,16 +502,25 @@ impl Deployment {
             return Admission::Granted(replica.lane);
         }
         let mut queue = self.lock();
-        let full = queue.backends.max_queued.is_some_and(|max| queue.waiters.len() >= max as usize);
+        let queued = |queue: &Queue| queue.waiters.len() + queue.backends.ahead();
+        let full = queue.backends.max_queued.is_some_and(|max| queued(&queue) >= max as usize);
         if full && again.is_none() {
             return self.last_chance(&queue, turn, waiter.model);
+        }
+        // Under the lock, so that no two take the last place of the queue.
+        if waiter.light
+            && again.is_none()
+            && queue.waiters.is_empty()
+            && let Some(replica) = queue.backends.reserve_ahead(turn, now)
+        {
+            return Admission::Ahead(replica.lane);
         }
         let place = queue.place(again.is_some());
         queue.waiters.insert(place, waiter);
         // SYNC POINT: queue-or-slot. The count is visible before free slots are looked for, and whoever frees one
         // looks at the count after: one of the two sees the other.
         self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
-        self.pump(&mut queue, post);
+        self.pump(&mut queue, now, post);
         Admission::Queued(place)
     }
 
@@ -378,20 +541,23 @@ impl Deployment {
     }
 
     /// Hands out slots, where somebody waits.
-    fn wake(&self, post: &dyn Post) {
+    fn wake(&self, now: Nanos, post: &dyn Post) {
         // SYNC POINT: queue-or-slot.
         if self.waiting() > 0 {
-            self.pump(&mut self.lock(), post);
+            self.pump(&mut self.lock(), now, post);
         }
     }
 
-    fn pump(&self, queue: &mut Queue, post: &dyn Post) {
+    fn pump(&self, queue: &mut Queue, now: Nanos, post: &dyn Post) {
         let backends = Arc::clone(&queue.backends);
         while let Some(entry) = queue.waiters.first_entry() {
             let turn = usize::try_from(entry.key().0.unsigned_abs()).unwrap_or(0);
-            let Some(replica) = backends.reserve(turn, None, entry.get().model) else { break };
+            let free = backends.reserve(turn, None, entry.get().model).map(|replica| (replica, false));
+            let ahead = || backends.reserve_ahead(turn, now).map(|replica| (replica, true));
+            let light = entry.get().light;
+            let Some((replica, ahead)) = free.or_else(|| light.then(ahead).flatten()) else { break };
             let place = *entry.key();
-            post.grant(Grant { waiter: entry.remove(), place, replica: Arc::clone(replica) });
+            post.grant(Grant { waiter: entry.remove(), place, replica: Arc::clone(replica), ahead });
         }
         self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
     }
@@ -412,10 +578,10 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-    use std::sync::atomic::AtomicU64;
-
     use super::*;
+    use std::cell::RefCell;
+
+    const NOW: Nanos = Nanos(1_000_000_000);
 
     #[derive(Debug, Default)]
     struct Board(Arc<AtomicU64>);
@@ -457,7 +623,7 @@ mod tests {
     }
 
     fn waiter(ticket: u64) -> Waiter {
-        Waiter { worker: 0, ticket, model: 0 }
+        Waiter { worker: 0, ticket, model: 0, light: false }
     }
 
     fn granted(admission: Admission, backends: &Backends) -> Arc<Replica> {
@@ -473,7 +639,7 @@ mod tests {
         let backends = backends(&deployment, 3, 5, 0);
         let lanes: Vec<u32> = (0..6).map(|turn| backends.reserve(turn, None, 0).unwrap().lane.0).collect();
         assert_eq!(lanes, [0, 1, 2, 0, 1, 2]);
-        backends.replicas[1].release(&Mail::default());
+        backends.replicas[1].release(NOW, &Mail::default());
         assert_eq!(backends.reserve(0, None, 0).unwrap().lane, LaneIndex(1));
     }
 
@@ -497,15 +663,15 @@ mod tests {
         let lanes: Vec<Option<u32>> =
             (0..4).map(|turn| backends.reserve(turn, None, 0).map(|replica| replica.lane.0)).collect();
         assert_eq!(lanes, [Some(0), Some(1), Some(0), Some(1)]);
-        backends.replicas[1].release(&Mail::default());
+        backends.replicas[1].release(NOW, &Mail::default());
         // The next one is the other version's, which is full: the free slot is not its.
         assert!(backends.reserve(0, None, 0).is_none());
-        backends.replicas[0].release(&Mail::default());
+        backends.replicas[0].release(NOW, &Mail::default());
         assert_eq!(backends.reserve(0, None, 0).unwrap().lane.0, 0);
         // One that comes back from the version that is tried goes to the other where it can.
         assert_eq!(backends.reserve(0, Some(LaneIndex(1)), 0).unwrap().lane.0, 1);
         backends.replicas[0].leave();
-        backends.replicas[1].release(&Mail::default());
+        backends.replicas[1].release(NOW, &Mail::default());
         assert_eq!(backends.reserve(0, None, 0).unwrap().lane.0, 1);
     }
 
@@ -571,7 +737,7 @@ mod tests {
         let deployment = deployment();
         let backends = backends(&deployment, 4, 100, 0);
         let first = backends.reserve(0, None, 6).unwrap().lane;
-        backends.replicas[first.at()].release(&Mail::default());
+        backends.replicas[first.at()].release(NOW, &Mail::default());
         assert_eq!(backends.reserve(3, None, 6).unwrap().lane, first);
     }
 
@@ -579,20 +745,20 @@ mod tests {
     fn a_freed_slot_goes_to_whoever_waited_longest() {
         let (deployment, mail) = (deployment(), Mail::default());
         let backends = backends(&deployment, 1, 1, 10);
-        deployment.set_backends(Arc::clone(&backends), &mail);
-        let first = granted(deployment.admit(&backends, 0, waiter(1), None, &mail), &backends);
+        deployment.set_backends(Arc::clone(&backends), NOW, &mail);
+        let first = granted(deployment.admit(&backends, 0, waiter(1), None, NOW, &mail), &backends);
         for ticket in [2, 3, 4] {
             assert!(matches!(
-                deployment.admit(&backends, 0, waiter(ticket), None, &mail),
+                deployment.admit(&backends, 0, waiter(ticket), None, NOW, &mail),
                 Admission::Queued(_)
             ));
         }
         assert!(matches!(
-            deployment.admit(&backends, 0, waiter(5), Some(LaneIndex(9)), &mail),
+            deployment.admit(&backends, 0, waiter(5), Some(LaneIndex(9)), NOW, &mail),
             Admission::Queued(_)
         ));
         for _ in 0..4 {
-            first.release(&mail);
+            first.release(NOW, &mail);
         }
         assert_eq!(mail.tickets(), [5, 2, 3, 4]);
         assert_eq!((first.in_flight(), deployment.waiting()), (1, 0));
@@ -602,11 +768,11 @@ mod tests {
     fn nobody_overtakes_those_who_wait() {
         let (deployment, mail) = (deployment(), Mail::default());
         let old = backends(&deployment, 0, 1, 10);
-        deployment.set_backends(Arc::clone(&old), &mail);
-        assert!(matches!(deployment.admit(&old, 0, waiter(1), None, &mail), Admission::Queued(_)));
+        deployment.set_backends(Arc::clone(&old), NOW, &mail);
+        assert!(matches!(deployment.admit(&old, 0, waiter(1), None, NOW, &mail), Admission::Queued(_)));
         let new = backends(&deployment, 1, 1, 10);
-        assert!(matches!(deployment.admit(&new, 0, waiter(2), None, &mail), Admission::Queued(_)));
-        deployment.set_backends(new, &mail);
+        assert!(matches!(deployment.admit(&new, 0, waiter(2), None, NOW, &mail), Admission::Queued(_)));
+        deployment.set_backends(new, NOW, &mail);
         assert_eq!(mail.tickets(), [1]);
     }
 
@@ -614,16 +780,105 @@ mod tests {
     fn the_queue_is_bounded_and_can_be_left() {
         let (deployment, mail) = (deployment(), Mail::default());
         let backends = backends(&deployment, 1, 1, 1);
-        deployment.set_backends(Arc::clone(&backends), &mail);
-        let held = granted(deployment.admit(&backends, 0, waiter(1), None, &mail), &backends);
-        let Admission::Queued(place) = deployment.admit(&backends, 0, waiter(2), None, &mail) else {
+        deployment.set_backends(Arc::clone(&backends), NOW, &mail);
+        let held = granted(deployment.admit(&backends, 0, waiter(1), None, NOW, &mail), &backends);
+        let Admission::Queued(place) = deployment.admit(&backends, 0, waiter(2), None, NOW, &mail) else {
             panic!()
         };
-        assert!(matches!(deployment.admit(&backends, 0, waiter(3), None, &mail), Admission::Full));
+        assert!(matches!(deployment.admit(&backends, 0, waiter(3), None, NOW, &mail), Admission::Full));
         assert!(deployment.withdraw(place) && !deployment.withdraw(place));
-        assert!(matches!(deployment.admit(&backends, 0, waiter(3), None, &mail), Admission::Queued(_)));
-        held.release(&mail);
+        assert!(matches!(deployment.admit(&backends, 0, waiter(3), None, NOW, &mail), Admission::Queued(_)));
+        held.release(NOW, &mail);
         assert_eq!(mail.tickets(), [3]);
+    }
+
+    fn light(ticket: u64) -> Waiter {
+        Waiter { light: true, ..waiter(ticket) }
+    }
+
+    #[test]
+    fn a_replica_that_answers_quickly_is_sent_more_than_it_may_run() {
+        let (deployment, mail) = (deployment(), Mail::default());
+        let backends = backends(&deployment, 1, 1, 100);
+        deployment.set_backends(Arc::clone(&backends), NOW, &mail);
+        let replica = Arc::clone(&backends.replicas[0]);
+        let now = replica.pretend_quick(NOW);
+        let ask = |ticket, waiter: fn(u64) -> Waiter| {
+            deployment.admit(&backends, 0, waiter(ticket), None, now, &mail)
+        };
+        assert!(matches!(ask(0, light), Admission::Granted(_)));
+        // A millisecond's worth of 20 us each.
+        for ticket in 1..=50 {
+            assert!(matches!(ask(ticket, light), Admission::Ahead(_)), "{ticket}");
+        }
+        assert!(matches!(ask(51, light), Admission::Queued(_)));
+        assert!(matches!(ask(52, waiter), Admission::Queued(_)));
+        assert_eq!((replica.in_flight(), deployment.queued(), deployment.waiting()), (51, 52, 2));
+        // A place that frees goes to the first in the queue, at the replica again; the second is not to wait there.
+        replica.release(now, &mail);
+        assert_eq!(mail.tickets(), [51]);
+        assert!(mail.0.borrow()[0].ahead);
+        replica.release(now, &mail);
+        assert_eq!(mail.tickets(), [51]);
+        (0..50).for_each(|_| replica.release(now, &mail));
+        assert_eq!((mail.tickets(), replica.in_flight()), (vec![51, 52], 1));
+    }
+
+    #[test]
+    fn those_who_wait_at_a_replica_count_as_queued() {
+        let (deployment, mail) = (deployment(), Mail::default());
+        let backends = backends(&deployment, 1, 1, 2);
+        deployment.set_backends(Arc::clone(&backends), NOW, &mail);
+        let now = backends.replicas[0].pretend_quick(NOW);
+        let ask = |ticket| deployment.admit(&backends, 0, light(ticket), None, now, &mail);
+        assert!(matches!(ask(0), Admission::Granted(_)));
+        assert!(matches!(ask(1), Admission::Ahead(_)));
+        assert!(matches!(ask(2), Admission::Ahead(_)));
+        assert!(matches!(ask(3), Admission::Full));
+    }
+
+    #[test]
+    fn a_replica_that_is_slow_or_does_not_answer_is_sent_nothing_ahead() {
+        let (deployment, mail) = (deployment(), Mail::default());
+        let backends = backends(&deployment, 2, 1, 100);
+        deployment.set_backends(Arc::clone(&backends), NOW, &mail);
+        let [slow, silent] = [&backends.replicas[0], &backends.replicas[1]];
+        let now = silent.pretend_quick(NOW).after(AHEAD_FRESH);
+        for at in 0..u64::from(2 * PACE_SAMPLE) {
+            slow.pace.answered(now.after(Duration::from_millis(2 * at)));
+        }
+        let now = now.after(Duration::from_millis(2 * u64::from(2 * PACE_SAMPLE)));
+        let ask = |ticket| deployment.admit(&backends, 0, light(ticket), None, now, &mail);
+        assert!(matches!((ask(0), ask(1)), (Admission::Granted(_), Admission::Granted(_))));
+        assert!(matches!(ask(2), Admission::Queued(_)));
+    }
+
+    #[test]
+    fn those_who_wait_at_a_replica_are_told_where_they_are_better_off() {
+        let (deployment, mail) = (deployment(), Mail::default());
+        let backends = backends(&deployment, 2, 1, 100);
+        let [first, second] = [&backends.replicas[0], &backends.replicas[1]];
+        let alone = Arc::new(Backends {
+            replicas: vec![Arc::clone(first)],
+            canary: None,
+            max_ongoing: 1,
+            max_queued: None,
+        });
+        deployment.set_backends(Arc::clone(&alone), NOW, &mail);
+        let now = first.pretend_quick(NOW);
+        let ask = |ticket| deployment.admit(&alone, 0, light(ticket), None, now, &mail);
+        assert!(matches!(ask(0), Admission::Granted(_)));
+        assert_eq!(deployment.prospects(first), Prospects::Theirs);
+        assert!(matches!(ask(1), Admission::Ahead(_)));
+        assert_eq!(deployment.prospects(first), Prospects::Alone);
+        deployment.set_backends(Arc::clone(&backends), now, &mail);
+        assert_eq!(deployment.prospects(first), Prospects::Elsewhere);
+        assert!(deployment.is_uneven());
+        // Whoever has been elsewhere is not to wait at a replica again.
+        let moved = deployment.admit(&backends, 0, light(1), Some(first.lane), now, &mail);
+        assert!(matches!(moved, Admission::Granted(lane) if lane == second.lane));
+        assert_eq!(deployment.prospects(first), Prospects::Waiting);
+        assert!(!deployment.is_uneven());
     }
 
     #[test]
@@ -639,18 +894,25 @@ mod tests {
         let deployment = deployment();
         let backends = backends(&deployment, 2, LIMIT, 1_000);
         let inboxes = Inboxes((0..4).map(|_| Mutex::default()).collect());
-        deployment.set_backends(Arc::clone(&backends), &inboxes);
+        deployment.set_backends(Arc::clone(&backends), NOW, &inboxes);
         let most = AtomicU32::new(0);
         let work = |worker: u16| {
             let mut served = 0;
             let use_slot = |replica: &Replica| {
                 most.fetch_max(replica.in_flight(), Ordering::SeqCst);
                 std::thread::yield_now();
-                replica.release(&inboxes);
+                replica.release(NOW, &inboxes);
             };
             for ticket in 0..ROUNDS {
-                match deployment.admit(&backends, 0, Waiter { worker, ticket, model: 0 }, None, &inboxes) {
-                    Admission::Granted(lane) => {
+                match deployment.admit(
+                    &backends,
+                    0,
+                    Waiter { worker, ticket, model: 0, light: false },
+                    None,
+                    NOW,
+                    &inboxes,
+                ) {
+                    Admission::Granted(lane) | Admission::Ahead(lane) => {
                         use_slot(&backends.replicas[lane.at()]);
                         served += 1;
                     }

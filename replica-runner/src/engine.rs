@@ -509,10 +509,13 @@ impl Engine {
         let (entry, stream) = (exchange.entry, exchange.stream);
         let lane = self.lanes.get_mut(exchange.lane);
         if !lane.is_some_and(|lane| lane.responder.take(stream)) {
+            let lane = exchange.lane;
             if let Some(entry) = entry {
                 self.gate.leave(entry);
             }
             self.forget(key);
+            // The channel has said that it was not taken.
+            self.touch(lane);
             return None;
         }
         exchange.phase = Phase::Taken;

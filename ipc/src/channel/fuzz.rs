@@ -45,7 +45,7 @@ fn run(script: &mut Script<'_>, mut peer: Peer, mut honest: Honest) {
             3 => peer.word(peer.layout.wake_at(), script.u32()),
             4 => peer.word(peer.layout.want_room(), script.u32()),
             5 => {
-                let at = peer.layout.taken(usize::from(script.byte() % 32));
+                let at = peer.layout.claim(usize::from(script.byte() % 32));
                 peer.word(at, script.u32());
             }
             6..=9 => peer.put(script, &kept),
@@ -431,7 +431,7 @@ mod tests {
             memory.word(layout.tail()).store(tail, Ordering::Release);
             memory.word(layout.head()).store(random() % 64, Ordering::Release);
             memory.word(layout.wake_at()).store(random(), Ordering::Release);
-            memory.word(layout.taken((random() % 32) as usize)).store(random() % 3, Ordering::Release);
+            memory.word(layout.claim((random() % 32) as usize)).store(random() % 3, Ordering::Release);
         }
     }
 

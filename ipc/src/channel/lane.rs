@@ -10,6 +10,7 @@ use std::os::fd::BorrowedFd;
 use super::ring::{Incoming, Outgoing, Shared};
 use super::slot::{Block, Frame, Freed, Slot};
 use super::{BLOCK_BYTES, BLOCK_MAX, Fault, GRANULE, Geometry, InBlock, NoRoom, OutBlock, StreamId, Use};
+use crate::claim;
 use crate::sync::Ordering;
 
 /// A block of a stream that already has some lent is not worth less than this: many small ones cost more than
@@ -606,23 +607,33 @@ impl Lane {
         !self.has_to_tell() && self.incoming.arm(&self.shared, self.wants_room())
     }
 
-    // The words that say what was taken.
+    // The words that say what was taken, and what was withdrawn.
 
-    pub(super) fn publish_taken(&self, id: StreamId, generation: u16) {
-        let at = self.shared.own_layout.taken(id.index());
-        // SYNC POINT: taken. Pairs with the caller's acquiring load after the callee's death.
-        self.shared.own.word(at).store(u32::from(generation), Ordering::Release);
+    /// Callee: takes a request, unless its caller has withdrawn it.
+    pub(super) fn claim(&self, id: StreamId) -> bool {
+        let taken = self.shared.own.word(self.shared.own_layout.claim(id.index()));
+        let withdrawn = self.shared.peer.word(self.shared.peer_layout.claim(id.index()));
+        claim::take(u32::from(id.generation()), taken, &withdrawn)
     }
 
-    /// Whether our own word says that.
-    pub(super) fn says_taken(&self, id: StreamId) -> bool {
-        let at = self.shared.own_layout.taken(id.index());
-        self.shared.own.word(at).load(Ordering::Relaxed) == u32::from(id.generation())
+    /// Caller: takes a request back, unless its callee may have taken it.
+    pub(super) fn unclaim(&self, id: StreamId) -> bool {
+        let withdrawn = self.shared.own.word(self.shared.own_layout.claim(id.index()));
+        let taken = self.shared.peer.word(self.shared.peer_layout.claim(id.index()));
+        claim::withdraw(u32::from(id.generation()), withdrawn, &taken)
+    }
+
+    /// Makes sure that our own word says nothing of a new use of a place: it may be left from a use 65,535 uses ago.
+    pub(super) fn clear_claim(&self, id: StreamId) {
+        let word = self.shared.own.word(self.shared.own_layout.claim(id.index()));
+        if word.load(Ordering::Relaxed) == u32::from(id.generation()) {
+            word.store(0, Ordering::Release);
+        }
     }
 
     pub(super) fn peer_took(&self, id: StreamId) -> bool {
         use crate::event_index::Load;
-        let at = self.shared.peer_layout.taken(id.index());
+        let at = self.shared.peer_layout.claim(id.index());
         // SYNC POINT: taken.
         self.shared.peer.word(at).load(Ordering::Acquire) == u32::from(id.generation())
     }

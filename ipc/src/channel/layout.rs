@@ -6,7 +6,7 @@
 //!             128  tail                                   of the ring below
 //!             256  head                                   of the other side's ring: read when it seems full
 //!             384  wake_at, want_room                     for the other side's bell: read at every flush
-//!             512  one word per stream: generation taken  (the callee's segment)
+//!             512  one word per stream: the generation that this side took (callee) or withdrew (caller)
 //!             ..   ring: slots of 32 bytes
 //!             ..   arena: granules of 1 KiB, on a page
 //! ```
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{BLOCK_BYTES, GRANULE};
 
 pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"DcRn");
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 pub(crate) const SLOT_BYTES: usize = 32;
 
 const LINE: usize = 128;
@@ -208,7 +208,7 @@ impl Layout {
         self.base + 3 * LINE + 4
     }
 
-    pub(crate) fn taken(&self, stream: usize) -> usize {
+    pub(crate) fn claim(&self, stream: usize) -> usize {
         debug_assert!(stream < self.streams, "a stream within the table");
         self.base + 4 * LINE + 4 * stream
     }
@@ -254,7 +254,7 @@ mod tests {
         let (first, second) =
             (Layout::new(&geometry, Direction::Up, 0), Layout::new(&geometry, Direction::Up, 1));
         assert_eq!(first.arena(first.arena_bytes()), second.constants());
-        assert!(first.taken(127) + 4 <= first.slot(0));
+        assert!(first.claim(127) + 4 <= first.slot(0));
         assert_eq!(first.slot(1024), first.slot(0));
     }
 

@@ -23,6 +23,7 @@ struct Shadow {
     seen: usize,
     seen_end: bool,
     cancelled: bool,
+    withdrawn: bool,
     /// Callee: has it, has begun, has finished with it.
     opened: bool,
     taken: bool,
@@ -133,6 +134,7 @@ impl World {
             0..=2 => self.open(),
             3..=5 => self.write_request(),
             6 => self.end_request(),
+            7 if self.random(3) == 0 => self.withdraw(),
             7 => self.cancel(),
             8 | 9 => self.poll_caller(),
             10 | 11 => self.poll_callee(),
@@ -201,6 +203,17 @@ impl World {
         if let Some(stream) = self.pick(|s| !s.cancelled) {
             self.streams.get_mut(&stream).unwrap().cancelled = true;
             self.caller.cancel(stream);
+        }
+    }
+
+    fn withdraw(&mut self) {
+        if let Some(stream) = self.pick(|s| !s.cancelled && !s.head_seen) {
+            let withdrawn = self.caller.withdraw(stream);
+            let shadow = self.streams.get_mut(&stream).unwrap();
+            // What the callee has let go of for good needs no withdrawing, and what it has begun with stays there.
+            assert_eq!(withdrawn, !shadow.taken, "{shadow:?}");
+            shadow.cancelled = withdrawn;
+            shadow.withdrawn = withdrawn;
         }
     }
 
@@ -311,8 +324,11 @@ impl World {
 
     fn take(&mut self) {
         if let Some(stream) = self.pick(|s| s.opened && !s.finished && !s.taken) {
-            assert!(self.callee.take(stream));
-            self.streams.get_mut(&stream).unwrap().taken = true;
+            let taken = self.callee.take(stream);
+            let shadow = self.streams.get_mut(&stream).unwrap();
+            assert_eq!(taken, !shadow.withdrawn);
+            shadow.taken = taken;
+            shadow.finished = !taken;
         }
     }
 

@@ -111,6 +111,7 @@ impl Requester {
         };
         let last = self.lane.streams.get(usize::from(index)).map_or(0, |stream| stream.generation);
         let id = StreamId::new(index, next_generation(last));
+        self.lane.clear_claim(id);
         self.lane.begin(id, if end { Half::Done } else { Half::Body }, Half::Head);
         if self.lane.put_open(id, head, body, end).is_none() {
             self.lane.abandon(id, last);
@@ -187,6 +188,18 @@ impl Requester {
             self.vacate(stream);
         }
         self.swept();
+    }
+
+    /// Takes a request back that the callee has not begun with, without its help: true where it never will, and the
+    /// request can be sent elsewhere at once. Then, as after [`Requester::cancel`], exactly one [`Event::Reset`]
+    /// follows. False: it may have begun, and nothing has changed; it answers, or says that it has not after all.
+    pub fn withdraw(&mut self, stream: StreamId) -> bool {
+        let waits = |live: &mut super::lane::Stream| live.theirs == Half::Head && !live.cancelled;
+        let back = self.lane.live(stream).is_some_and(waits) && self.lane.unclaim(stream);
+        if back {
+            self.cancel(stream);
+        }
+        back
     }
 
     /// Reads up to `budget` slots and calls `f` with what they say: whether there is more.

@@ -76,15 +76,23 @@ impl Responder {
     }
 
     /// Says, before the handler runs, that the request is taken: from now on it is not sent elsewhere. False:
-    /// it was withdrawn meanwhile.
+    /// it was withdrawn meanwhile, and is over.
     #[must_use = "a request that was withdrawn must not reach the handler"]
     pub fn take(&mut self, stream: StreamId) -> bool {
         let Some(live) = self.lane.live(stream) else { return false };
-        if !live.taken {
-            live.taken = true;
-            self.lane.publish_taken(stream, stream.generation());
-            self.lane.release_held(stream);
+        if live.taken {
+            return true;
         }
+        if !self.lane.claim(stream) {
+            // Its caller may not know yet whether we have begun: that we have not is what the reset says.
+            self.lane.clear_claim(stream);
+            self.reset(stream, ResetCode::NotTaken);
+            return false;
+        }
+        if let Some(live) = self.lane.live(stream) {
+            live.taken = true;
+        }
+        self.lane.release_held(stream);
         true
     }
 
@@ -274,10 +282,7 @@ impl Responder {
         if place.active || stream.generation() == 0 || !(1..=0x7fff).contains(&ahead) {
             return Err(Fault::Stream);
         }
-        if self.lane.says_taken(stream) {
-            // The word is left from a use 65,535 uses ago.
-            self.lane.publish_taken(stream, 0);
-        }
+        self.lane.clear_claim(stream);
         self.lane.begin(stream, Half::Head, if end { Half::Done } else { Half::Body });
         self.active += 1;
         let mut body = self.lane.accept(stream, block)?;

@@ -582,6 +582,72 @@ fn bodies_larger_than_the_channel_stream_both_ways_at_once() {
 }
 
 #[test]
+fn a_request_that_waits_untaken_can_be_withdrawn_without_the_callee() {
+    let mut pair = Pair::new();
+    let stream = pair.caller.open(b"head", b"body", true).unwrap();
+    pair.callee_sees();
+    assert!(pair.caller.withdraw(stream), "the callee has not begun");
+    assert!(!pair.caller.withdraw(stream), "only once");
+    assert!(!pair.callee.take(stream), "it never reaches the handler");
+    assert_eq!(pair.caller_sees(), [Seen::Reset(stream, ResetCode::NotTaken, vec![])]);
+    assert_eq!(pair.callee_sees(), [], "the caller's own reset finds it gone");
+    assert_eq!((pair.caller.in_flight(), pair.callee.in_flight()), (0, 0));
+}
+
+#[test]
+fn a_request_that_is_taken_stays_where_it_is() {
+    let mut pair = Pair::new();
+    let stream = pair.taken();
+    assert!(!pair.caller.withdraw(stream));
+    assert_eq!(pair.callee_sees(), []);
+    pair.callee.head(stream, b"200", b"", true).unwrap();
+    assert_eq!(pair.caller_sees(), [Seen::Head(stream, b"200".into(), vec![], true)]);
+}
+
+#[test]
+fn a_withdrawal_that_comes_first_in_the_ring_is_a_cancellation() {
+    let mut pair = Pair::new();
+    let stream = pair.caller.open(b"head", b"body", true).unwrap();
+    assert!(pair.caller.withdraw(stream));
+    let seen = pair.callee_sees();
+    assert_eq!(seen.last(), Some(&Seen::Cancel(stream)));
+    assert_eq!(pair.caller_sees(), [Seen::Reset(stream, ResetCode::NotTaken, vec![])]);
+}
+
+#[test]
+fn a_callee_that_took_at_the_same_moment_lets_go_and_says_so() {
+    let mut pair = Pair::new();
+    let stream = pair.caller.open(b"head", b"body", true).unwrap();
+    pair.callee_sees();
+    // Both words are written before either side looks: the caller sees the callee's, and waits for its word.
+    let word = pair.callee.lane.shared.own_layout.claim(stream.index());
+    pair.callee
+        .lane
+        .shared
+        .own
+        .word(word)
+        .store(u32::from(stream.generation()), crate::sync::Ordering::SeqCst);
+    assert!(!pair.caller.withdraw(stream));
+    assert!(!pair.callee.take(stream));
+    assert_eq!(pair.caller_sees(), [Seen::Reset(stream, ResetCode::NotTaken, b"body".into())]);
+}
+
+#[test]
+fn a_withdrawal_is_not_taken_for_one_of_a_later_use() {
+    let mut pair = Pair::new();
+    let first = pair.caller.open(b"head", b"", true).unwrap();
+    assert!(pair.caller.withdraw(first));
+    pair.callee_sees();
+    pair.caller_sees();
+    for _ in 0..65_534 {
+        let stream = pair.taken();
+        pair.callee.head(stream, b"200", b"", true).unwrap();
+        pair.caller_sees();
+    }
+    assert_eq!(pair.taken(), first);
+}
+
+#[test]
 fn a_block_that_is_kept_for_ever_is_no_part_of_a_later_request() {
     let mut pair = Pair::new();
     let first = pair.caller.open(b"head", b"somebody's secret", true).unwrap();

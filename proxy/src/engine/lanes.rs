@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use decurion_ipc::channel::ResetCode;
 
+use super::ahead::AheadList;
 use super::answer::BadHead;
 use super::bells::Bell;
 use super::connection::Phase;
@@ -21,7 +22,7 @@ const POLL_BUDGET: u32 = 256;
 
 /// One lane.
 #[derive(Debug)]
-pub(super) struct LaneEntry<L> {
+pub(super) struct LaneEntry<L, S> {
     pub(super) lane: L,
     pub(super) replica: Arc<Replica>,
     /// Where what it answers is counted.
@@ -32,6 +33,10 @@ pub(super) struct LaneEntry<L> {
     pub(super) parked: VecDeque<ConnectionId>,
     /// Requests that the replica has not taken, with what it was sent of their bodies.
     refused: Vec<(ConnectionId, Vec<u8>)>,
+    /// Requests that were sent although the replica may not run them yet.
+    pub(super) ahead: AheadList<S>,
+    /// A slot was given back since others were told to look.
+    released: bool,
     /// Blocks that connections hold.
     pub(super) held: usize,
     touched: bool,
@@ -50,13 +55,23 @@ enum Owner {
     Cancelled,
 }
 
-impl<L> LaneEntry<L> {
+impl<L, S> LaneEntry<L, S> {
     /// Notes whose a new stream is.
     pub(super) fn own(&mut self, index: usize, id: ConnectionId) {
         if index >= self.owners.len() {
             self.owners.resize(index + 1, Owner::Nobody);
         }
         self.owners[index] = Owner::Connection(id);
+    }
+
+    /// Whether it is only kept for what connections hold of it.
+    pub(super) fn dead(&self) -> bool {
+        self.dead
+    }
+
+    /// Whether a slot was given back since the last time.
+    pub(super) fn take_released(&mut self) -> bool {
+        std::mem::take(&mut self.released)
     }
 
     fn owner(&mut self, index: usize) -> Owner {
@@ -75,7 +90,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         if at >= self.lanes.len() {
             self.lanes.resize_with(at + 1, || None);
         }
-        let tally = self.tallies.hold_key(replica.deployment(), &replica.version);
+        let tally = self.tallies.hold_key(&replica.deployment().name, &replica.version);
         self.lanes[at] = Some(Box::new(LaneEntry {
             lane,
             replica,
@@ -83,6 +98,8 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             owners: Vec::new(),
             parked: VecDeque::new(),
             refused: Vec::new(),
+            ahead: AheadList::default(),
+            released: false,
             held: 0,
             touched: false,
             active: false,
@@ -99,6 +116,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             return;
         }
         self.now = now;
+        entry.ahead.clear();
         entry.replica.leave();
         let mut news = std::mem::take(&mut self.news);
         let lost = entry.lane.die(&mut news);
@@ -131,7 +149,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     }
 
     /// Whether a lane can be used.
-    pub(super) fn lane(&self, lane: LaneIndex) -> Option<&LaneEntry<L>> {
+    pub(super) fn lane(&self, lane: LaneIndex) -> Option<&LaneEntry<L, L::Stream>> {
         self.lanes.get(lane.at()).and_then(Option::as_deref).filter(|entry| !entry.dead)
     }
 
@@ -145,10 +163,23 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         }
     }
 
+    /// Takes a request back that its replica has not begun with: whether it never will.
+    pub(super) fn take_back(&mut self, lane: LaneIndex, stream: L::Stream) -> bool {
+        let Some(Some(entry)) = self.lanes.get_mut(lane.at()) else { return false };
+        let Some(owner @ Owner::Connection(_)) = entry.owners.get_mut(L::index(stream)) else { return false };
+        let back = entry.lane.withdraw(stream);
+        if back {
+            *owner = Owner::Cancelled;
+            self.touch(lane);
+        }
+        back
+    }
+
     /// Gives a replica's slot back.
     pub(super) fn release(&mut self, lane: LaneIndex) {
-        if let Some(entry) = self.lanes.get(lane.at()).and_then(Option::as_ref) {
-            entry.replica.release(&*self.post);
+        if let Some(entry) = self.lanes.get_mut(lane.at()).and_then(Option::as_mut) {
+            entry.released = true;
+            entry.replica.release(self.now, &*self.post);
         }
     }
 
@@ -425,7 +456,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             }
             let Some(id) = entry.parked.pop_front() else { return };
             let replica = Arc::clone(&entry.replica);
-            self.use_grant(id, &replica, now);
+            self.use_grant(id, &replica, false, now);
             // Back at the end of the list: there is no room after all.
             let parked_again =
                 self.connections.get_mut(id).is_some_and(|conn| matches!(conn.phase, Phase::Parked { .. }));

@@ -6,6 +6,7 @@
 //! and the time as an argument.
 
 mod account;
+mod ahead;
 mod answer;
 mod bells;
 mod body;
@@ -103,7 +104,7 @@ pub struct Engine<S: Socket, L: Lane<S>> {
     view: Arc<View>,
     post: Arc<dyn Post + Send + Sync>,
     connections: Slab<Connection<S, L>>,
-    lanes: Vec<Option<Box<LaneEntry<L>>>>,
+    lanes: Vec<Place<S, L>>,
     /// Lanes with streams in use.
     active: Vec<LaneIndex>,
     /// Lanes with something that their replica has not been told of.
@@ -142,6 +143,9 @@ impl<S: Socket, L: Lane<S>> std::fmt::Debug for Engine<S, L> {
             .finish_non_exhaustive()
     }
 }
+
+/// Where a lane is, or may be.
+type Place<S, L> = Option<Box<LaneEntry<L, <L as Lane<S>>::Stream>>>;
 
 /// What a step of one connection came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,9 +272,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             .get_mut(id)
             .is_some_and(|conn| matches!(&conn.phase, Phase::Queued { place, .. } if *place == grant.place));
         if !waits {
-            return grant.replica.release(&*self.post);
+            return grant.replica.release(now, &*self.post);
         }
-        self.use_grant(id, &grant.replica, now);
+        self.use_grant(id, &grant.replica, grant.ahead, now);
         self.mark(id);
     }
 
@@ -497,9 +501,13 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         conn.input.rest(&mut self.pool);
     }
 
-    fn waiter(&mut self, id: ConnectionId) -> Waiter {
+    /// One whose record is encoded. Whoever has been elsewhere already waits for no replica in particular.
+    fn waiter(&mut self, id: ConnectionId, again: Option<LaneIndex>) -> Waiter {
+        let record = self.record.len();
+        let light = |conn: &mut Connection<S, L>| conn.request.is_light(record, &conn.input);
+        let light = again.is_none() && self.connections.get_mut(id).is_some_and(light);
         let model = self.connections.get_mut(id).map_or(0, |conn| conn.request.model);
-        Waiter { worker: self.worker, ticket: id.to_bits(), model }
+        Waiter { worker: self.worker, ticket: id.to_bits(), model, light }
     }
 }
 

@@ -84,6 +84,8 @@ pub trait Lane<S> {
     fn end(&mut self, stream: Self::Stream);
     /// Gives the request up; a reset follows unless the response has ended.
     fn cancel(&mut self, stream: Self::Stream);
+    /// Takes a request back that the replica has not begun with: whether it never will. A reset follows then.
+    fn withdraw(&mut self, stream: Self::Stream) -> bool;
     /// Whether a poll would find something.
     fn has_news(&self) -> bool;
     /// Reads what has come, up to `budget`: whether there is more.

@@ -6,8 +6,9 @@ use decurion_ipc::channel::{BLOCK_MAX, Busy};
 use decurion_ipc::control::Availability;
 use decurion_ipc::record::{self, HEAD_MAX, Kind};
 
+use super::ahead::Ahead;
 use super::connection::{Close, Connection, Phase, Request, Upgrade};
-use super::input::Fill;
+use super::input::{Fill, Input};
 use super::pages::Page;
 use super::port::{Lane, Socket};
 use super::{ConnectionId, Engine, Notice, PIPELINE_MAX, Step};
@@ -21,6 +22,8 @@ use super::connection::Answer;
 
 /// Bodies of at most so many bytes are gathered before anything is sent.
 pub(super) const GATHER_MAX: u64 = 16 * 1024;
+/// Requests of at most so many bytes, head and body, may wait at a replica.
+const LIGHT_MAX: usize = 4 * 1024;
 /// Room beside the head in a buffer: empty lines before it.
 const HEAD_SLACK: usize = 64;
 
@@ -93,8 +96,11 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             encode(&head, prefix, request, &mut self.record);
             request.asked = now;
             self.turn = self.turn.wrapping_add(1);
-            let waiter = super::Waiter { worker: self.worker, ticket: id.to_bits(), model: request.model };
-            let admission = route.deployment.admit(&route.backends, self.turn, waiter, None, &*self.post);
+            let light = request.is_light(self.record.len(), input);
+            let (worker, ticket, model) = (self.worker, id.to_bits(), request.model);
+            let waiter = super::Waiter { worker, ticket, model, light };
+            let admission =
+                route.deployment.admit(&route.backends, self.turn, waiter, None, now, &*self.post);
             if let Admission::Queued(place) = admission {
                 conn.phase = Phase::Queued { place, deployment: Arc::clone(&route.deployment) };
                 tell_of_waiting(route, &mut self.notices);
@@ -113,7 +119,8 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
 
     fn admitted(&mut self, id: ConnectionId, admission: &Admission, now: Nanos) -> Step {
         match admission {
-            Admission::Granted(lane) => self.open(id, *lane, now),
+            Admission::Granted(lane) => self.open(id, *lane, false, now),
+            Admission::Ahead(lane) => self.open(id, *lane, true, now),
             Admission::Queued(_) => Step::Wait,
             Admission::Full => {
                 self.respond(id, Page::unavailable("The queue of this deployment is full."), now)
@@ -129,8 +136,8 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             Err(page) => return self.respond(id, page, now),
         };
         self.turn = self.turn.wrapping_add(1);
-        let waiter = self.waiter(id);
-        let admission = route.deployment.admit(&route.backends, self.turn, waiter, again, &*self.post);
+        let waiter = self.waiter(id, again);
+        let admission = route.deployment.admit(&route.backends, self.turn, waiter, again, now, &*self.post);
         if let Admission::Queued(place) = admission {
             if let Some(conn) = self.connections.get_mut(id) {
                 conn.phase = Phase::Queued { place, deployment: Arc::clone(&route.deployment) };
@@ -157,19 +164,19 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     }
 
     /// A queued request has been given a slot.
-    pub(super) fn use_grant(&mut self, id: ConnectionId, replica: &Arc<Replica>, now: Nanos) {
+    pub(super) fn use_grant(&mut self, id: ConnectionId, replica: &Arc<Replica>, ahead: bool, now: Nanos) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         conn.phase = Phase::Head;
         let view = Arc::clone(&self.view);
         let step = match self.encode_again(id, &view) {
-            Ok(_) if self.lane(replica.lane).is_some() => self.open(id, replica.lane, now),
+            Ok(_) if self.lane(replica.lane).is_some() => self.open(id, replica.lane, ahead, now),
             Ok(_) => {
                 // The replica has gone meanwhile.
-                replica.release(&*self.post);
+                replica.release(now, &*self.post);
                 self.dispatch(id, Some(replica.lane), now)
             }
             Err(page) => {
-                replica.release(&*self.post);
+                replica.release(now, &*self.post);
                 self.respond(id, page, now)
             }
         };
@@ -206,8 +213,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         }
     }
 
-    /// Opens a stream for the record in `self.record`; a slot is reserved there.
-    pub(super) fn open(&mut self, id: ConnectionId, lane: LaneIndex, now: Nanos) -> Step {
+    /// Opens a stream for the record in `self.record`; a slot is reserved there. `ahead`: where the replica may not
+    /// run it yet.
+    pub(super) fn open(&mut self, id: ConnectionId, lane: LaneIndex, ahead: bool, now: Nanos) -> Step {
         if self.record.len() > HEAD_MAX {
             self.release(lane);
             return self.refuse(id, Refusal::HeadTooLarge, now);
@@ -242,11 +250,19 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                     (false, _) => now.limit(self.settings.body_timeout),
                 };
                 entry.own(L::index(stream), id);
+                if ahead {
+                    entry.ahead.push(Ahead { id, stream, since: now });
+                }
                 if entry.bell.sent() {
                     self.heard_again.push(lane);
                 }
                 self.touch(lane);
                 if all { Step::Wait } else { Step::Again }
+            }
+            Err(Busy::Streams | Busy::Arena) if ahead => {
+                // It can wait as well in the queue, and for whoever has room.
+                self.release(lane);
+                self.dispatch(id, Some(lane), now)
             }
             Err(Busy::Streams | Busy::Arena) => {
                 conn.phase = Phase::Parked { replica: Arc::clone(&entry.replica) };
@@ -310,7 +326,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 if let Some(Some(entry)) = self.lanes.get_mut(replica.lane.at()) {
                     entry.parked.retain(|parked| *parked != id);
                 }
-                replica.release(&*self.post);
+                replica.release(self.now, &*self.post);
             }
             Phase::Open { lane, stream } => self.give_up(lane, stream),
             phase @ (Phase::Head | Phase::Body | Phase::Discard { .. } | Phase::Linger) => conn.phase = phase,
@@ -335,6 +351,13 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
 }
 
 impl Request {
+    /// Whether it may wait at a replica: it is all here, can be sent again, and takes little of the channel's room.
+    pub(super) fn is_light(&self, record: usize, input: &Input) -> bool {
+        // Where a model is loaded already matters more than a wake-up.
+        let at_hand = self.complete && self.whole && self.upgrade == Upgrade::No && self.model == 0;
+        at_hand && record + self.at_hand(input).len() <= LIGHT_MAX
+    }
+
     /// Makes ready to be sent once more. `body` is what the lost replica had been sent, where that is known.
     fn send_again(&mut self, loss: Loss, mut body: Vec<u8>) {
         match loss {

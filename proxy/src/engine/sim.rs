@@ -231,6 +231,14 @@ impl Lane<FakeSocket> for FakeLane {
         lane.settle(stream);
     }
 
+    fn withdraw(&mut self, stream: StreamId) -> bool {
+        let untaken = self.0.borrow_mut().live(stream).is_some_and(|live| !live.taken && !live.cancelled);
+        if untaken {
+            self.cancel(stream);
+        }
+        untaken
+    }
+
     fn has_news(&self) -> bool {
         let lane = self.0.borrow();
         !lane.queue.is_empty() || lane.roomier
@@ -403,7 +411,7 @@ impl World {
         let replicas = alive.map(|(replica, _)| Arc::clone(replica)).collect();
         let (max_ongoing, max_queued) = (self.max_ongoing, None);
         let backends = Arc::new(Backends { replicas, canary: None, max_ongoing, max_queued });
-        self.deployment.set_backends(Arc::clone(&backends), &*self.grants);
+        self.deployment.set_backends(Arc::clone(&backends), self.now, &*self.grants);
         let route = Route {
             place: 0,
             deployment: Arc::clone(&self.deployment),
@@ -424,10 +432,14 @@ impl World {
     }
 
     fn turn(&mut self) {
+        // Replicas are quick, so that they are sent requests ahead; now and then nothing moves for a while.
+        let passes = if self.chance.one_in(50) { 20_000_000 } else { 1 + self.chance.below(5_000) as u64 };
+        self.now = self.now.after(Duration::from_nanos(passes));
         self.deliver();
         self.engine.serve_clients(self.now);
         let _ = self.engine.hear_replicas(self.now);
         self.deliver();
+        self.engine.even_out(self.now);
         self.engine.serve_clients(self.now);
     }
 
@@ -684,6 +696,46 @@ fn every_request_is_answered_once_in_order_with_its_own_bytes() {
 fn deaths_and_refusals_lose_nothing_that_can_be_kept() {
     for seed in 1..80 {
         simulate(seed * 104_729, true);
+    }
+}
+
+#[test]
+fn a_replica_that_is_stuck_keeps_only_what_it_may_run() {
+    for seed in 1..40 {
+        let mut world = World::new(seed);
+        world.max_ongoing = 1;
+        world.add_replica();
+        world.add_replica();
+        for (replica, _) in &world.replicas {
+            world.now = replica.pretend_quick(world.now);
+        }
+        for client in 0..6 {
+            let request = format!("PUT /d/{client} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab");
+            world.add_client(request.into_bytes());
+            world.clients[client].1.borrow_mut().room = 10_000;
+            let some_are_missing = |wire: &Wire| wire.arrived < wire.to_proxy.len();
+            while some_are_missing(&world.clients[client].1.borrow()) {
+                world.nudge_client(client, 300);
+            }
+        }
+        world.turn();
+        let there = world.replicas[0].1.borrow().streams.iter().filter(|stream| stream.active).count();
+        assert!(there > 1, "seed {seed}: some wait where they are stuck");
+        let answered = |world: &World| {
+            let whole = |wire: &Rc<RefCell<Wire>>| !responses(&wire.borrow().from_proxy).0.is_empty();
+            world.clients.iter().filter(|(_, wire)| whole(wire)).count()
+        };
+        for _ in 0..2_000 {
+            world.serve(1, false);
+            world.turn();
+        }
+        assert_eq!(answered(&world), 5, "seed {seed}: but for the one that it may run");
+        for _ in 0..2_000 {
+            world.serve(0, false);
+            world.turn();
+        }
+        assert_eq!(answered(&world), 6, "seed {seed}");
+        world.assert_nothing_is_held();
     }
 }
 

@@ -92,7 +92,7 @@ pub fn speak_at<'p>(
     engine.attach(Arc::clone(&replica), Pipe(Rc::clone(&state)));
     let backends =
         Arc::new(Backends { replicas: vec![replica], canary: None, max_ongoing: 1000, max_queued: None });
-    deployment.set_backends(Arc::clone(&backends), &Nobody);
+    deployment.set_backends(Arc::clone(&backends), Nanos(1), &Nobody);
     let (shared, availability) = (Arc::clone(&deployment), Availability::Expected);
     let route = Route { place: 0, deployment, backends, availability, request_timeout: None, http: true };
     let routes = RouteTable::new([(RoutePrefix::new("/").expect("a prefix"), route)].into_iter());
@@ -117,7 +117,7 @@ pub fn speak_at<'p>(
     }
     engine.serve_clients(now);
     // A deployment and its replicas hold each other: millions of runs would not give their memory back.
-    shared.set_backends(Arc::default(), &Nobody);
+    shared.set_backends(Arc::default(), Nanos(1), &Nobody);
     let wire = wire.borrow();
     let requests = std::mem::take(&mut state.borrow_mut().requests);
     Spoken { requests, answer: wire.from_proxy.clone(), closed: wire.ended }
@@ -345,6 +345,11 @@ impl Lane<Wire> for Pipe {
         state.open[stream] = None;
         state.queue.retain(|queued| queued.stream() != stream);
         state.queue.push_back(Queued::Reset(stream));
+    }
+
+    /// All is taken at once.
+    fn withdraw(&mut self, _: usize) -> bool {
+        false
     }
 
     fn has_news(&self) -> bool {

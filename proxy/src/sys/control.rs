@@ -28,6 +28,7 @@ use mio::net::TcpListener;
 use mio::{Poll, Waker};
 
 use super::access_log::Writer;
+use super::clock;
 use super::gate::Gate;
 use super::home::{FromHome, Home};
 use super::mailbox::{Mail, Mailbox, Mailboxes};
@@ -567,7 +568,7 @@ impl Control {
         for deployment in &view.deployments {
             let backends = self.backends(deployment, &workers, &mut unreachable);
             let shared = self.deployment(&deployment.name);
-            shared.set_backends(Arc::clone(&backends), &*workers);
+            shared.set_backends(Arc::clone(&backends), clock::now(), &*workers);
             let Some(prefix) = &deployment.route_prefix else { continue };
             let route = Route {
                 place: routes.len(),
@@ -657,7 +658,7 @@ impl Control {
         self.deployments.retain(|name, deployment| {
             let named = view.deployments.iter().any(|d| d.name == *name);
             if !named {
-                deployment.set_backends(Arc::default(), workers);
+                deployment.set_backends(Arc::default(), clock::now(), workers);
             }
             named
         });

@@ -50,6 +50,10 @@ impl Lane<Client> for Requester {
         Requester::cancel(self, stream);
     }
 
+    fn withdraw(&mut self, stream: StreamId) -> bool {
+        Requester::withdraw(self, stream)
+    }
+
     fn has_news(&self) -> bool {
         Requester::has_news(self)
     }

@@ -103,6 +103,14 @@ impl Mailboxes {
         }
     }
 
+    /// Has a worker take a turn, unless it will anyway.
+    fn post_once(&self, worker: usize) {
+        let Some(mailbox) = self.0.get(worker) else { return };
+        if !mailbox.pending.swap(true, Ordering::SeqCst) {
+            let _ = mailbox.waker.wake();
+        }
+    }
+
     pub(super) fn post_all(&self, mut mail: impl FnMut() -> Mail) {
         for worker in 0..self.count() {
             self.post(worker, mail());
@@ -113,5 +121,15 @@ impl Mailboxes {
 impl Post for Mailboxes {
     fn grant(&self, grant: Grant) {
         self.post(usize::from(grant.waiter.worker), Mail::Grant(grant));
+    }
+
+    fn has_others(&self) -> bool {
+        self.count() > 1
+    }
+
+    fn look(&self, worker: u16) {
+        for other in (0..self.count()).filter(|other| *other != usize::from(worker)) {
+            self.post_once(other);
+        }
     }
 }

@@ -149,6 +149,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             if !self.read_mail(&mut mail, now) {
                 return;
             }
+            self.engine.even_out(now);
             self.engine.ring();
             self.engine.serve_clients(now);
             self.listen_again();

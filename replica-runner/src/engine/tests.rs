@@ -283,6 +283,25 @@ fn what_is_cancelled_before_it_was_taken_never_reaches_the_library() {
 }
 
 #[test]
+fn what_is_withdrawn_while_it_waits_never_reaches_the_library() {
+    let mut scene = Scene::new(1, 1);
+    let first = scene.get(0);
+    let running = scene.next().unwrap();
+    let (second, third) = (scene.get(0), scene.get(0));
+    assert_eq!(scene.next(), None, "both wait");
+    assert!(!scene.callers[0].withdraw(first) && scene.callers[0].withdraw(second));
+    // The engine is asked for the next before it has looked at the lane again.
+    assert_eq!(called(&mut scene.engine), 0);
+    scene.finish(running);
+    let next = scene.engine.next(1).map(|job| job.key).unwrap();
+    assert_eq!(scene.engine.exchange(next).unwrap().stream, third);
+    scene.finish(next);
+    let told = scene.told(0);
+    assert!(told.contains(&Told::Reset(second, ResetCode::NotTaken)), "{told:?}");
+    scene.assert_clean();
+}
+
+#[test]
 fn what_is_cancelled_while_it_runs_learns_of_it_and_ends() {
     let mut scene = Scene::new(1, 1);
     let stream = scene.open(0, "GET", 0, b"body", false);
