@@ -1,8 +1,11 @@
-//! `cargo xtask bench end_to_end [SECONDS] [ROUNDS]`: wrk against a hello deployment and against nginx, in turn.
+//! `cargo xtask bench end_to_end [SECONDS] [ROUNDS] [CONNECTIONS..]`: wrk against a hello deployment, nginx and HAProxy,
+//! in turn.
 //!
 //! Every server runs alone, rounds are interleaved (A B C, A B C, ..), and medians are printed as ratios to our own.
-//! Servers: `decurion` (one replica), nginx `return 200` (one worker), nginx `proxy_pass` to another nginx over a Unix
-//! socket. Needs `wrk` and `nginx` (Debian packages); a missing one is said and left out. Loopback only.
+//! Servers: `decurion` (one replica), the same with `max_ongoing_requests = 1`, nginx `return 200` (one worker), nginx
+//! `proxy_pass` to another nginx over a Unix socket, HAProxy (one thread) to the same. System calls per request of all of
+//! a server's processes are counted in a run of their own, by `perf`. Needs `wrk`, `nginx` and `haproxy` (Debian packages);
+//! a missing one is said and left out. Loopback only.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,8 +13,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 /// Connections of each row, one wrk thread.
-const CONNECTIONS: [u32; 4] = [1, 16, 64, 256];
+const CONNECTIONS: [u32; 5] = [1, 16, 64, 256, 1024];
+/// Those of the run in which system calls are counted.
+const COUNTED: [u32; 3] = [1, 8, 64];
 const OURS: &str = "127.0.0.1:18080";
+const ONE_AT_ONCE: &str = "127.0.0.1:18083";
+const HAPROXY: &str = "127.0.0.1:18084";
 const STATIC: &str = "127.0.0.1:18081";
 const PROXIED: &str = "127.0.0.1:18082";
 
@@ -21,6 +28,7 @@ struct Sample {
     per_second: f64,
     p50_us: f64,
     p99_us: f64,
+    p999_us: f64,
     cpu_us: f64,
     errors: u64,
 }
@@ -43,9 +51,14 @@ impl Drop for Server {
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).filter_map(|argument| argument.parse::<u32>().ok());
     let (seconds, rounds) = (arguments.next().unwrap_or(3), arguments.next().unwrap_or(3));
-    let folder = std::env::temp_dir().join(format!("decurion-bench-{}", std::process::id()));
-    let outcome = fs::create_dir_all(&folder).map_err(|error| error.to_string());
-    let outcome = outcome.and_then(|()| measure(&folder, seconds, rounds));
+    let mut connections: Vec<u32> = arguments.collect();
+    if connections.is_empty() {
+        connections.extend(CONNECTIONS);
+    }
+    let folder = folder();
+    let outcome = fs::create_dir_all(&folder).and_then(|()| fs::write(folder.join(SCRIPT), TELL_P999));
+    let outcome = outcome.map_err(|error| error.to_string());
+    let outcome = outcome.and_then(|()| measure(&folder, seconds, rounds, &connections));
     let _ = fs::remove_dir_all(&folder);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,18 +69,33 @@ fn main() -> ExitCode {
     }
 }
 
+/// What wrk does not tell by itself. Nothing of it runs for a request.
+const TELL_P999: &str = "done = function(summary, latency, requests)\n\
+    io.write(string.format(\"p999 %dus\\n\", latency:percentile(99.9)))\nend\n";
+const SCRIPT: &str = "done.lua";
+
+/// Of this run.
+fn folder() -> PathBuf {
+    std::env::temp_dir().join(format!("decurion-bench-{}", std::process::id()))
+}
+
 #[expect(clippy::print_stdout, reason = "a bench prints its table")]
 fn say(line: &str) {
     println!("{line}");
 }
 
-fn measure(folder: &Path, seconds: u32, rounds: u32) -> Result<(), String> {
+fn measure(folder: &Path, seconds: u32, rounds: u32, rows: &[u32]) -> Result<(), String> {
     if !has("wrk") {
         return Err("wrk is not installed (apt-get install wrk)".to_owned());
     }
-    let mut servers = vec!["decurion"];
+    let mut servers = vec!["decurion", "decurion, 1 at once"];
     if has("nginx") {
         servers.extend(["nginx static", "nginx proxy_pass"]);
+        if has("haproxy") {
+            servers.push("haproxy");
+        } else {
+            say("haproxy is not installed (apt-get install haproxy): it is left out");
+        }
     } else {
         say("nginx is not installed (apt-get install nginx-light): it is left out");
     }
@@ -78,7 +106,7 @@ fn measure(folder: &Path, seconds: u32, rounds: u32) -> Result<(), String> {
             let url = url(server);
             wait_until_up(&url)?;
             let _ = wrk(&url, 16, 1)?;
-            for connections in CONNECTIONS {
+            for &connections in rows {
                 let pids = tree(&running);
                 let before = cpu_ticks(&pids);
                 let mut sample = wrk(&url, connections, seconds)?;
@@ -90,15 +118,51 @@ fn measure(folder: &Path, seconds: u32, rounds: u32) -> Result<(), String> {
         }
         say(&format!("round {round} of {rounds} done"));
     }
-    table(&servers, &samples);
+    table(&servers, rows, &samples);
+    system_calls(&servers, folder)
+}
+
+/// Of all processes of each server, per request; in a run of its own, since counting takes time.
+fn system_calls(servers: &[&str], folder: &Path) -> Result<(), String> {
+    if !has("perf") {
+        say("\nperf is not installed: system calls are not counted");
+        return Ok(());
+    }
+    say(&format!("\nsystem calls per request at {COUNTED:?} connections"));
+    for server in servers {
+        let running = start(server, folder)?;
+        wait_until_up(&url(server))?;
+        let mut cells = Vec::new();
+        for connections in COUNTED {
+            cells.push(
+                calls(&running, &url(server), connections).map_or("-".to_owned(), |it| format!("{it:.2}")),
+            );
+        }
+        say(&format!("| {server} | {} |", cells.join(" | ")));
+    }
     Ok(())
 }
 
-fn table(servers: &[&str], samples: &BTreeMap<(u32, &str), Vec<Sample>>) {
+fn calls(server: &Server, url: &str, connections: u32) -> Option<f64> {
+    let pids: Vec<String> = tree(server).iter().map(u32::to_string).collect();
+    let events = ["stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", &pids.join(","), "--"];
+    let wrk = ["wrk", "-t1", &format!("-c{connections}"), "-d2s", url];
+    let output = Command::new("perf").args(events).args(wrk).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().find(|line| line.contains("requests in"))?;
+    let requests: f64 = line.split_whitespace().next()?.parse().ok()?;
+    let counted = String::from_utf8_lossy(&output.stderr).into_owned();
+    let counted = counted.lines().find(|line| line.contains("raw_syscalls"))?;
+    Some(counted.split(',').next()?.parse::<f64>().ok()? / requests)
+}
+
+fn table(servers: &[&str], rows: &[u32], samples: &BTreeMap<(u32, &str), Vec<Sample>>) {
     say("");
-    say("| connections | server | requests/s | ours / its | p50 us | p99 us | CPU us/request | errors |");
-    say("|---|---|---|---|---|---|---|---|");
-    for connections in CONNECTIONS {
+    say(
+        "| connections | server | requests/s | ours / its | p50 us | p99 us | p99.9 us | CPU us/request | errors |",
+    );
+    say("|---|---|---|---|---|---|---|---|---|");
+    for &connections in rows {
         let middle = |server: &str, figure: fn(&Sample) -> f64| {
             let mut figures: Vec<f64> =
                 samples.get(&(connections, server)).into_iter().flatten().map(figure).collect();
@@ -110,10 +174,11 @@ fn table(servers: &[&str], samples: &BTreeMap<(u32, &str), Vec<Sample>>) {
             let errors: u64 =
                 samples.get(&(connections, server)).into_iter().flatten().map(|it| it.errors).sum();
             say(&format!(
-                "| {connections} | {server} | {rate:.0} | {:.2} | {:.0} | {:.0} | {:.1} | {errors} |",
+                "| {connections} | {server} | {rate:.0} | {:.2} | {:.0} | {:.0} | {:.0} | {:.1} | {errors} |",
                 middle("decurion", |it| it.per_second) / rate,
                 middle(server, |it| it.p50_us),
                 middle(server, |it| it.p99_us),
+                middle(server, |it| it.p999_us),
                 middle(server, |it| it.cpu_us),
             ));
         }
@@ -127,6 +192,8 @@ fn has(program: &str) -> bool {
 fn url(server: &str) -> String {
     match server {
         "decurion" => format!("http://{OURS}/api"),
+        "decurion, 1 at once" => format!("http://{ONE_AT_ONCE}/api"),
+        "haproxy" => format!("http://{HAPROXY}/"),
         "nginx static" => format!("http://{STATIC}/"),
         _ => format!("http://{PROXIED}/"),
     }
@@ -151,11 +218,15 @@ fn start(server: &str, folder: &Path) -> Result<Server, String> {
     };
     let answer = "location / { default_type text/plain; return 200 \"Hello world!\\n\"; }";
     let processes = match server {
-        "decurion" => {
+        "decurion" | "decurion, 1 at once" => {
             let binaries = binaries()?;
             let hello = binaries.join("libhello.so");
             let mut command = Command::new(binaries.join("decurion"));
-            command.args(["run", "--listen", OURS]).arg(&hello).args(["--route-prefix", "/api"]);
+            let address = if server == "decurion" { OURS } else { ONE_AT_ONCE };
+            command.args(["run", "--listen", address]).arg(&hello).args(["--route-prefix", "/api"]);
+            if server != "decurion" {
+                command.args(["--max-ongoing-requests", "1"]);
+            }
             vec![spawn(&mut command)?]
         }
         "nginx static" => vec![nginx("static", &format!("server {{ listen {STATIC}; {answer} }}"))?],
@@ -164,6 +235,17 @@ fn start(server: &str, folder: &Path) -> Result<Server, String> {
             let _ = fs::remove_file(&socket);
             let socket = socket.display();
             let upstream = nginx("upstream", &format!("server {{ listen unix:{socket}; {answer} }}"))?;
+            if server == "haproxy" {
+                let path = folder.join("haproxy.cfg");
+                let text = format!(
+                    "global\n nbthread 1\n maxconn 8192\ndefaults\n mode http\n timeout connect 5s\n timeout client 60s\n \
+                     timeout server 60s\n option http-keep-alive\n http-reuse always\nfrontend f\n bind {HAPROXY}\n \
+                     default_backend b\nbackend b\n server s unix@{socket}\n"
+                );
+                fs::write(&path, text).map_err(|error| error.to_string())?;
+                let haproxy = spawn(Command::new("haproxy").arg("-db").arg("-f").arg(&path))?;
+                return Ok(Server { processes: vec![upstream, haproxy] });
+            }
             let block = format!(
                 "upstream u {{ server unix:{socket}; keepalive 64; keepalive_requests 1000000000; }}\n\
                  server {{ listen {PROXIED}; location / {{ proxy_pass http://u; proxy_http_version 1.1;\n\
@@ -195,7 +277,9 @@ fn wait_until_up(url: &str) -> Result<(), String> {
 
 fn wrk(url: &str, connections: u32, seconds: u32) -> Result<Sample, String> {
     let output = Command::new("wrk")
-        .args(["-t1", "--latency", &format!("-c{connections}"), &format!("-d{seconds}s"), url])
+        .args(["-t1", "--latency", &format!("-c{connections}"), &format!("-d{seconds}s"), "-s"])
+        .arg(folder().join(SCRIPT))
+        .arg(url)
         .output()
         .map_err(|error| error.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -211,6 +295,7 @@ fn wrk(url: &str, connections: u32, seconds: u32) -> Result<Sample, String> {
         per_second: value("Requests/sec:").and_then(|it| it.parse().ok()).ok_or("wrk gave no rate")?,
         p50_us: value("50%").and_then(|it| micros(&it)).unwrap_or(f64::NAN),
         p99_us: value("99%").and_then(|it| micros(&it)).unwrap_or(f64::NAN),
+        p999_us: value("p999").and_then(|it| micros(&it)).unwrap_or(f64::NAN),
         cpu_us: f64::NAN,
         errors: failed.map(errors).sum(),
     })
