@@ -58,7 +58,7 @@ fn mistakes_in_the_file_are_shown_where_they_are() {
             format!(
                 "[http]\ntls = {{ cert = \"c\" }}\n[[deployment]]\nlibrary = \"{library}\"\nclass = \"Who\"\n"
             ),
-            &["not supported yet", ":3"][..],
+            &["http.tls.key", ":3"][..],
         ),
         ("[[deployment]]\nlibrary = \"missing.so\"\n".to_owned(), &["missing.so"][..]),
         ("[[deployment]\n".to_owned(), &["decurion.toml:2"][..]),
