@@ -48,9 +48,6 @@ pub struct Step {
     /// The step runs only where this holds; else its result is null.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<Condition>,
-    /// The answer is passed on as it streams in. Only of the step that is the whole output.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub stream: bool,
 }
 
 /// What a step calls.
@@ -114,9 +111,6 @@ pub enum GraphError {
     /// Arguments that are neither a list nor a table.
     #[error("args of step '{0}' are a list by position ([\"$x\"]) or a table by name ({{ x = \"$x\" }})")]
     Args(String),
-    /// `stream` in the middle.
-    #[error("step '{0}' streams, so that it must be the whole output: output = \"${0}\"")]
-    Stream(String),
     /// A condition is one reference.
     #[error("the condition of step '{0}' is one reference: when = \"$x\" or unless = \"$x\"")]
     Condition(String),
@@ -157,12 +151,6 @@ impl GraphSpec {
         self.steps.iter().find(|step| step.name == name)
     }
 
-    /// The step whose stream is the whole output.
-    #[must_use]
-    pub fn streaming(&self) -> Option<&Step> {
-        self.steps.iter().find(|step| step.stream)
-    }
-
     /// Names that a step waits for, without the graph's input, each once.
     #[must_use]
     pub fn inputs_of<'s>(&self, step: &'s Step) -> Vec<&'s str> {
@@ -188,12 +176,7 @@ impl GraphSpec {
         if let Some(unused) = self.ends().into_iter().find(|end| !taken.contains(end)) {
             return Err(GraphError::Unused(unused.to_owned()));
         }
-        match self.streaming() {
-            Some(step) if self.output != Value::String(format!("${}", step.name)) => {
-                Err(GraphError::Stream(step.name.clone()))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Steps whose results no other step takes.
@@ -287,7 +270,7 @@ impl GraphBuilder {
     #[must_use]
     pub fn step(mut self, name: impl Into<String>, call: impl Into<String>, args: Value) -> Self {
         let (name, call) = (name.into(), call.into());
-        self.spec.steps.push(Step { name, call, callee: None, args, when: None, stream: false });
+        self.spec.steps.push(Step { name, call, callee: None, args, when: None });
         self
     }
 
@@ -301,15 +284,6 @@ impl GraphBuilder {
     #[must_use]
     pub fn unless(self, reference: impl Into<String>) -> Self {
         self.condition(Condition { value: reference.into(), negated: true })
-    }
-
-    /// The step just added passes its answer on as it streams in.
-    #[must_use]
-    pub fn streamed(mut self) -> Self {
-        if let Some(step) = self.spec.steps.last_mut() {
-            step.stream = true;
-        }
-        self
     }
 
     fn condition(mut self, condition: Condition) -> Self {
@@ -402,7 +376,6 @@ mod tests {
         assert!(refused(two()).ends_with("the results that no step takes are: a, b"));
         assert!(refused(one().step("b", "model", json!("$a"))).contains("args of step 'b'"));
         assert!(refused(one().when("a constant")).contains("the condition of step 'a'"));
-        assert!(refused(one().streamed().output(json!(["$a"]))).contains("step 'a' streams"));
         let many = (0..=STEPS_MAX)
             .fold(GraphSpec::builder(), |graph, n| graph.step(format!("s{n}"), "m", json!([])));
         assert!(refused(many).contains("at most 256 steps, and this one has 257"));

@@ -102,6 +102,15 @@ fn killed_at_random_instants_every_request_is_accounted_for_and_nothing_leaks() 
         caller.deployment("echo").expect("it exists").handle().call::<Vec<u8>>("echo", (vec![1u8],)).is_ok()
     );
     assert_eq!(world.get("/echo").status, 200);
+    world.until_alone("that connection is closed at the proxy, too", |_| {
+        let metrics = world.admin().metrics().expect("metrics");
+        let line = |start: &str| metrics.lines().find(|line| line.starts_with(start)).map(str::to_owned);
+        let open = line("decurion_http_connections ");
+        // Told once a second: also that there was one.
+        let seen =
+            line("decurion_http_connections_accepted_total ").is_some_and(|line| !line.ends_with(" 0"));
+        if seen && open.as_deref() == Some("decurion_http_connections 0") { Ok(()) } else { Err(metrics) }
+    });
     let before = held(&world);
     let own_before = Held::by(std::process::id().cast_signed()).mappings;
 

@@ -81,9 +81,7 @@ fn step(
         (None, Some((_, reference))) => builder.unless(reference),
         (None, None) => builder,
     };
-    if table.boolean("stream", false, problems) {
-        builder = builder.streamed();
-    }
+    table.later("stream", "the answer of a graph is whole", problems);
     table.finish(problems);
     builder
 }

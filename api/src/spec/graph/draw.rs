@@ -22,9 +22,6 @@ pub fn text(name: &str, graph: &GraphSpec) -> String {
             let word = if when.negated { "unless" } else { "when" };
             let _ = write!(out, "  {word} {}", when.value);
         }
-        if step.stream {
-            out.push_str("  (streamed)");
-        }
         out.push('\n');
     }
     let _ = writeln!(out, "  {:width$} {}", "answers", plain(&graph.output));
