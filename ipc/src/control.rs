@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::adoption::{AdoptionSocket, Standing};
 use decurion_api::{ApplicationName, ClassName, DeploymentName, ReplicaId, RoutePrefix};
 
+use crate::metrics::Series;
 use crate::stats::ProxyStats;
 
 /// Counts up with each view of one supervisor's life.
@@ -358,6 +359,8 @@ pub enum ReplicaReport {
         /// For so long the deadline of the request has passed that is overdue most and still runs; 0: of none.
         overdue_ms: u64,
     },
+    /// What the library has measured, as it stands: some of the series, or all.
+    Metrics(Vec<Series>),
 }
 
 /// Supervisor to a process with handles.

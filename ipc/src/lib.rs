@@ -14,6 +14,7 @@ mod claim;
 pub mod codec;
 pub mod control;
 mod event_index;
+pub mod metrics;
 pub mod record;
 pub mod spin;
 pub mod stats;

@@ -5,6 +5,7 @@
 //!   engine    which request goes next, what each caller is told (pure)
 //!   exchange  one request in progress        gate  shared or exclusive entries
 //!   answer    what a library may answer      slab  keys that are never reused
+//!   meter     what a library measures
 //!   sys/      control thread, handler threads, the library, the host's side of the ABI
 //! ```
 
@@ -12,6 +13,7 @@ mod answer;
 mod engine;
 mod exchange;
 mod gate;
+mod meter;
 mod slab;
 #[expect(
     unsafe_code,

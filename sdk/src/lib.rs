@@ -41,6 +41,7 @@ mod head;
 #[cfg(feature = "axum")]
 mod ingress;
 pub mod log;
+pub mod metrics;
 mod models;
 mod request;
 mod response;

@@ -25,6 +25,7 @@
 //! # model::test().unwrap();
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -67,6 +68,14 @@ impl LocalApp {
     #[doc(hidden)]
     pub fn deploy_foreign(&self, name: &str, class: ForeignClass, args: impl Serialize) -> Result<Local<()>> {
         self.construct(name, class.table(), args)
+    }
+
+    /// What its deployments have measured, under the names that the supervisor would show: `rows_total{kind="good"}` for a
+    /// counter, `score_count` and `score_sum` for a histogram. What a thread measures that runs nothing of a deployment
+    /// is counted only while there is no other `LocalApp`.
+    #[must_use]
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        self.app.metrics()
     }
 
     fn construct<T>(&self, name: &str, table: decurion_abi::Class, args: impl Serialize) -> Result<Local<T>> {
@@ -166,6 +175,12 @@ impl<T> Local<T> {
     /// The deployment's own.
     pub fn check_health(&self) -> Result<()> {
         self.app.app.check_health(&self.name).map_err(Error::msg)
+    }
+
+    /// What it and the others of its [`LocalApp`] have measured, as [`LocalApp::metrics`].
+    #[must_use]
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        self.app.metrics()
     }
 
     /// A handle to it, for this test's own thread.

@@ -257,8 +257,12 @@ impl Control {
             ReplicaOrder::Reconfigure { sequence, user_config } => {
                 self.life.reconfigure(sequence, user_config);
             }
-            ReplicaOrder::CheckHealth { sequence } => self.life.check_health(sequence),
+            ReplicaOrder::CheckHealth { sequence } => {
+                self.runner.tell_metrics();
+                self.life.check_health(sequence);
+            }
             ReplicaOrder::Probe { sequence } => {
+                self.runner.tell_metrics();
                 let overdue_ms = self.runner.with(|engine| engine.overdue_ns(now_ns())) / 1_000_000;
                 self.runner.outbox.send(ReplicaReport::Alive { sequence, overdue_ms });
             }
@@ -291,6 +295,7 @@ impl Control {
         for report in self.runner.look(|engine| engine.calls.rejoin()) {
             self.runner.outbox.send(ReplicaReport::Caller(report));
         }
+        self.runner.tell_all_metrics();
     }
 
     fn take_notices(&mut self) -> Option<ExitCode> {

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use decurion_abi::{
     ABI_MAJOR, ABI_MINOR, Bytes, CALL_SPEC_SIZE_1_0, Call, CallReply, CallSpec, Context, ErrorSlot, Exchange,
-    Header, Host, MAGIC, Request, Waker, encoding, kind, level, status,
+    Header, Host, MAGIC, Request, Waker, encoding, kind, level, metric, status,
 };
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::board::{MODELS_MAX, model_hash};
@@ -56,6 +56,7 @@ pub(crate) fn table(runner: &'static Runner, context: &'static Context) -> &'sta
         call_head,
         deployment_replicas,
         models_hold,
+        metric,
     }))
 }
 
@@ -600,5 +601,25 @@ unsafe extern "C" fn models_hold(ids: *const Bytes, count: usize) -> i32 {
         let Some(hashes) = hashes else { return status::INVALID };
         runner.with(|engine| engine.set_models(&hashes));
         status::OK
+    })
+}
+
+unsafe extern "C" fn metric(kind: u32, name: Bytes, labels: *const Header, count: usize, value: f64) -> i32 {
+    guard(status::ERROR, |runner| {
+        let labels: &[Header] = if count == 0 {
+            &[]
+        } else if labels.is_null() || count > metric::LABELS_MAX {
+            return status::INVALID;
+        } else {
+            // SAFETY: the ABI lends `count` labels at `labels` for this call.
+            unsafe { std::slice::from_raw_parts(labels, count) }
+        };
+        let word = |bytes| lent(bytes).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let labels: Option<Vec<(&str, &str)>> =
+            labels.iter().map(|label| Some((word(label.name)?, word(label.value)?))).collect();
+        match (word(name), labels) {
+            (Some(name), Some(labels)) => runner.measure(kind, name, labels, value),
+            _ => status::INVALID,
+        }
     })
 }

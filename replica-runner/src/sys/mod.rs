@@ -4,6 +4,7 @@ pub(crate) mod clock;
 pub(crate) mod control;
 pub(crate) mod host;
 pub(crate) mod library;
+mod metrics;
 pub(crate) mod outbox;
 pub(crate) mod runner;
 pub(crate) mod sleeper;

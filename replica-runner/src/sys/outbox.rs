@@ -70,6 +70,12 @@ impl Outbox {
         self.post(Letter { report: shortened(report), fd: None });
     }
 
+    /// Sends a report that is better left out than late; whether it is sent.
+    pub(crate) fn offer(&self, report: &ReplicaReport) -> bool {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.is_empty() && self.link.send(report, &[]).is_ok()
+    }
+
     /// Sends a report with a descriptor.
     pub(crate) fn send_with(&self, report: ReplicaReport, fd: OwnedFd) {
         self.post(Letter { report, fd: Some(fd) });
@@ -177,6 +183,7 @@ fn shortened(mut report: ReplicaReport) -> ReplicaReport {
         ReplicaReport::Ready
         | ReplicaReport::Alive { .. }
         | ReplicaReport::Drained
+        | ReplicaReport::Metrics(_)
         | ReplicaReport::Caller(_) => (None, None),
     };
     for text in first.into_iter().chain(second).filter(|text| text.len() > TEXT_MAX) {

@@ -21,6 +21,7 @@ use decurion_ipc::spin::{SPIN_MAX, Spin};
 use decurion_ipc::sys::spin::{processors, spin};
 
 use crate::engine::{Engine, Job, Messages};
+use crate::meter::Meter;
 use crate::sys::clock::now_ns;
 use crate::sys::outbox::Outbox;
 use crate::sys::sleeper::Sleeper;
@@ -42,6 +43,8 @@ pub(crate) struct Runner {
     pub(crate) sleeper: Sleeper,
     /// Words for the supervisor, and for the control thread.
     pub(crate) outbox: Outbox,
+    /// What the library measures.
+    pub(crate) meter: Mutex<Meter>,
 }
 
 /// What a waiting thread is.
@@ -130,7 +133,7 @@ impl Runner {
         };
         let turn = Mutex::new(turn);
         let (idle, waiters, deputy) = (Condvar::new(), Condvar::new(), Condvar::new());
-        Self { turn, idle, waiters, deputy, sleeper, outbox }
+        Self { turn, idle, waiters, deputy, sleeper, outbox, meter: Mutex::default() }
     }
 
     /// Works on the engine, then sends what came of it on its way.

@@ -67,6 +67,9 @@ enum {
 #define DECURION_LEVEL_INFO 3u
 #define DECURION_LEVEL_DEBUG 4u
 #define DECURION_LEVEL_TRACE 5u
+#define DECURION_METRIC_COUNTER 0u
+#define DECURION_METRIC_GAUGE 1u
+#define DECURION_METRIC_HISTOGRAM 2u
 
 /* Borrowed bytes, not ended by NUL. `ptr` may be NULL where `len` is 0. */
 typedef struct decurion_bytes {
@@ -225,6 +228,10 @@ typedef struct decurion_host {
     /* Since 1.1. Says which models this replica holds or is loading, in place of what was said before. Ids beyond the
      * first 256 are left out. */
     int32_t (*models_hold)(const decurion_bytes *ids, size_t count);
+    /* Since 1.1. Measures: adds to a counter, sets a gauge or records into a histogram (DECURION_METRIC_..). OK, INVALID
+     * for a name, label or value that is not taken, BUSY where there are too many series. */
+    int32_t (*metric)(uint32_t kind, decurion_bytes name, const decurion_header *labels, size_t label_count,
+                      double value);
 } decurion_host;
 
 /* One class of deployments. */
@@ -337,6 +344,14 @@ static inline ptrdiff_t decurion_read(decurion_exchange *exchange, void *buffer,
 /* Writes a log line, for the exchange where it is not NULL. */
 static inline void decurion_log(decurion_exchange *exchange, uint32_t level, const char *message) {
     decurion_the_host->log(exchange, level, decurion_text("c"), decurion_text(message));
+}
+
+/* Measures without labels: decurion_measure(DECURION_METRIC_COUNTER, "rows", 1). Does nothing where the host has no
+ * metrics (1.0). With labels: decurion_the_host->metric. */
+static inline void decurion_measure(uint32_t kind, const char *name, double value) {
+    if (decurion_the_host->size >= offsetof(decurion_host, metric) + sizeof(decurion_the_host->metric)) {
+        decurion_the_host->metric(kind, decurion_text(name), 0, 0, value);
+    }
 }
 
 #ifdef __cplusplus

@@ -297,6 +297,60 @@ pub struct CallSpec {
 /// Bytes of [`CallSpec`] in ABI 1.0, which a host accepts at least.
 pub const CALL_SPEC_SIZE_1_0: usize = core::mem::offset_of!(CallSpec, model_id);
 
+/// What a library measures with [`Host::metric`], and what of it is taken.
+pub mod metric {
+    /// Adds the value, which is not below 0.
+    pub const COUNTER: u32 = 0;
+    /// Sets the value.
+    pub const GAUGE: u32 = 1;
+    /// Records one observation, which is not below 0.
+    pub const HISTOGRAM: u32 = 2;
+
+    /// Bytes of a name of a metric or of a label, at most.
+    pub const NAME_MAX: usize = 128;
+    /// Bytes of a label's value, at most.
+    pub const VALUE_MAX: usize = 128;
+    /// Labels of one series, at most.
+    pub const LABELS_MAX: usize = 8;
+
+    /// The name without the `_total` that a counter may be written with, and is shown with in any case.
+    #[must_use]
+    pub fn stem(kind: u32, name: &str) -> &str {
+        if kind == COUNTER { name.strip_suffix("_total").unwrap_or(name) } else { name }
+    }
+
+    /// Whether a metric may have this name: letters, digits and `_`, no digit first, nothing of `decurion_`, and for
+    /// others than counters no ending that Prometheus has a meaning for.
+    #[must_use]
+    pub fn is_name(kind: u32, name: &str) -> bool {
+        let ends = |ending: &&str| name.ends_with(ending);
+        let taken = kind != COUNTER && ["_total", "_bucket", "_sum", "_count"].iter().any(ends);
+        is_word(stem(kind, name)) && name.len() <= NAME_MAX && !name.starts_with("decurion_") && !taken
+    }
+
+    /// Whether a series may have this label: a name as of a metric that is none of ours, and any short text.
+    #[must_use]
+    pub fn is_label(name: &str, value: &str) -> bool {
+        let ours = ["application", "deployment", "replica", "le"];
+        is_word(name)
+            && name.len() <= NAME_MAX
+            && value.len() <= VALUE_MAX
+            && !ours.contains(&name)
+            && !name.starts_with("__")
+    }
+
+    /// Whether a value is one of this kind: a number, and not below 0 where it is added up.
+    #[must_use]
+    pub fn is_value(kind: u32, value: f64) -> bool {
+        value.is_finite() && (value >= 0.0 || kind == GAUGE)
+    }
+
+    fn is_word(name: &str) -> bool {
+        let starts = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+        starts && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    }
+}
+
 /// The answer to a call, valid until [`Host::call_free`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -414,6 +468,16 @@ pub struct Host {
     /// Since 1.1. Says which models this replica holds or is loading, all of them, in place of what was said before.
     /// Requests for them then come here rather than elsewhere. Ids beyond the first 256 are left out.
     pub models_hold: unsafe extern "C" fn(ids: *const Bytes, count: usize) -> i32,
+    /// Since 1.1. Measures: adds to a counter, sets a gauge or records into a histogram, as `kind` of [`metric`] says. `OK`;
+    /// `INVALID` for a name, label or value that is not taken, or a name that has another kind; `BUSY` where this
+    /// replica has as many series as it may have.
+    pub metric: unsafe extern "C" fn(
+        kind: u32,
+        name: Bytes,
+        labels: *const Header,
+        label_count: usize,
+        value: f64,
+    ) -> i32,
 }
 
 // SAFETY: function pointers and a pointer to data that lives and stays unchanged as long as the process.

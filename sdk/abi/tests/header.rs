@@ -49,6 +49,7 @@ fn layouts() -> Layouts {
             magic, abi_major, abi_minor, size, context, set_error, log, request, is_cancelled, on_cancel, body_read,
             respond, respond_start, respond_write, respond_flush, finish, respond_call, fail, call_start, call_wait,
             call_read, call_cancel, call_free, deployment_find, call_head, deployment_replicas, models_hold,
+            metric,
         }
         Class = "decurion_class" {
             magic, abi_major, abi_minor, size, name, metadata, methods, method_count, call_flags, reconfigure_flags,
@@ -59,7 +60,7 @@ fn layouts() -> Layouts {
 
 /// Constants of both sides, in the same order.
 fn constants() -> Vec<(&'static str, i128)> {
-    use abi::{encoding, flags, kind, level, status};
+    use abi::{encoding, flags, kind, level, metric, status};
     vec![
         ("DECURION_MAGIC", i128::from(abi::MAGIC)),
         ("DECURION_ABI_MAJOR", i128::from(abi::ABI_MAJOR)),
@@ -81,6 +82,9 @@ fn constants() -> Vec<(&'static str, i128)> {
         ("DECURION_ENCODING_BINCODE", i128::from(encoding::BINCODE)),
         ("DECURION_KIND_HTTP", i128::from(kind::HTTP)),
         ("DECURION_KIND_CALL", i128::from(kind::CALL)),
+        ("DECURION_METRIC_COUNTER", i128::from(metric::COUNTER)),
+        ("DECURION_METRIC_GAUGE", i128::from(metric::GAUGE)),
+        ("DECURION_METRIC_HISTOGRAM", i128::from(metric::HISTOGRAM)),
         ("DECURION_LEVEL_ERROR", i128::from(level::ERROR)),
         ("DECURION_LEVEL_WARN", i128::from(level::WARN)),
         ("DECURION_LEVEL_INFO", i128::from(level::INFO)),

@@ -577,6 +577,19 @@ pub(crate) fn models_hold<'a>(ids: impl Iterator<Item = &'a str>) {
     }
 }
 
+/// Measures. What the host does not take, it says in its own log.
+pub(crate) fn metric(kind: u32, name: &str, labels: &[(&str, &str)], value: f64) {
+    let label = |(name, value): &(&str, &str)| abi::Header {
+        name: bytes(name.as_bytes()),
+        value: bytes(value.as_bytes()),
+    };
+    let labels: Vec<abi::Header> = labels.iter().map(label).collect();
+    if let Some(host) = host() {
+        // SAFETY: so many labels; they and the name live through the call.
+        unsafe { (host.metric)(kind, bytes(name.as_bytes()), labels.as_ptr(), labels.len(), value) };
+    }
+}
+
 /// The encodings that a deployment takes, as bits. The error is an ABI status.
 pub(crate) fn encodings_of(deployment: &str) -> Result<u32, i32> {
     let host = host().ok_or(status::INVALID)?;

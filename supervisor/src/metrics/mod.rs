@@ -4,11 +4,13 @@
 //! from other processes, added up already.
 
 mod lives;
+mod measured;
 mod snapshot;
 mod text;
 mod traffic;
 
 pub use lives::Lives;
+pub use measured::Measured;
 pub use snapshot::{ProcessUse, Snapshot};
 pub use text::{CONTENT_TYPE, Family, Labels, Number, Text};
 pub use traffic::{Totals, TrafficLog};

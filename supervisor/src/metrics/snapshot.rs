@@ -8,6 +8,7 @@ use decurion_api::{DeploymentName, Histogram, ReplicaId};
 use decurion_ipc::stats::{Counts, TrafficKey};
 
 use crate::metrics::lives::Lives;
+use crate::metrics::measured::{self, Measured};
 use crate::metrics::text::Text;
 use crate::metrics::traffic::TrafficLog;
 
@@ -22,6 +23,8 @@ pub struct Snapshot {
     pub lives: Lives,
     /// What processes have used.
     pub processes: Vec<ProcessUse>,
+    /// What libraries measure.
+    pub measured: BTreeMap<(DeploymentName, ReplicaId), Measured>,
 }
 
 /// What one process has used.
@@ -135,6 +138,7 @@ impl Snapshot {
         self.replicas(&mut text);
         self.lives(&mut text);
         self.processes(&mut text);
+        measured::write(&mut text, &self.applications(), &self.measured);
         text.finish()
     }
 
@@ -151,13 +155,13 @@ impl Snapshot {
             .sample(&[], status.proxy.restarts);
     }
 
+    fn applications(&self) -> BTreeMap<&DeploymentName, &str> {
+        let all = self.status.deployments.iter();
+        all.map(|deployment| (&deployment.name, deployment.application.as_str())).collect()
+    }
+
     fn requests(&self, text: &mut Text) {
-        let applications: BTreeMap<&DeploymentName, &str> = self
-            .status
-            .deployments
-            .iter()
-            .map(|deployment| (&deployment.name, deployment.application.as_str()))
-            .collect();
+        let applications = self.applications();
         let rows: Vec<Row<'_>> =
             self.traffic.totals().map(|(key, totals)| row(&applications, key, &totals.counts)).collect();
         let mut family = text.counter(

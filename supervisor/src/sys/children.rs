@@ -13,6 +13,7 @@ use mio::Token;
 use serde::Serialize;
 
 use crate::lines::Lines;
+use crate::metrics::Measured;
 use crate::reconcile::Board;
 use crate::sys::process::Process;
 
@@ -23,6 +24,8 @@ pub(crate) struct ReplicaChild {
     pub(crate) deployment: DeploymentName,
     pub(crate) post: Post<ReplicaOrder>,
     pub(crate) board: Option<BoardReader>,
+    /// What its library measures.
+    pub(crate) measured: Measured,
     pub(crate) stdout: Pipe,
     pub(crate) stderr: Pipe,
     /// The last lines that it wrote to stderr.

@@ -172,3 +172,39 @@ fn the_command_shows_them() {
     assert_eq!(rows[0]["replicas"], 2);
     assert!(rows[0]["rss_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{rows}");
 }
+
+#[test]
+fn what_a_library_measures_adds_up_over_its_replicas() {
+    let world = World::start();
+    let library = library("fixtures");
+    let config = format!(
+        "application = \"app\"\n[[deployment]]\nname = \"measures\"\nlibrary = \"{}\"\nclass = \"Measures\"\nnum_replicas = 2\n\
+         health_check_period_s = 0.2\n",
+        library.display()
+    );
+    let _ = world.deploy(&config).ok();
+    let mut sent = 0;
+    for rows in 1..=60u64 {
+        assert_eq!(world.post("/measures", rows.to_string().as_bytes()).status, 200);
+        sent += rows;
+    }
+    let plain = [("deployment", "measures"), ("kind", "plain")];
+    // The last ones are told at the next health check.
+    let _ = world.until("all rows to be counted", |_| sum(&scrape(&world), "rows_total", &plain) == sent);
+    let families = scrape(&world);
+    assert_eq!(sum(&families, "rows_total", &plain), sent, "and no more");
+    let sizes = &families["batch_size"].samples;
+    let of = |name: &str| sizes.iter().filter(|sample| sample.name == name).map(whole).sum::<u64>();
+    assert_eq!((of("batch_size_count"), of("batch_size_sum")), (60, sent));
+    let up_to_five = sizes.iter().filter(|sample| sample.label("le") == "5").map(whole).sum::<u64>();
+    assert_eq!(up_to_five, 5);
+    assert!(families["last_batch_size"].samples.iter().any(|sample| whole(sample) == 60));
+    assert_eq!(families["decurion_revision"].samples.len(), 1, "names of ours are not taken");
+    let table = world.run(&["metrics", "rows"]).ok().stdout;
+    assert!(table.contains("rows_total") && table.contains("kind=plain"), "{table}");
+    let complaints = world.run(&["logs", "measures"]).ok().stdout;
+    assert!(complaints.contains("the metric 'decurion_revision' is not taken"), "{complaints}");
+
+    let _ = world.run(&["delete", "measures"]).ok();
+    let _ = world.until("its series to go with it", |_| !scrape(&world).contains_key("rows_total"));
+}

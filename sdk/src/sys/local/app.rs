@@ -1,7 +1,7 @@
 //! Deployments in this process, by name.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,7 @@ use decurion_abi as abi;
 use decurion_abi::{encoding, flags, kind, status};
 
 use super::exchange::{Exchange, Incoming};
+use super::meter::Meter;
 use super::table;
 use crate::sys::host::adopt_host;
 
@@ -19,6 +20,7 @@ use crate::sys::host::adopt_host;
 pub(crate) struct App {
     number: u64,
     instances: Mutex<HashMap<String, Arc<Instance>>>,
+    meter: Mutex<Meter>,
 }
 
 /// All that are alive, for calls made from where nothing tells which is meant.
@@ -35,7 +37,7 @@ impl App {
         // SAFETY: our own table, good for the life of the process.
         unsafe { adopt_host(table::host()) }.expect("our own table is of our own version");
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let app = Arc::new(Self { number, instances: Mutex::default() });
+        let app = Arc::new(Self { number, instances: Mutex::default(), meter: Mutex::default() });
         let mut apps = lock(&APPS);
         apps.retain(|app| app.strong_count() > 0);
         apps.push(Arc::downgrade(&app));
@@ -57,6 +59,11 @@ impl App {
         let instance = Instance { table, raw, gate: RwLock::new(()) };
         lock(&self.instances).insert(name.to_owned(), Arc::new(instance));
         Ok(())
+    }
+
+    /// What was measured.
+    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
+        lock(&self.meter).values()
     }
 
     /// A name by which any thread finds a deployment of this set.
@@ -165,6 +172,16 @@ pub(super) fn resolve(name: &str, parent: Option<&Exchange>) -> Option<(Arc<App>
     let own = parent.and_then(|parent| parent.app.upgrade()).or_else(|| RUNNING.with_borrow(Option::clone));
     let app = own.or_else(|| alive.into_iter().find(|app| app.instance(name).is_some()))?;
     app.instance(name).is_some().then(|| (app, name.to_owned()))
+}
+
+/// Measures for the set whose code this thread runs, or else for the only one there is. An ABI status.
+pub(super) fn measure(kind: u32, name: &str, labels: Vec<(&str, &str)>, value: f64) -> i32 {
+    let only = || {
+        let mut alive: Vec<Arc<App>> = lock(&APPS).iter().filter_map(Weak::upgrade).collect();
+        alive.pop().filter(|_| alive.is_empty())
+    };
+    let app = RUNNING.with_borrow(Option::clone).or_else(only);
+    app.map_or(status::OK, |app| lock(&app.meter).measure(kind, name, labels, value))
 }
 
 /// Where an entry puts its message.

@@ -3,6 +3,7 @@
 
 mod app;
 mod exchange;
+mod meter;
 mod table;
 #[cfg(feature = "websocket")]
 mod tunnel;

@@ -65,6 +65,7 @@ const EMPTY: abi::Host = abi::Host {
     call_head,
     deployment_replicas,
     models_hold,
+    metric,
 };
 
 /// A call under way: what the ABI's pointer is to.
@@ -391,4 +392,26 @@ unsafe extern "C" fn deployment_replicas(
 unsafe extern "C" fn models_hold(_: *const abi::Bytes, _: usize) -> i32 {
     // Nobody has a choice between replicas here.
     status::OK
+}
+
+unsafe extern "C" fn metric(
+    kind: u32,
+    name: abi::Bytes,
+    labels: *const abi::Header,
+    count: usize,
+    value: f64,
+) -> i32 {
+    let labels: &[abi::Header] = if labels.is_null() || count == 0 {
+        &[]
+    } else {
+        // SAFETY: the ABI lends so many labels for the call.
+        unsafe { std::slice::from_raw_parts(labels, count) }
+    };
+    let word = |bytes| std::str::from_utf8(slice(bytes)).ok();
+    let labels: Option<Vec<(&str, &str)>> =
+        labels.iter().map(|label| Some((word(label.name)?, word(label.value)?))).collect();
+    match (word(name), labels) {
+        (Some(name), Some(labels)) => app::measure(kind, name, labels, value),
+        _ => status::INVALID,
+    }
 }

@@ -15,6 +15,7 @@ use mio::{Interest, Token};
 use serde_json::Value;
 
 use crate::desired::ConfigId;
+use crate::metrics::Measured;
 use crate::reconcile::{AdoptedProxy, AdoptedReplica, AdoptedStage, Counts, Exit, Fact, ProxyInstance, Why};
 use crate::roster::{Child, Entry, ReplicaEntry};
 use crate::sys::children::{Pipe, Post, ProxyChild, ReplicaChild};
@@ -242,8 +243,9 @@ impl Machine {
         self.watch_pipe(&stdout, Source::Stdout(id.clone()), &mut tokens)?;
         self.watch_pipe(&stderr, Source::Stderr(id.clone()), &mut tokens)?;
         let last_words = VecDeque::new();
+        let (board, measured) = (None, Measured::default());
         let child =
-            ReplicaChild { process, deployment, post, board: None, stdout, stderr, last_words, tokens };
+            ReplicaChild { process, deployment, post, board, measured, stdout, stderr, last_words, tokens };
         self.replicas.insert(id.clone(), child);
         Ok(())
     }

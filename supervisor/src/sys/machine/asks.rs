@@ -76,7 +76,12 @@ impl Machine {
         processes.extend(self.replicas.iter().map(|(id, child)| {
             use_of(child.process.pid(), "replica", Some((child.deployment.clone(), id.clone())))
         }));
-        Snapshot { status, traffic: self.traffic.clone(), lives: self.lives.clone(), processes }
+        let measured = self.replicas.iter().filter(|(_, child)| !child.measured.is_empty());
+        let measured = measured
+            .map(|(id, child)| ((child.deployment.clone(), id.clone()), child.measured.clone()))
+            .collect();
+        let (traffic, lives) = (self.traffic.clone(), self.lives.clone());
+        Snapshot { status, traffic, lives, processes, measured }
     }
 
     /// Forgets what was counted of deployments and versions that are gone.

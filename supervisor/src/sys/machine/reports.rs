@@ -94,6 +94,11 @@ impl Machine {
                 let text = format!("{} {target}: {message}{request}", level_name(level));
                 self.write_line(id, "log", text);
             }
+            ReplicaReport::Metrics(series) => {
+                if let Some(child) = self.replicas.get_mut(id) {
+                    child.measured.take(series);
+                }
+            }
             ReplicaReport::Caller(report) => self.caller_reported(CallerId::Replica(replica), report),
         }
     }
