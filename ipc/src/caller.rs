@@ -9,16 +9,20 @@
 
 mod call;
 mod callee;
+mod joins;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use decurion_api::{DeploymentName, ReplicaId};
 
 use call::{Call, Sent, State};
 pub use call::{CallError, CallKey, Fields, NewCall, Outcome, Reply};
 use callee::{Callee, Peer, Wish};
+use joins::Joins;
+pub use joins::{JOIN_FIRST, JOIN_MAX, JoinKey};
 
 use crate::adoption::Standing;
 use crate::attach::Connected;
@@ -41,7 +45,7 @@ pub struct Caller {
     callees: BTreeMap<DeploymentName, Callee>,
     peers: BTreeMap<ReplicaId, Peer>,
     /// Replicas whose channel is on its way.
-    awaited: BTreeSet<ReplicaId>,
+    joins: Joins,
     calls: HashMap<CallKey, Call>,
     last_call: u64,
     deadlines: BTreeSet<(u64, CallKey)>,
@@ -83,11 +87,11 @@ impl Caller {
     }
 
     /// Takes a word of the supervisor. For `Attach`: the replica to connect to; tell with
-    /// [`attached`](Self::attached) what came of it.
+    /// [`attached`](Self::attached) what came of it, or [`unanswered`](Self::unanswered).
     pub fn handle(&mut self, order: CallerOrder) -> Option<ReplicaId> {
         match order {
             CallerOrder::Attach { replica, .. } => {
-                self.awaited.insert(replica.clone());
+                self.joins.begin(&replica);
                 return Some(replica);
             }
             CallerOrder::View { generation, view, deployment, known } => {
@@ -100,22 +104,39 @@ impl Caller {
         None
     }
 
+    /// Names the wish for a channel that is on its way; `None`: it is not wanted any more.
+    #[must_use]
+    pub fn joining(&self, replica: &ReplicaId) -> Option<JoinKey> {
+        self.joins.key(replica)
+    }
+
+    /// A replica did not answer in time: views do without it. How long to wait for its answer again, each time
+    /// longer; `None`: it is not wanted any more.
+    pub fn unanswered(&mut self, replica: &ReplicaId, key: JoinKey) -> Option<Duration> {
+        let named = self.callees.values().any(|callee| callee.names(replica));
+        let patience = self.joins.unanswered(replica, key, named);
+        self.settle_views();
+        patience
+    }
+
     /// A channel to a replica is there, or could not be made.
     pub fn attached(&mut self, replica: ReplicaId, channel: Option<Connected>) {
-        self.awaited.remove(&replica);
+        self.joins.end(&replica);
         if let Some(Connected { mut lanes, board, .. }) = channel
             && let Some(lane) = lanes.pop()
         {
             // Joined anew: what went by the channel before is settled.
             self.bury(&replica);
-            self.peers.insert(replica, Peer::new(lane, board));
+            self.peers.insert(replica.clone(), Peer::new(lane, board));
         }
         self.settle_views();
+        // Calls may wait for one that is late: its view is current already.
+        self.place_freed(&replica);
     }
 
     /// A replica is dead, or to be treated so: what it had is settled.
     pub fn died(&mut self, replica: &ReplicaId) {
-        self.awaited.remove(replica);
+        self.joins.end(replica);
         self.bury(replica);
         self.settle_views();
     }
@@ -357,7 +378,7 @@ impl Caller {
     /// Makes announced views current whose replicas are all attached, or given up.
     fn settle_views(&mut self) {
         let ready: Vec<DeploymentName> = (self.callees.iter())
-            .filter(|(_, callee)| callee.is_ready(&self.awaited))
+            .filter(|(_, callee)| callee.is_ready(self.joins.awaited()))
             .map(|(name, _)| name.clone())
             .collect();
         for name in ready {

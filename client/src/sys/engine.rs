@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use decurion_api::ReplicaId;
 use decurion_ipc::adoption::Retries;
-use decurion_ipc::attach::{self, UpBell};
-use decurion_ipc::caller::{CallKey, Caller};
+use decurion_ipc::attach::{AttachError, Connected, Joining, UpBell};
+use decurion_ipc::caller::{CallKey, Caller, JOIN_FIRST, JoinKey};
 use decurion_ipc::channel::Geometry;
 use decurion_ipc::control::{CallerOrder, CallerReport};
 use decurion_ipc::link::{Link, LinkError};
@@ -25,8 +25,6 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use crate::handle::CallFailed;
 use crate::sys::machine::now_ns;
 
-/// How long a replica may take to answer the wish for a channel.
-const ATTACH_TIMEOUT: Duration = Duration::from_secs(2);
 /// The listening thread looks so often whether its client is still there.
 const LISTEN_PERIOD_MS: u16 = 1_000;
 
@@ -110,6 +108,16 @@ struct Peer {
     bell: Option<Arc<OwnedFd>>,
     /// Held open: its hang-up tells the replica that we are gone.
     _attach: Link,
+}
+
+/// What it takes to join with a replica that has not answered yet.
+#[derive(Debug)]
+struct Join {
+    replica: ReplicaId,
+    key: JoinKey,
+    joining: Joining,
+    attach: Link,
+    pidfd: Option<OwnedFd>,
 }
 
 impl Engine {
@@ -277,9 +285,13 @@ impl Engine {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_order(&self, order: CallerOrder, fds: Vec<OwnedFd>) {
+    fn take_order(self: &Arc<Self>, order: CallerOrder, fds: Vec<OwnedFd>) {
         let requests = if let CallerOrder::Attach { requests, .. } = &order { *requests } else { 0 };
-        let Some(replica) = self.change(|caller, _| caller.handle(order)) else {
+        let join = self.change(|caller, _| {
+            let replica = caller.handle(order)?;
+            caller.joining(&replica).map(|key| (replica, key))
+        });
+        let Some((replica, key)) = join else {
             let mut turn = self.lock();
             let Turn { caller, peers, .. } = &mut *turn;
             peers.retain(|peer| caller.bell(&peer.replica).is_some());
@@ -289,14 +301,45 @@ impl Engine {
         let Some(attach) = fds.next().map(Link::from_fd) else {
             return self.change(|caller, _| caller.attached(replica, None));
         };
-        let geometry = Geometry::of_handle(requests);
-        let made = attach::connect(&attach, 1, geometry, UpBell::Pipe, ATTACH_TIMEOUT).ok();
-        self.change(|caller, _| caller.attached(replica.clone(), made));
+        let joining = Joining::new(1, Geometry::of_handle(requests), UpBell::Pipe);
+        let mut join = Join { replica, key, joining, attach, pidfd: fds.next() };
+        let made = join.joining.attempt(&join.attach, JOIN_FIRST);
+        if let Some((join, patience)) = self.settle(join, made) {
+            let (client, replica) = (Arc::downgrade(self), join.replica.clone());
+            let thread = std::thread::Builder::new().name("decurion-attach".to_owned());
+            if thread.spawn(move || wait_for(&client, join, patience)).is_err() {
+                self.change(|caller, _| caller.attached(replica, None));
+            }
+        }
+    }
+
+    /// What came of waiting for a replica's answer: how long to wait once more, where there was none.
+    fn settle(&self, join: Join, made: Result<Connected, AttachError>) -> Option<(Join, Duration)> {
+        match made {
+            Err(error) if join.joining.may_go_on(&error) => {
+                let patience = self.change(|caller, _| caller.unanswered(&join.replica, join.key))?;
+                Some((join, patience))
+            }
+            made => {
+                self.joined(join, made.ok());
+                None
+            }
+        }
+    }
+
+    /// A replica has answered, or never will.
+    fn joined(&self, join: Join, made: Option<Connected>) {
+        let Join { replica, key, attach, pidfd, .. } = join;
         let mut turn = self.lock();
+        if turn.caller.joining(&replica) != Some(key) {
+            // Not wanted any more, or joined anew meanwhile.
+            return;
+        }
+        turn.caller.attached(replica.clone(), made);
         let bell = turn.caller.bell(&replica).and_then(|bell| bell.try_clone_to_owned().ok()).map(Arc::new);
         turn.peers.retain(|peer| peer.replica != replica);
-        turn.peers.push(Peer { replica, pidfd: fds.next(), bell, _attach: attach });
-        drop(turn);
+        turn.peers.push(Peer { replica, pidfd, bell, _attach: attach });
+        self.leave(turn, true);
         let _ = self.wake.write(1);
     }
 
@@ -314,6 +357,20 @@ const FOLLOW_MAX: Duration = Duration::from_secs(3600);
 
 fn until(at_ns: u64) -> Duration {
     Duration::from_nanos(at_ns.saturating_sub(now_ns()))
+}
+
+/// Waits for the answer of a replica that is late, as long as it is wanted; the listening thread can't, since others'
+/// deaths and views must not wait for it.
+fn wait_for(client: &Weak<Engine>, mut join: Join, mut patience: Duration) {
+    loop {
+        // The client is not kept for the sake of an answer.
+        let made = join.joining.attempt(&join.attach, patience);
+        let Some(engine) = client.upgrade() else { return };
+        match engine.settle(join, made) {
+            Some(again) => (join, patience) = again,
+            None => return,
+        }
+    }
 }
 
 /// The listening thread: takes the supervisor's words, and notices deaths, until the client is gone.

@@ -585,3 +585,34 @@ fn a_version_that_is_tried_gets_its_share_of_calls() {
     let shares: Vec<usize> = scene.arrived().iter().map(Vec::len).collect();
     assert_eq!(shares, [15, 5]);
 }
+
+#[test]
+fn a_replica_that_answers_late_holds_no_view_up_and_is_used_once_it_has() {
+    let mut scene = Scene::new(view(&[1], 5, None));
+    let order = CallerOrder::Attach { deployment: name("model"), replica: replica(2), requests: 5 };
+    assert_eq!(scene.caller.handle(order), Some(replica(2)));
+    let key = scene.caller.joining(&replica(2)).expect("it is on its way");
+    scene.caller.handle(CallerOrder::View {
+        deployment: name("model"),
+        generation: Generation(9),
+        view: Some(Box::new(view(&[2], 5, None))),
+        known: Vec::new(),
+    });
+    let applied = || CallerReport::Applied { deployment: name("model"), generation: Generation(9) };
+    assert!(!scene.caller.take_reports().contains(&applied()), "the view waits for its replica");
+    assert!(scene.caller.unanswered(&replica(2), key).is_some());
+    assert!(scene.caller.take_reports().contains(&applied()));
+    let waiting = scene.caller.start(call("a"), 0).unwrap();
+    assert_eq!(scene.caller.outcome(waiting), Outcome::Pending);
+
+    let (near, mut far, _board) =
+        attach::local_with_board(1, Geometry::default(), UpBell::Pipe).expect("a channel");
+    scene.caller.attached(replica(2), Some(near));
+    assert_eq!(scene.caller.joining(&replica(2)), None);
+    scene.caller.flush();
+    let mut opened = 0;
+    far.lanes[0]
+        .poll(9, &mut |request| opened += u32::from(matches!(request, Request::Open { .. })))
+        .unwrap();
+    assert_eq!(opened, 1, "the call that waited goes there");
+}

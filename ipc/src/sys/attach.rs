@@ -111,10 +111,62 @@ pub fn connect(
     up: UpBell,
     timeout: Duration,
 ) -> Result<Connected, AttachError> {
-    let offer = Offer::send(attach, lanes, geometry, up)?;
-    match attach.recv_timeout(Some(timeout))? {
-        Some((welcome, fds)) => offer.complete(welcome, fds),
-        None => Err(AttachError::TimedOut),
+    let mut joining = Joining::new(lanes, geometry, up);
+    joining.attempt(attach, timeout)
+}
+
+/// Joining as the caller, in as many attempts as it takes.
+#[derive(Debug)]
+pub struct Joining {
+    lanes: u16,
+    geometry: Geometry,
+    up: UpBell,
+    state: Progress,
+}
+
+/// How far it has come.
+#[derive(Debug)]
+enum Progress {
+    /// Nothing was sent.
+    Begins,
+    /// What was sent stands until it is answered: the callee takes one wish from a socket.
+    Offered(Box<Offer>),
+    /// It was answered.
+    Over,
+}
+
+impl Joining {
+    /// Sends nothing yet.
+    #[must_use]
+    pub fn new(lanes: u16, geometry: Geometry, up: UpBell) -> Self {
+        Self { lanes, geometry, up, state: Progress::Begins }
+    }
+
+    /// Asks for the channel, where that was not done, and waits for the answer.
+    ///
+    /// # Errors
+    /// [`AttachError`]: nothing was joined; [`may_go_on`](Self::may_go_on) knows whether another attempt may help.
+    pub fn attempt(&mut self, attach: &Link, timeout: Duration) -> Result<Connected, AttachError> {
+        if let Progress::Begins = self.state {
+            let offer = Offer::send(attach, self.lanes, self.geometry, self.up)?;
+            self.state = Progress::Offered(Box::new(offer));
+        }
+        let Some((welcome, fds)) = attach.recv_timeout(Some(timeout))? else {
+            return Err(AttachError::TimedOut);
+        };
+        match std::mem::replace(&mut self.state, Progress::Over) {
+            Progress::Offered(offer) => offer.complete(welcome, fds),
+            Progress::Begins | Progress::Over => Err(AttachError::Protocol("a second answer")),
+        }
+    }
+
+    /// Whether another attempt after this error may succeed: there was no answer yet.
+    #[must_use]
+    pub fn may_go_on(&self, error: &AttachError) -> bool {
+        match error {
+            AttachError::TimedOut => !matches!(self.state, Progress::Over),
+            _ => false,
+        }
     }
 }
 
@@ -165,6 +217,7 @@ pub fn local_with_board(
 }
 
 /// What a caller keeps between its packet and the answer.
+#[derive(Debug)]
 struct Offer {
     geometry: Geometry,
     lanes: u16,
@@ -379,6 +432,33 @@ mod tests {
             let (connected, accepted) = local(3, Geometry::default(), up).unwrap();
             assert_eq!((connected.lanes.len(), accepted.lanes.len()), (3, 3));
         }
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_still_joins() {
+        let (near, far) = Link::pair().unwrap();
+        let (_, board) = BoardWriter::create().unwrap();
+        let mut joining = Joining::new(1, Geometry::small(), UpBell::Pipe);
+        for _ in 0..2 {
+            let error = joining.attempt(&near, SMALL).unwrap_err();
+            assert!(matches!(error, AttachError::TimedOut) && joining.may_go_on(&error), "{error}");
+        }
+        let accepted = accept(&far, &CallerKind::Client { pid: 1 }, board.as_fd()).unwrap();
+        assert!(matches!(far.try_recv::<Hello>(), Ok(None)), "it asked once");
+        assert_eq!((joining.attempt(&near, SMALL).unwrap().lanes.len(), accepted.lanes.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_callee_that_hangs_up_is_not_waited_for() {
+        let (near, far) = Link::pair().unwrap();
+        let mut joining = Joining::new(1, Geometry::small(), UpBell::Pipe);
+        let _ = joining.attempt(&near, SMALL);
+        drop(far);
+        let error = joining.attempt(&near, SMALL).unwrap_err();
+        assert!(
+            matches!(error, AttachError::Link(LinkError::Closed)) && !joining.may_go_on(&error),
+            "{error}"
+        );
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use decurion_api::ReplicaId;
-use decurion_ipc::attach::{self, Connected, UpBell};
+use decurion_ipc::attach::{Connected, Joining, UpBell};
+use decurion_ipc::caller::{JOIN_FIRST, JoinKey};
 use decurion_ipc::channel::Geometry;
 use decurion_ipc::control::CallerOrder;
 use decurion_ipc::link::Link;
@@ -13,9 +13,6 @@ use decurion_ipc::link::Link;
 use super::{Notice, Notify, pidfd_or};
 use crate::sys::runner::Runner;
 use crate::sys::sleeper::BellKey;
-
-/// How long a callee may take to answer the wish for a channel.
-const ATTACH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub(super) struct Peers {
@@ -34,6 +31,7 @@ struct PeerEnd {
 /// What came of joining with a replica.
 pub(super) struct Attached {
     replica: ReplicaId,
+    key: JoinKey,
     /// `None`: nothing.
     made: Option<(Connected, Link, Option<OwnedFd>)>,
 }
@@ -54,33 +52,41 @@ impl Peers {
     /// A word of the supervisor's for the handles inside.
     pub(super) fn obey(&mut self, order: CallerOrder, fds: Vec<OwnedFd>) {
         let requests = if let CallerOrder::Attach { requests, .. } = &order { *requests } else { 0 };
-        match self.runner.nudge(|engine| engine.calls.handle(order)) {
-            Some(replica) => self.join(replica, fds, Geometry::of_handle(requests)),
+        let join = self.runner.nudge(|engine| {
+            let replica = engine.calls.handle(order)?;
+            engine.calls.joining(&replica).map(|key| (replica, key))
+        });
+        match join {
+            Some((replica, key)) => self.join(replica, key, fds, Geometry::of_handle(requests)),
             None => self.forget_retired(),
         }
     }
 
     /// A thread of its own: two replicas that join with each other must not wait for each other's control thread.
-    fn join(&self, replica: ReplicaId, fds: Vec<OwnedFd>, geometry: Geometry) {
+    fn join(&self, replica: ReplicaId, key: JoinKey, fds: Vec<OwnedFd>, geometry: Geometry) {
         let mut fds = fds.into_iter();
         let (attach, pidfd) = (fds.next().map(Link::from_fd), fds.next());
-        let (notify, id) = (self.notify.clone(), replica.clone());
+        let (runner, notify, id) = (self.runner, self.notify.clone(), replica.clone());
         let work = move || {
             let made = attach.and_then(|attach| {
-                let connected = attach::connect(&attach, 1, geometry, UpBell::Pipe, ATTACH_TIMEOUT).ok()?;
+                let connected = wait_for(runner, &replica, key, &attach, geometry)?;
                 Some((connected, attach, pidfd))
             });
-            notify.send(Notice::Attached(Attached { replica, made }));
+            notify.send(Notice::Attached(Attached { replica, key, made }));
         };
         if let Err(error) = std::thread::Builder::new().name("attach".to_owned()).spawn(work) {
             eprintln!("can't start a thread to attach with: {error}");
-            self.notify.send(Notice::Attached(Attached { replica: id, made: None }));
+            self.notify.send(Notice::Attached(Attached { replica: id, key, made: None }));
         }
     }
 
     /// A channel to a replica is there, or could not be made.
     pub(super) fn attached(&mut self, attached: Attached) {
-        let Attached { replica, made } = attached;
+        let Attached { replica, key, made } = attached;
+        if self.runner.look(|engine| engine.calls.joining(&replica)) != Some(key) {
+            // Not wanted any more, or joined anew meanwhile.
+            return;
+        }
         self.forget(&replica);
         let Some((connected, attach, pidfd)) = made else {
             return self.runner.nudge(|engine| engine.calls.attached(replica, None));
@@ -115,6 +121,27 @@ impl Peers {
     fn forget(&mut self, replica: &ReplicaId) {
         if let Some(end) = self.ends.remove(replica) {
             self.runner.sleeper.remove(end.bell);
+        }
+    }
+}
+
+/// Waits for a replica's answer as long as the replica is wanted.
+fn wait_for(
+    runner: &Runner,
+    replica: &ReplicaId,
+    key: JoinKey,
+    attach: &Link,
+    geometry: Geometry,
+) -> Option<Connected> {
+    let mut joining = Joining::new(1, geometry, UpBell::Pipe);
+    let mut patience = JOIN_FIRST;
+    loop {
+        match joining.attempt(attach, patience) {
+            Ok(connected) => return Some(connected),
+            Err(error) if joining.may_go_on(&error) => {
+                patience = runner.nudge(|engine| engine.calls.unanswered(replica, key))?;
+            }
+            Err(_) => return None,
         }
     }
 }
