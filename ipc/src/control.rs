@@ -174,6 +174,11 @@ pub enum ProxyOrder {
         /// Which start of a proxy it is.
         instance: u32,
     },
+    /// Give a sign of life, once every worker has turned after this came; answered with [`ProxyReport::Alive`].
+    Probe {
+        /// Comes back in the answer.
+        sequence: u64,
+    },
 }
 
 /// Proxy to supervisor.
@@ -207,6 +212,11 @@ pub enum ProxyReport {
     Stats(ProxyStats),
     /// Drained; exits now.
     Drained,
+    /// Every worker has turned since the probe came.
+    Alive {
+        /// Of the probe.
+        sequence: u64,
+    },
 }
 
 /// Why a replica did not become ready.

@@ -9,6 +9,7 @@ mod home;
 mod lane;
 mod mailbox;
 pub mod process;
+mod pulse;
 mod share;
 mod socket;
 mod tls;

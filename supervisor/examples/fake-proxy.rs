@@ -17,6 +17,9 @@ fn main() {
             let applied = ProxyReport::Applied { generation: view.generation, unreachable: Vec::new() };
             reports.send(applied).expect("a supervisor that reads");
         }
+        Received::Message((ProxyOrder::Probe { sequence }, _)) => {
+            reports.send(ProxyReport::Alive { sequence }).expect("a supervisor that reads");
+        }
         Received::Message((ProxyOrder::Drain(_) | ProxyOrder::Retire(_), _)) | Received::Closed => {
             std::process::exit(0)
         }

@@ -180,7 +180,8 @@ fn token(order: &ProxyOrder) -> Option<FdToken> {
         | ProxyOrder::ReopenLogs
         | ProxyOrder::Count
         | ProxyOrder::Retire(_)
-        | ProxyOrder::Await { .. } => None,
+        | ProxyOrder::Await { .. }
+        | ProxyOrder::Probe { .. } => None,
     }
 }
 

@@ -32,6 +32,7 @@ use super::clock;
 use super::gate::Gate;
 use super::home::{FromHome, Home};
 use super::mailbox::{Mail, Mailbox, Mailboxes};
+use super::pulse::Pulse;
 use super::share::Shares;
 use super::worker::{self, FromWorker, Seat, WAKER};
 use crate::access_log::Sink;
@@ -207,6 +208,7 @@ struct Control {
     attempts: u64,
     lanes: Lanes,
     gathered: Gathered,
+    pulse: Pulse,
     draining: bool,
     drained: usize,
     finished: bool,
@@ -272,6 +274,7 @@ impl Control {
             attempts: 0,
             lanes: Lanes::default(),
             gathered: Gathered::default(),
+            pulse: Pulse::default(),
             draining: false,
             drained: 0,
             finished: false,
@@ -357,6 +360,12 @@ impl Control {
             }
             ProxyOrder::Await { socket, instance } => {
                 self.home.expect(socket, instance);
+                Ok(())
+            }
+            ProxyOrder::Probe { sequence } => {
+                let workers = self.workers()?;
+                self.pulse.ask(sequence, workers.count());
+                workers.post_all(|| Mail::Probe { sequence });
                 Ok(())
             }
         }
@@ -676,6 +685,11 @@ impl Control {
                 self.lanes.freed(lane, workers);
             }
             FromWorker::Stats(traffic) => self.gathered.add(traffic, Instant::now()),
+            FromWorker::Turned { probe } => {
+                if self.pulse.turned(probe) {
+                    let _ = self.reports.send(ProxyReport::Alive { sequence: probe });
+                }
+            }
             FromWorker::Starved => self.gathered.hurry(Instant::now()),
             FromWorker::Drained => {
                 self.drained += 1;

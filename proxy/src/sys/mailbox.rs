@@ -35,6 +35,10 @@ pub(super) enum Mail {
     Drain {
         gently: bool,
     },
+    /// Say that it came.
+    Probe {
+        sequence: u64,
+    },
     Abort,
     Stop,
 }

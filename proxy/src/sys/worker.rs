@@ -61,6 +61,10 @@ pub(super) enum FromWorker {
     LaneFreed(LaneIndex),
     /// What was counted since the last time.
     Stats(Vec<Traffic>),
+    /// Its loop has turned since this probe.
+    Turned {
+        probe: u64,
+    },
     /// Requests wait where there are no replicas.
     Starved,
     /// It drains, and has no connections any more.
@@ -248,6 +252,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
                     false => self.engine.drain(now),
                 }
             }
+            Mail::Probe { sequence } => self.tell(FromWorker::Turned { probe: sequence }),
             Mail::Abort => self.engine.abort_all(),
             Mail::Stop => return false,
         }

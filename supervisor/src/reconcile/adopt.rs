@@ -167,6 +167,8 @@ impl Core {
             phase,
             listening: adopted.listening,
             outdated: adopted.outdated,
+            liveness: Liveness::of_proxy(now),
+            hung: false,
         };
         self.observed.proxies.all.insert(adopted.instance, proxy);
         let interest = Interest::adopted(self.observed.generation, adopted.routed, &adopted.attached, now);

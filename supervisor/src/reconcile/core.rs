@@ -180,7 +180,8 @@ impl Core {
                 }
             }
             Fact::ProxySpawnFailed { instance, why } => self.proxy_ended(instance, &why, at),
-            Fact::ProxyStarted { instance } => self.proxy_started(instance),
+            Fact::ProxyStarted { instance } => self.proxy_started(instance, at),
+            Fact::ProxyAlive { instance, sequence } => self.observed.proxy_alive(instance, sequence),
             Fact::ProxyExited { instance, exit } => self.proxy_ended(instance, &exit.to_string(), at),
             Fact::ClientJoined { client } => {
                 self.observed.add_caller(CallerId::Client(client));
@@ -333,11 +334,12 @@ impl Core {
         }
     }
 
-    fn proxy_started(&mut self, instance: ProxyInstance) {
+    fn proxy_started(&mut self, instance: ProxyInstance, now: Instant) {
         if let Some(proxy) = self.observed.proxies.all.get_mut(&instance)
             && proxy.phase == ProxyPhase::Starting
         {
             proxy.phase = ProxyPhase::Running;
+            proxy.liveness = Liveness::of_proxy(now);
             let message = format!("the proxy takes orders, pid {}", proxy.pid.unwrap_or_default());
             self.observed.add_caller(CallerId::Proxy(instance));
             self.tell_of_proxy("proxy-started", message);

@@ -160,6 +160,13 @@ pub enum Fact {
         /// Which.
         instance: ProxyInstance,
     },
+    /// A proxy has answered a probe.
+    ProxyAlive {
+        /// Which.
+        instance: ProxyInstance,
+        /// Of the order.
+        sequence: u64,
+    },
     /// A proxy's process has ended.
     ProxyExited {
         /// Which.

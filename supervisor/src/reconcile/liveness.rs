@@ -1,4 +1,4 @@
-//! Whether a replica is still alive: the rule by which one that hangs is found, stopped or wedged as it may be.
+//! Whether a replica, or a proxy, is still alive: the rule by which one that hangs is found, stopped or wedged as it may be.
 //!
 //! ```text
 //!   probe ──> answer                                alive; the next probe after a period
@@ -9,6 +9,9 @@
 //! The answer tells as well whether a request runs on long after its deadline: a handler that spins, or waits for what never
 //! comes, is found so, and only its replica goes ([`STUCK_AFTER`]).
 //!
+//! A proxy has no rotation to be taken out of, and less time: nothing is served without it. It answers a probe once every
+//! worker of it has turned.
+//!
 //! A replica answers a probe on the thread that speaks with the supervisor, where nothing of the library's ever runs: a
 //! handler that blocks does not make a replica silent. The verdict takes two steps, each reckoned from the moment in
 //! which the one before was taken, so that a supervisor that was itself stopped for a while hears what has come
@@ -18,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use decurion_api::ReplicaId;
 
-use crate::reconcile::fact::Board;
-use crate::reconcile::observed::{Condemned, Observed};
+use crate::reconcile::fact::{Board, ProxyInstance};
+use crate::reconcile::observed::{Condemned, Note, Observed};
+use crate::reconcile::proxy::ProxyPhase;
 
 /// From one probe to the next, where requests are moving.
 pub const PROBE_PERIOD: Duration = Duration::from_secs(2);
@@ -32,11 +36,14 @@ pub const SILENT_AFTER: Duration = Duration::from_secs(2);
 /// A replica that is out of rotation for so long, and still silent, is replaced.
 pub const HUNG_AFTER: Duration = Duration::from_secs(4);
 
+/// A proxy that has been silent so long after [`SILENT_AFTER`] is replaced.
+pub const PROXY_HUNG_AFTER: Duration = Duration::from_secs(3);
+
 /// A request that still runs so long after its deadline holds a thread that will not come back: the replica is replaced,
 /// and has its time to finish the others.
 pub const STUCK_AFTER: Duration = Duration::from_secs(5);
 
-/// What is known of one replica's being alive.
+/// What is known of one process's being alive.
 #[derive(Clone, Debug)]
 pub struct Liveness {
     /// When it was probed last, or became ready.
@@ -47,13 +54,21 @@ pub struct Liveness {
     pub silent_since: Option<Instant>,
     /// When its board showed a request last.
     pub busy_at: Option<Instant>,
+    /// What it has between the two steps of the verdict.
+    pub hung_after: Duration,
 }
 
 impl Liveness {
     /// Of a replica that is ready now.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { probed_at: now, asked: None, silent_since: None, busy_at: None }
+        Self { probed_at: now, asked: None, silent_since: None, busy_at: None, hung_after: HUNG_AFTER }
+    }
+
+    /// Of a proxy that is there now.
+    #[must_use]
+    pub fn of_proxy(now: Instant) -> Self {
+        Self { hung_after: PROXY_HUNG_AFTER, ..Self::new(now) }
     }
 
     /// Notes a probe that is on its way.
@@ -89,7 +104,7 @@ impl Liveness {
         match (self.asked, self.silent_since) {
             (None, _) => self.probed_at + period,
             (Some(_), None) => self.probed_at + SILENT_AFTER,
-            (Some(_), Some(since)) => since + HUNG_AFTER,
+            (Some(_), Some(since)) => since + self.hung_after,
         }
     }
 
@@ -148,6 +163,48 @@ impl Observed {
             let message = format!("no sign of life for {} s: it gets no new requests", time.as_secs());
             self.tell((&name, Some(&id)), "replica-silent", message);
         }
+        self.miss_proxies(now);
+    }
+
+    fn miss_proxies(&mut self, now: Instant) {
+        let running = self.proxies.all.values_mut().filter(|proxy| proxy.phase == ProxyPhase::Running);
+        let mut notes = Vec::new();
+        for proxy in running.filter(|proxy| !proxy.hung) {
+            let pid = proxy.pid.unwrap_or_default();
+            match proxy.liveness.elapse(now) {
+                Step::Nothing => {}
+                Step::Silent(time) => {
+                    let message =
+                        format!("the proxy, pid {pid}, has given no sign of life for {} s", time.as_secs());
+                    notes.push(("proxy-silent", message));
+                }
+                Step::Hung(time) => {
+                    proxy.hung = true;
+                    let seconds = time.as_secs();
+                    let message = format!(
+                        "the proxy, pid {pid}, hangs: no sign of life for {seconds} s; it is killed and replaced"
+                    );
+                    notes.push(("proxy-hung", message));
+                }
+            }
+        }
+        let notes = notes.into_iter();
+        self.notes.extend(notes.map(|(kind, message)| Note {
+            deployment: None,
+            replica: None,
+            kind,
+            message,
+        }));
+    }
+
+    /// A proxy's answer to a probe.
+    pub(super) fn proxy_alive(&mut self, instance: ProxyInstance, sequence: u64) {
+        let Some(proxy) = self.proxies.all.get_mut(&instance) else { return };
+        if proxy.liveness.answered(sequence) && proxy.phase == ProxyPhase::Running {
+            let message =
+                format!("the proxy, pid {}, gives signs of life again", proxy.pid.unwrap_or_default());
+            self.notes.push(Note { deployment: None, replica: None, kind: "proxy-back", message });
+        }
     }
 
     /// An answer to a probe.
@@ -193,6 +250,16 @@ mod tests {
         assert_eq!(liveness.elapse(out), Step::Nothing);
         assert_eq!(liveness.next_at(PROBE_PERIOD), out + HUNG_AFTER);
         assert_eq!(liveness.elapse(out + HUNG_AFTER), Step::Hung(SILENT_AFTER + HUNG_AFTER));
+    }
+
+    #[test]
+    fn a_proxy_has_five_seconds_for_its_answer() {
+        let start = moment();
+        let mut liveness = Liveness::of_proxy(start);
+        liveness.probed(1, start);
+        assert_eq!(liveness.elapse(start + SILENT_AFTER), Step::Silent(SILENT_AFTER));
+        assert_eq!(liveness.elapse(start + SECOND * 5 - SECOND / 10), Step::Nothing);
+        assert_eq!(liveness.elapse(start + SECOND * 5), Step::Hung(SECOND * 5));
     }
 
     #[test]

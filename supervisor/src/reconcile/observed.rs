@@ -181,7 +181,11 @@ impl Observed {
             Order::ListenProxy { instance } => self.proxies.note_listen(*instance),
             Order::ConfigureProxy { instance, settings } => self.proxies.note_settings(*instance, settings),
             Order::DrainProxy { instance, timeout } => self.proxies.note_drain(*instance, now + *timeout),
-            Order::KillProxy { instance } => self.proxies.note_kill(*instance),
+            Order::KillProxy { instance } => self.proxies.note_kill(*instance, now),
+            Order::ProbeProxy { instance, sequence } => {
+                self.sequence = *sequence;
+                self.proxies.note_probe(*instance, *sequence, now);
+            }
             Order::PutBack { deployment, .. } => {
                 if let Some(deployment) = self.deployments.get_mut(deployment) {
                     deployment.put_back_at = Some(now + PUT_BACK_RETRY);

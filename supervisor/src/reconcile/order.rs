@@ -125,6 +125,13 @@ pub enum Order {
         /// All of them.
         settings: HttpSpec,
     },
+    /// Ask a proxy for a sign of life. Answered with `ProxyAlive`.
+    ProbeProxy {
+        /// Which.
+        instance: ProxyInstance,
+        /// Comes back in the answer.
+        sequence: u64,
+    },
     /// Ask a proxy to finish and exit.
     DrainProxy {
         /// Which.

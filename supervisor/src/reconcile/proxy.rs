@@ -7,6 +7,7 @@ use decurion_api::spec::HttpSpec;
 
 use crate::reconcile::backoff::{self, DELAY_MAX};
 use crate::reconcile::fact::ProxyInstance;
+use crate::reconcile::liveness::Liveness;
 
 /// Every proxy that has a process, or is to get one.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +39,10 @@ pub struct Proxy {
     pub listening: bool,
     /// It runs another program than one that was started now would, and is to be replaced.
     pub outdated: bool,
+    /// Whether it gives signs of life.
+    pub liveness: Liveness,
+    /// It gives none any more.
+    pub hung: bool,
 }
 
 /// Where in its life a proxy is.
@@ -91,6 +96,8 @@ impl Proxies {
                 phase: ProxyPhase::Starting,
                 listening: false,
                 outdated: false,
+                liveness: Liveness::of_proxy(now),
+                hung: false,
             },
         );
     }
@@ -113,10 +120,17 @@ impl Proxies {
         }
     }
 
-    pub(super) fn note_kill(&mut self, instance: ProxyInstance) {
+    pub(super) fn note_probe(&mut self, instance: ProxyInstance, sequence: u64, now: Instant) {
+        if let Some(proxy) = self.all.get_mut(&instance) {
+            proxy.liveness.probed(sequence, now);
+        }
+    }
+
+    pub(super) fn note_kill(&mut self, instance: ProxyInstance, now: Instant) {
         if let Some(proxy) = self.all.get_mut(&instance) {
             if proxy.is_active() {
-                self.failures = self.failures.saturating_add(1);
+                let life = now.duration_since(proxy.spawned_at);
+                self.failures = backoff::failures_after(self.failures, life);
             }
             proxy.phase = ProxyPhase::Killed;
         }

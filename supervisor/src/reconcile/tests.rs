@@ -419,6 +419,34 @@ fn a_proxy_that_dies_is_back_at_once_and_knows_everyone() {
 }
 
 #[test]
+fn a_proxy_that_hangs_is_killed_and_replaced() {
+    let mut world = World::with(&[spec("a", "1", 2)]);
+    let (ids, hung) = (world.ids("a"), world.current_proxy().unwrap());
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.current_proxy(), Some(hung), "one that answers stays");
+    world.proxy_lives = None;
+    let since = world.elapsed();
+    world.until(|world| world.current_proxy() != Some(hung));
+    let took = world.elapsed() - since;
+    assert!((Duration::from_secs(5)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    world.proxy_lives = Some(Duration::from_millis(1));
+    world.until(|world| world.core.proxy_status().ready);
+    world.pass(Duration::from_secs(60));
+    assert_eq!((world.ids("a"), world.core.proxy_status().restarts), (ids, 1));
+    let kills = world.log.iter().filter(|(_, order)| matches!(order, Order::KillProxy { .. }));
+    assert_eq!(kills.count(), 1);
+}
+
+#[test]
+fn a_proxy_that_answers_late_stays() {
+    let mut world = World::with(&[spec("a", "1", 1)]);
+    let proxy = world.current_proxy();
+    world.proxy_lives = Some(Duration::from_millis(4500));
+    world.pass(Duration::from_secs(60));
+    assert_eq!((world.current_proxy(), world.core.proxy_status().restarts), (proxy, 0));
+}
+
+#[test]
 fn while_the_proxy_is_away_an_update_waits() {
     let mut world = World::with(&[spec("a", "1", 5)]);
     world.proxy_answers = None;

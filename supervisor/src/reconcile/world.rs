@@ -73,7 +73,9 @@ pub(crate) struct World {
     pub(crate) behaviours: BTreeMap<String, Behaviour>,
     /// From a view's arrival at the proxy to its acknowledgement; `None`: never.
     pub(crate) proxy_answers: Option<Duration>,
-    /// The same for handles in replicas.
+    /// From a probe of the proxy to its answer; `None`: it hangs.
+    pub(crate) proxy_lives: Option<Duration>,
+    /// From a view's arrival at handles in replicas to its acknowledgement; `None`: never.
     pub(crate) handles_answer: Option<Duration>,
     /// Every order, with its time.
     pub(crate) log: Vec<(Instant, Order)>,
@@ -145,6 +147,7 @@ impl World {
             now: start,
             behaviours: BTreeMap::new(),
             proxy_answers: Some(Duration::from_millis(1)),
+            proxy_lives: Some(Duration::from_millis(1)),
             handles_answer: Some(Duration::from_millis(1)),
             log: Vec::new(),
             queue: BTreeMap::new(),
@@ -347,9 +350,9 @@ impl World {
             | Fact::Alive { replica, .. }
             | Fact::Drained { replica }
             | Fact::Exited { replica, .. } => self.processes.contains_key(replica),
-            Fact::ProxyStarted { instance } | Fact::ProxyExited { instance, .. } => {
-                self.core.observed().proxies.all.contains_key(instance)
-            }
+            Fact::ProxyStarted { instance }
+            | Fact::ProxyAlive { instance, .. }
+            | Fact::ProxyExited { instance, .. } => self.core.observed().proxies.all.contains_key(instance),
             Fact::ViewApplied { caller, deployment, .. } => {
                 self.views.contains_key(&(caller.clone(), deployment.clone()))
             }
@@ -452,6 +455,11 @@ impl World {
             Order::SpawnProxy { instance, .. } => {
                 self.later(Duration::from_millis(1), Fact::ProxySpawned { instance: *instance, pid: 1 });
                 self.later(Duration::from_millis(2), Fact::ProxyStarted { instance: *instance });
+            }
+            Order::ProbeProxy { instance, sequence } => {
+                if let Some(after) = self.proxy_lives {
+                    self.later(after, Fact::ProxyAlive { instance: *instance, sequence: *sequence });
+                }
             }
             Order::DrainProxy { instance, .. } => {
                 let fact = Fact::ProxyExited { instance: *instance, exit: Exit::Code(0) };
@@ -582,6 +590,11 @@ impl World {
                 continue;
             };
             let Some(process) = self.processes.get(replica) else { continue };
+            // Decided by what was wanted before; by now that is what was put back, which may be more.
+            let put_back = |order: &Order| matches!(order, Order::PutBack { deployment, .. } if *deployment == process.deployment);
+            if orders.iter().any(put_back) {
+                continue;
+            }
             let Some(wanted) = self.core.desired().deployments.get(&process.deployment) else { continue };
             let number = self.core.observed().deployments[&process.deployment].number();
             let floor = number - wanted.spec.rollout.max_unavailable.floor_of(number);

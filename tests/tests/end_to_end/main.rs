@@ -19,6 +19,7 @@ mod load;
 mod metrics;
 mod multiplexing;
 mod ownership;
+mod proxies;
 mod rollouts;
 mod scaling;
 mod streaming;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::reconcile::callers::Interest;
 use crate::reconcile::fact::{CallerId, ProxyInstance};
+use crate::reconcile::liveness::PROBE_PERIOD;
 use crate::reconcile::order::Order;
 use crate::reconcile::plan::Planner;
-use crate::reconcile::proxy::{PROXY_ANSWER_MAX, PROXY_START_MAX, ProxyPhase};
+use crate::reconcile::proxy::{PROXY_ANSWER_MAX, PROXY_START_MAX, Proxy, ProxyPhase};
 use crate::reconcile::replica::LEAVING_MAX;
 
 /// What a proxy that was replaced has beyond the time that a connection may be idle.
@@ -31,10 +32,11 @@ impl<'a> Planner<'a> {
             let instance = *instance;
             let hung = match proxy.phase {
                 ProxyPhase::Starting => self.due(proxy.spawned_at + PROXY_START_MAX),
-                ProxyPhase::Running => self
-                    .interest_of(&CallerId::Proxy(instance))
-                    .and_then(|interest| interest.waiting_since())
-                    .is_some_and(|since| self.due(since + PROXY_ANSWER_MAX)),
+                ProxyPhase::Running => {
+                    let interest = self.interest_of(&CallerId::Proxy(instance));
+                    let waiting = interest.and_then(|interest| interest.waiting_since());
+                    proxy.hung || waiting.is_some_and(|since| self.due(since + PROXY_ANSWER_MAX))
+                }
                 ProxyPhase::Draining(until) => self.due(until + LEAVING_MAX),
                 ProxyPhase::Killed => false,
             };
@@ -53,7 +55,18 @@ impl<'a> Planner<'a> {
                 self.order(Order::DrainProxy { instance, timeout });
             } else if instance != current && proxy.phase == ProxyPhase::Starting {
                 self.order(Order::KillProxy { instance });
+            } else if proxy.phase == ProxyPhase::Running {
+                self.probe_proxy(instance, proxy);
             }
+        }
+    }
+
+    /// Asks for a sign of life, and looks again when it has not come.
+    fn probe_proxy(&mut self, instance: ProxyInstance, proxy: &Proxy) {
+        let due = self.due(proxy.liveness.next_at(PROBE_PERIOD));
+        if due && proxy.liveness.asked.is_none() {
+            let sequence = self.next_sequence();
+            self.order(Order::ProbeProxy { instance, sequence });
         }
     }
 

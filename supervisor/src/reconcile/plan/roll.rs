@@ -306,7 +306,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn next_sequence(&self) -> u64 {
+    pub(super) fn next_sequence(&self) -> u64 {
         // Every order of the plan counts, so that no two of one plan are alike.
         self.observed.sequence + 1 + self.plan.orders.len() as u64
     }

@@ -63,6 +63,9 @@ impl Machine {
             Order::ConfigureProxy { instance, settings } => {
                 self.tell_settings(instance, settings);
             }
+            Order::ProbeProxy { instance, sequence } => {
+                self.tell_proxy(instance, ProxyOrder::Probe { sequence }, Vec::new());
+            }
             Order::DrainProxy { instance, timeout } => {
                 let order = match self.core.observed().stopping {
                     Some(_) => ProxyOrder::Drain(timeout),

@@ -261,6 +261,7 @@ impl Machine {
                 }
                 self.traffic.take(instance, stats, clock::now().at);
             }
+            ProxyReport::Alive { sequence } => self.facts.push(Fact::ProxyAlive { instance, sequence }),
             ProxyReport::Drained => {}
         }
     }
