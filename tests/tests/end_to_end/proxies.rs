@@ -1,6 +1,6 @@
 //! The proxy goes, in one way or another, and the next one serves.
 
-use decurion_tests::{World, eventually, is_running, library};
+use decurion_tests::{Connection, Load, World, eventually, is_running, library};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -42,4 +42,44 @@ fn a_proxy_that_hangs_is_found_and_replaced_and_who_waits_is_served() {
     let why = format!("the proxy, pid {hung}, hangs: no sign of life for ");
     assert!(events.contains("proxy-hung") && events.contains(&why), "{events}");
     assert!(world.log().contains(&why), "{}", world.log());
+}
+
+#[expect(clippy::disallowed_methods, reason = "how many there are comes from the environment")]
+fn replacements() -> u64 {
+    std::env::var("DECURION_REPLACEMENTS").ok().and_then(|number| number.parse().ok()).unwrap_or(3)
+}
+
+#[test]
+fn a_planned_replacement_closes_nothing_without_a_word() {
+    /// Of [`Load`], every fourth of which opens a connection for each request: 64 others keep theirs.
+    const CLIENTS: usize = 85;
+    const IDLE: usize = 16;
+    let world = World::start_copied();
+    let _ = world.deploy(&who(3)).ok();
+    let pids = world.pids("who");
+    let load = Load::start(world.address(), "/who", CLIENTS);
+    for _ in 0..replacements() {
+        let before = proxy(&world);
+        let mut idle: Vec<Connection> = (0..IDLE).map(|_| world.connect()).collect();
+        for connection in &mut idle {
+            assert_eq!(connection.get("/who").expect("an answer").status, 200);
+        }
+        load.answer_more(200);
+        world.install();
+        kill(world.supervisor_pid(), Signal::SIGUSR2).expect("a supervisor");
+        // While the one program takes the other's place, nobody answers here.
+        eventually("another proxy", || {
+            world
+                .admin()
+                .status()
+                .is_ok_and(|it| it.proxy.ready && it.proxy.pid.is_some_and(|pid| pid != before))
+        });
+        load.answer_more(200);
+        // Who was idle all the while has its answer, too.
+        for connection in &mut idle {
+            assert_eq!(connection.get("/who").expect("an answer").status, 200);
+        }
+    }
+    assert_eq!(world.pids("who"), pids);
+    assert_eq!(load.stop().failures(), Vec::<String>::new());
 }
