@@ -4,6 +4,7 @@ mod asynchronous;
 mod batching;
 mod bodies;
 mod browser;
+mod clients;
 mod conformance;
 mod examples;
 mod faults;
