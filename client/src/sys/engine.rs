@@ -224,7 +224,8 @@ impl Engine {
         turn.caller.flush();
         if turn.caller.arm() {
             let timer = turn.caller.next_timer();
-            let due = timer.into_iter().chain((deadline_ns != 0).then_some(deadline_ns)).min();
+            let deadline = (deadline_ns != 0).then_some(deadline_ns);
+            let due = timer.into_iter().chain(deadline).chain([now_ns() + TICK_NS]).min();
             turn.leader = Some(Leader { awaits, due_ns: due.unwrap_or(u64::MAX) });
             let bells: Vec<Arc<OwnedFd>> = turn.peers.iter().filter_map(|peer| peer.bell.clone()).collect();
             drop(turn);
@@ -351,6 +352,9 @@ impl Engine {
         watched.filter_map(|(replica, pidfd)| Some((replica, copy(pidfd).ok()?))).collect()
     }
 }
+
+/// Who waits for a call looks so often by itself: a bell that a replica withholds costs that long, and no hang.
+const TICK_NS: u64 = 50_000_000;
 
 /// A follower without a deadline looks up so often; only a bound for the system call, nothing hangs on it.
 const FOLLOW_MAX: Duration = Duration::from_secs(3600);

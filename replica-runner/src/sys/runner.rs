@@ -26,6 +26,10 @@ use crate::sys::clock::now_ns;
 use crate::sys::outbox::Outbox;
 use crate::sys::sleeper::Sleeper;
 
+/// Who waits in the middle of something looks so often: a bell that a caller or callee withholds costs that long, and no
+/// hang.
+const TICK: Duration = Duration::from_nanos(TICK_NS);
+const TICK_NS: u64 = 50_000_000;
 /// A follower without a deadline looks up so often; only a bound for the system call, nothing hangs on it.
 const FOLLOW_MAX: Duration = Duration::from_secs(3600);
 
@@ -256,14 +260,20 @@ impl Runner {
             return self.lock();
         }
         *turn.count(role) += 1;
-        let timeout = until(deadline_ns).unwrap_or(FOLLOW_MAX);
+        let longest = if role == Role::Waiter { TICK } else { FOLLOW_MAX };
+        let timeout = until(deadline_ns).unwrap_or(longest).min(longest);
         let changed = match role {
             Role::Idle => &self.idle,
             Role::Waiter => &self.waiters,
             Role::Deputy => &self.deputy,
         };
-        let (mut turn, _) = changed.wait_timeout(turn, timeout).unwrap_or_else(PoisonError::into_inner);
+        let (mut turn, waited) = changed.wait_timeout(turn, timeout).unwrap_or_else(PoisonError::into_inner);
         *turn.count(role) -= 1;
+        if role == Role::Waiter && waited.timed_out() && std::mem::take(&mut turn.asleep) {
+            // Whoever leads is to look for itself.
+            turn.poked = true;
+            self.sleeper.wake();
+        }
         if role == Role::Idle {
             turn.idle_woken = false;
         }
@@ -294,7 +304,7 @@ impl Runner {
         if !progress {
             turn.leader = Some(role);
             turn.poked = false;
-            turn = self.rest(turn, deadline_ns);
+            turn = self.rest(turn, role, deadline_ns);
             turn.engine.poll(now_ns());
             turn.leader = None;
         }
@@ -302,14 +312,15 @@ impl Runner {
     }
 
     /// Looks a little longer where that pays, then sleeps.
-    fn rest<'a>(&'a self, turn: MutexGuard<'a, Turn>, deadline_ns: u64) -> MutexGuard<'a, Turn> {
+    fn rest<'a>(&'a self, turn: MutexGuard<'a, Turn>, role: Role, deadline_ns: u64) -> MutexGuard<'a, Turn> {
         let (mut turn, came) = self.spin(turn);
         if came {
             return turn;
         }
         if turn.engine.arm() {
             let deadline = (deadline_ns != 0).then_some(deadline_ns);
-            let due = turn.engine.next_timer().into_iter().chain(deadline).min();
+            let tick = (role == Role::Waiter).then(|| now_ns() + TICK_NS);
+            let due = turn.engine.next_timer().into_iter().chain(deadline).chain(tick).min();
             turn.asleep = true;
             turn.due_ns = due.unwrap_or(u64::MAX);
             drop(turn);
