@@ -320,6 +320,12 @@ impl Caller {
         self.peers.values().any(|peer| peer.lane.has_news())
     }
 
+    /// Whether a sleeper that armed before a call wanted room is to be woken for it.
+    #[must_use]
+    pub fn is_unheard(&self) -> bool {
+        self.peers.values().any(|peer| peer.lane.is_unheard())
+    }
+
     /// Whether there are calls that have yet to be sent, in whole or in part.
     #[must_use]
     pub fn has_unsent(&self) -> bool {

@@ -320,6 +320,12 @@ impl Engine {
         lanes.into_iter().any(|lane| lane.responder.has_news()) || self.calls.has_news()
     }
 
+    /// Whether a leader that sleeps has to be woken for room that nobody rings for.
+    pub(crate) fn is_unheard(&self) -> bool {
+        let lanes = self.lane_keys.iter().filter_map(|key| self.lanes.get(*key));
+        lanes.into_iter().any(|lane| lane.responder.is_unheard()) || self.calls.is_unheard()
+    }
+
     /// Takes in what every caller has sent; whether there was anything.
     pub(crate) fn poll(&mut self, now_ns: u64) -> bool {
         let mut progress = self.calls.poll(now_ns);

@@ -85,7 +85,9 @@ impl Turn {
         }
         match self.leader {
             Some(Leader { awaits, due_ns }) => {
-                all || concerned(awaits) || self.caller.next_timer().is_some_and(|timer| timer < due_ns)
+                all || concerned(awaits)
+                    || self.caller.next_timer().is_some_and(|timer| timer < due_ns)
+                    || self.caller.is_unheard()
             }
             None => {
                 if woken == 0

@@ -11,7 +11,7 @@ use super::ring::{Incoming, Outgoing, Shared};
 use super::slot::{Block, Frame, Freed, Slot};
 use super::{BLOCK_BYTES, BLOCK_MAX, Fault, GRANULE, Geometry, InBlock, NoRoom, OutBlock, StreamId, Use};
 use crate::claim;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, Site, fence};
 
 /// A block of a stream that already has some lent is not worth less than this: many small ones cost more than
 /// waiting for room.
@@ -239,6 +239,16 @@ impl Lane {
     /// any more when we go to sleep.
     pub(super) fn wish(&self) {
         self.shared.own.word(self.shared.own_layout.want_room()).store(1, Ordering::Relaxed);
+    }
+
+    /// Whether blocks that somebody waits for have come back while another thread sleeps on this lane: it had gone to
+    /// sleep before they were wanted, so that nobody rings for them. A full fence between the wish and the look, as
+    /// between the other side's frame and its look at the wish: one of the two sees the other.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.wants_room() && {
+            fence(Site::Sleep);
+            self.has_news()
+        }
     }
 
     // Writing.

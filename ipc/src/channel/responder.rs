@@ -199,6 +199,13 @@ impl Responder {
         self.lane.has_news()
     }
 
+    /// Whether somebody has been refused room since the sleeper armed, and it has come: nobody rings for that, so
+    /// that the sleeper is to be woken. Asked before another thread waits while one sleeps.
+    #[must_use]
+    pub fn is_unheard(&self) -> bool {
+        self.lane.is_unheard()
+    }
+
     /// Copies bytes out of a block, from `at` in it: how many.
     pub fn copy_to(&self, block: &InBlock, at: usize, to: &mut [u8]) -> usize {
         self.lane.copy_to(block, at, to)

@@ -392,6 +392,40 @@ fn sleepers_are_rung_once_and_returns_ring_nobody() {
     assert!(!callee.arm());
 }
 
+/// Sends so many blocks of an answer, or as many as there is room for: how many.
+fn send_blocks(pair: &mut Pair, stream: StreamId, most: usize) -> usize {
+    for sent in 0..most {
+        let Ok(mut block) = pair.callee.block(stream, BLOCK_MAX) else { return sent };
+        pair.callee.fill(&mut block, &[7; BLOCK_MAX]);
+        pair.callee.send(stream, block, false);
+    }
+    most
+}
+
+#[test]
+fn room_that_came_before_it_was_wanted_is_not_slept_through() {
+    let start = || {
+        let mut pair = Pair::new();
+        let stream = pair.taken();
+        pair.callee.head(stream, b"head", b"", false).unwrap();
+        (pair, stream)
+    };
+    let (mut probe, stream) = start();
+    let all = send_blocks(&mut probe, stream, usize::MAX);
+    let (mut pair, stream) = start();
+    assert_eq!(send_blocks(&mut pair, stream, all), all);
+    // One thread goes to sleep while nobody wants room; what comes back then is no reason to ring.
+    assert!(pair.callee.arm());
+    assert_eq!(pair.caller_sees().len(), 1 + all);
+    pair.caller.arm();
+    assert!(!pair.callee.is_unheard());
+    // Another one is refused room: the sleeper has to look.
+    assert!(matches!(pair.callee.block(stream, BLOCK_MAX), Err(NoRoom::Later)));
+    assert!(pair.callee.is_unheard());
+    assert_eq!(pair.callee_sees(), [Seen::Room(stream)]);
+    assert!(!pair.callee.is_unheard());
+}
+
 #[test]
 fn room_made_by_ourselves_is_told_before_sleeping() {
     let mut pair = Pair::new();

@@ -376,6 +376,8 @@ impl Runner {
             None => self.hand_over(turn),
         }
         turn.poked |= turn.asleep && turn.engine.next_timer().is_some_and(|at| at < turn.due_ns);
+        // It may have armed before room was wanted: then it is not rung when that comes.
+        turn.poked |= turn.asleep && turn.engine.is_unheard();
         // Woken once: from then on it is not asleep.
         if turn.poked { std::mem::take(&mut turn.asleep) } else { false }
     }
