@@ -4,7 +4,6 @@
 //!   their bytes.
 //! - **Data plane**: channels of shared memory; see `docs/data-plane.md`.
 
-#[cfg(not(loom))]
 pub mod adoption;
 #[cfg(not(loom))]
 pub mod caller;
