@@ -47,9 +47,9 @@ impl<T: DeserializeOwned> Asked for Streamed<T> {
 /// assert_eq!(client.handle().deployment(), "model");
 /// ```
 ///
-/// The client is itself a constructor argument, given as `"@name"`. Each method returns a [`Result`](crate::Result)
+/// The client is itself a constructor argument, given as `"@name"`. Each method returns a [`Result`]
 /// of what is written here; a method of the deployment that can fail is written with what it gives when it does not. One
-/// that streams is written `-> Streamed<T>`, and gives a [`Stream`](crate::Stream).
+/// that streams is written `-> Streamed<T>`, and gives a [`Stream`].
 #[macro_export]
 macro_rules! client {
     ($(#[$meta:meta])* $visibility:vis $name:ident {
