@@ -10,12 +10,12 @@ use decurion_api::spec::GraphSpec;
 use decurion_api::spec::graph::{Callee, Step};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use run::{Call, Run};
+use run::{Call, Plan, Run};
 
 /// A graph, ready to run.
 #[derive(Debug)]
 pub struct Graph {
-    spec: GraphSpec,
+    plan: Plan,
     /// One for each step, in their order.
     callees: Vec<Callee>,
     handles: Vec<Handle>,
@@ -30,7 +30,7 @@ impl Graph {
         };
         let callees = graph.steps.iter().map(callee).collect::<Result<Vec<_>>>()?;
         let handles = callees.iter().map(|callee| Handle::named(callee.deployment.as_str())).collect();
-        Ok(Self { spec: graph, callees, handles })
+        Ok(Self { plan: Plan::new(graph), callees, handles })
     }
 
     /// Its input is the JSON body; without one it is null.
@@ -46,7 +46,7 @@ impl Graph {
 
     /// For handles.
     pub async fn run(&self, input: Value) -> Result<Value> {
-        let mut run = Run::new(&self.spec, input);
+        let mut run = Run::new(&self.plan, input);
         let mut calls = FuturesUnordered::new();
         loop {
             for call in run.ready().map_err(|missing| self.failed(missing.step, None, &missing.missing))? {
@@ -79,7 +79,7 @@ impl Graph {
 
     /// The step's name goes before what went wrong; a status that the callee chose stays.
     fn failed(&self, step: usize, code: Option<StatusCode>, error: &dyn std::fmt::Display) -> Error {
-        let (name, call) = (&self.spec.steps[step].name, &self.spec.steps[step].call);
+        let (name, call) = (&self.plan.graph.steps[step].name, &self.plan.graph.steps[step].call);
         let words = format!("step '{name}' ({call}): {error}");
         match code {
             Some(code) => Error::status(code, words),

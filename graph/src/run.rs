@@ -4,10 +4,29 @@ use decurion_api::spec::GraphSpec;
 use decurion_api::spec::graph::{Missing, resolve};
 use serde_json::Value;
 
+/// A graph, and for each step the places of those that it waits for: worked out once, not in every run.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) graph: GraphSpec,
+    waits_for: Vec<Vec<usize>>,
+}
+
+impl Plan {
+    pub(crate) fn new(graph: GraphSpec) -> Self {
+        let place = |name: &str| graph.steps.iter().position(|step| step.name == name);
+        let waits_for = graph
+            .steps
+            .iter()
+            .map(|step| graph.inputs_of(step).into_iter().filter_map(place).collect())
+            .collect();
+        Self { graph, waits_for }
+    }
+}
+
 /// Results so far.
 #[derive(Debug)]
 pub(crate) struct Run<'g> {
-    graph: &'g GraphSpec,
+    plan: &'g Plan,
     input: Value,
     steps: Vec<State>,
 }
@@ -36,9 +55,9 @@ pub(crate) struct Unfit {
 }
 
 impl<'g> Run<'g> {
-    pub(crate) fn new(graph: &'g GraphSpec, input: Value) -> Self {
-        let steps = graph.steps.iter().map(|_| State::Waiting).collect();
-        Self { graph, input, steps }
+    pub(crate) fn new(plan: &'g Plan, input: Value) -> Self {
+        let steps = plan.graph.steps.iter().map(|_| State::Waiting).collect();
+        Self { plan, input, steps }
     }
 
     /// Steps whose inputs are there, each once. One whose condition does not hold is done at once, with null.
@@ -48,9 +67,9 @@ impl<'g> Run<'g> {
     pub(crate) fn ready(&mut self) -> Result<Vec<Call>, Unfit> {
         let mut calls = Vec::new();
         // Steps follow what they wait for: one pass also finds those that wait for a skipped one.
-        for (index, step) in self.graph.steps.iter().enumerate() {
-            let waits = |name: &&str| !matches!(self.state_of(name), Some(State::Done(_)));
-            if self.steps[index] != State::Waiting || self.graph.inputs_of(step).iter().any(waits) {
+        for (index, step) in self.plan.graph.steps.iter().enumerate() {
+            let waits = |place: &usize| !matches!(self.steps[*place], State::Done(_));
+            if self.steps[index] != State::Waiting || self.plan.waits_for[index].iter().any(waits) {
                 continue;
             }
             let unfit = |missing| Unfit { step: index, missing };
@@ -78,19 +97,19 @@ impl<'g> Run<'g> {
     /// The output asks for a part that a result does not have.
     pub(crate) fn output(&self) -> Result<Value, Missing> {
         debug_assert!(self.steps.iter().all(|step| matches!(step, State::Done(_))), "every step was run");
-        self.resolve(&self.graph.output)
+        self.resolve(&self.plan.graph.output)
     }
 
     fn resolve(&self, value: &Value) -> Result<Value, Missing> {
         resolve(value, &|name| match self.state_of(name) {
-            _ if name == self.graph.input => Some(&self.input),
+            _ if name == self.plan.graph.input => Some(&self.input),
             Some(State::Done(value)) => Some(value),
             _ => None,
         })
     }
 
     fn state_of(&self, name: &str) -> Option<&State> {
-        let index = self.graph.steps.iter().position(|step| step.name == name)?;
+        let index = self.plan.graph.steps.iter().position(|step| step.name == name)?;
         self.steps.get(index)
     }
 }
@@ -102,7 +121,7 @@ mod tests {
     use super::*;
 
     fn names(run: &Run<'_>, calls: &[Call]) -> Vec<String> {
-        calls.iter().map(|call| run.graph.steps[call.step].name.clone()).collect()
+        calls.iter().map(|call| run.plan.graph.steps[call.step].name.clone()).collect()
     }
 
     #[test]
@@ -114,7 +133,8 @@ mod tests {
             .step("sum", "s", json!([["$left", "$right"]]))
             .build()
             .unwrap();
-        let mut run = Run::new(&graph, json!(7));
+        let plan = Plan::new(graph);
+        let mut run = Run::new(&plan, json!(7));
         let first = run.ready().unwrap();
         assert_eq!((names(&run, &first), &first[0].args), (vec!["pre".to_owned()], &json!([7])));
         assert!(run.ready().unwrap().is_empty(), "each starts once");
@@ -140,7 +160,8 @@ mod tests {
             .output(json!({ "cheap": "$cheap.score", "dear": "$dear.score" }))
             .build()
             .unwrap();
-        let mut run = Run::new(&graph, json!(null));
+        let plan = Plan::new(graph);
+        let mut run = Run::new(&plan, json!(null));
         let first = run.ready().unwrap();
         run.done(first[0].step, json!({ "score": 1, "unsure": false }));
         assert!(run.ready().unwrap().is_empty());
@@ -154,10 +175,11 @@ mod tests {
             .step("b", "m", json!(["$a.x"]))
             .build()
             .unwrap();
-        let mut run = Run::new(&graph, json!(null));
+        let plan = Plan::new(graph);
+        let mut run = Run::new(&plan, json!(null));
         let first = run.ready().unwrap();
         run.done(first[0].step, json!({}));
         let unfit = run.ready().unwrap_err();
-        assert_eq!((graph.steps[unfit.step].name.as_str(), unfit.missing.part.as_str()), ("b", "x"));
+        assert_eq!((plan.graph.steps[unfit.step].name.as_str(), unfit.missing.part.as_str()), ("b", "x"));
     }
 }

@@ -8,7 +8,6 @@ pub mod http;
 #[expect(clippy::disallowed_methods, reason = "a rig reads the clock for its watchdogs")]
 pub mod load;
 pub mod processes;
-#[expect(clippy::disallowed_methods, reason = "a rig reads the clock for its watchdogs")]
 pub mod verified;
 #[expect(clippy::disallowed_methods, reason = "a rig reads the clock for its watchdogs")]
 pub mod world;

@@ -68,12 +68,7 @@ impl Load {
 
     /// Waits until `count` more requests were answered, so that something surely happened under load.
     pub fn answer_more(&self, count: u64) {
-        let goal = self.answered.load(Ordering::Relaxed) + count;
-        let watchdog = Instant::now() + Duration::from_secs(60);
-        while self.answered.load(Ordering::Relaxed) < goal {
-            assert!(Instant::now() < watchdog, "the load stands still");
-            std::thread::yield_now();
-        }
+        wait_for_more(&self.answered, count);
     }
 
     /// Stops, and says what came back.
@@ -88,6 +83,19 @@ impl Load {
             tally.add(thread.join().expect("a client's thread ends by itself"));
         }
         tally
+    }
+}
+
+/// Waits until a load has counted so many more.
+///
+/// # Panics
+/// Where it stands still.
+pub(crate) fn wait_for_more(answered: &AtomicU64, count: u64) {
+    let goal = answered.load(Ordering::Relaxed) + count;
+    let watchdog = Instant::now() + Duration::from_secs(60);
+    while answered.load(Ordering::Relaxed) < goal {
+        assert!(Instant::now() < watchdog, "the load stands still");
+        std::thread::yield_now();
     }
 }
 

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use crate::http::Connection;
+use crate::load::wait_for_more;
 
 /// Load that runs until it is [`stop`](Verified::stop)ped.
 #[derive(Debug)]
@@ -80,12 +80,7 @@ impl Verified {
     /// # Panics
     /// Where the load stands still.
     pub fn answer_more(&self, count: u64) {
-        let goal = self.answered.load(Ordering::Relaxed) + count;
-        let watchdog = Instant::now() + Duration::from_secs(60);
-        while self.answered.load(Ordering::Relaxed) < goal {
-            assert!(Instant::now() < watchdog, "the load stands still");
-            std::thread::yield_now();
-        }
+        wait_for_more(&self.answered, count);
     }
 
     /// Stops, and says what became of all that was sent.

@@ -110,6 +110,10 @@ fn measure(folder: &Path, seconds: u32, rounds: u32, rows: &[u32]) -> Result<(),
                 let pids = tree(&running);
                 let before = cpu_ticks(&pids);
                 let mut sample = wrk(&url, connections, seconds)?;
+                if sample.per_second == 0.0 {
+                    let answers = "has answered nothing; are its programs of one build?";
+                    return Err(format!("{server} at {connections} connections {answers}"));
+                }
                 let used = cpu_ticks(&pids).saturating_sub(before);
                 // A tick is 10 ms; requests are the rate times the time.
                 sample.cpu_us = used as f64 * 10_000.0 / (sample.per_second * f64::from(seconds)).max(1.0);

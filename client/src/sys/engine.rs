@@ -225,13 +225,13 @@ impl Engine {
         }
         turn.caller.flush();
         if turn.caller.arm() {
-            let timer = turn.caller.next_timer();
             let deadline = (deadline_ns != 0).then_some(deadline_ns);
-            let due = timer.into_iter().chain(deadline).chain([now_ns() + TICK_NS]).min();
-            turn.leader = Some(Leader { awaits, due_ns: due.unwrap_or(u64::MAX) });
+            let ends = turn.caller.next_timer().into_iter().chain(deadline);
+            let due_ns = ends.fold(now_ns() + TICK_NS, u64::min);
+            turn.leader = Some(Leader { awaits, due_ns });
             let bells: Vec<Arc<OwnedFd>> = turn.peers.iter().filter_map(|peer| peer.bell.clone()).collect();
             drop(turn);
-            self.sleep(&bells, due);
+            self.sleep(&bells, due_ns);
             turn = self.lock();
         }
         turn.caller.disarm();
@@ -242,12 +242,11 @@ impl Engine {
         turn
     }
 
-    fn sleep(&self, bells: &[Arc<OwnedFd>], due: Option<u64>) {
+    fn sleep(&self, bells: &[Arc<OwnedFd>], due_ns: u64) {
         let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
         fds.extend(bells.iter().map(|bell| PollFd::new(bell.as_fd(), PollFlags::POLLIN)));
-        let timeout = due.map_or(PollTimeout::NONE, |at| {
-            PollTimeout::try_from(until(at) + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-        });
+        let timeout =
+            PollTimeout::try_from(until(due_ns) + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         // An interrupted sleep is a short one: whoever leads looks again.
         let _ = nix::poll::poll(&mut fds, timeout);
         let _ = self.wake.read();

@@ -1,5 +1,5 @@
 /*
- * decurion.h: write deployments for Decurion in C or C++. The plugin ABI, 1.0.
+ * decurion.h: write deployments for Decurion in C or C++. The plugin ABI, 1.1.
  *
  * A library exports two data symbols for each class: `decurion_class_v1_NAME`, a table of functions, and
  * `decurion_meta_v1_NAME`, one line of JSON that tools read without running the library. DECURION_FUNCTION and
