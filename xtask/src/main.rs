@@ -102,8 +102,9 @@ fn hello() -> Outcome {
 
 fn test(arguments: &[&str]) -> Outcome {
     // The end-to-end tests run the real binaries and libraries, which `cargo test` alone does not build.
+    // One failure hides no other: all are worth knowing at once.
     cargo(&["build", "--workspace"])?;
-    cargo(&[&["test", "--workspace"], arguments].concat())
+    cargo(&[&["test", "--workspace", "--no-fail-fast"], arguments].concat())
 }
 
 fn loom() -> Outcome {
