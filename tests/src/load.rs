@@ -95,7 +95,7 @@ pub(crate) fn wait_for_more(answered: &AtomicU64, count: u64) {
     let watchdog = Instant::now() + Duration::from_secs(60);
     while answered.load(Ordering::Relaxed) < goal {
         assert!(Instant::now() < watchdog, "the load stands still");
-        std::thread::yield_now();
+        crate::world::pause();
     }
 }
 

@@ -19,6 +19,8 @@ use crate::http::{Connection, Response};
 
 /// Nothing that a test waits for takes so long.
 const WATCHDOG: Duration = Duration::from_secs(60);
+/// Lines of the log that a failed test shows.
+const SHOWN_LINES: usize = 200;
 
 /// See the module.
 #[derive(Debug)]
@@ -124,7 +126,7 @@ impl World {
             let ended = self.supervisor.as_mut().and_then(|child| child.try_wait().ok().flatten());
             assert!(ended.is_none(), "the supervisor ended with {ended:?}:\n{}", self.log());
             assert!(Instant::now() < watchdog, "the supervisor is not ready:\n{}", self.log());
-            std::thread::yield_now();
+            pause();
         }
     }
 
@@ -179,6 +181,15 @@ impl World {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The last of it, beside what a failed test says.
+    #[expect(clippy::print_stderr, reason = "what a failed test shows")]
+    fn show_log(&self) {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = lines.len().saturating_sub(SHOWN_LINES);
+        eprintln!("the supervisor's log:\n{}", lines[last..].join("\n"));
     }
 
     fn log_path(&self) -> PathBuf {
@@ -260,7 +271,7 @@ impl World {
             // Counts and ages change without an event.
             match events.recv_timeout(Duration::from_millis(50)) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => std::thread::yield_now(),
+                Err(RecvTimeoutError::Disconnected) => pause(),
             }
         }
     }
@@ -274,7 +285,7 @@ impl World {
         loop {
             let Err(why) = check(&self.status()) else { return };
             assert!(Instant::now() < watchdog, "never: {what}: {why}\n{}", self.log());
-            std::thread::yield_now();
+            pause();
         }
     }
 
@@ -387,6 +398,9 @@ impl Drop for World {
             self.end_supervisor(Signal::SIGTERM);
             return;
         }
+        if std::thread::panicking() {
+            self.show_log();
+        }
         // A failed test, or a killed supervisor: whatever is left goes, by its own pid.
         let mut left = self.processes();
         left.extend(self.roster());
@@ -400,6 +414,11 @@ impl Drop for World {
     }
 }
 
+/// Between two looks at what no event tells of: what is waited for needs the processor more than the look does.
+pub fn pause() {
+    std::thread::park_timeout(Duration::from_millis(2));
+}
+
 /// Waits until something holds that no event tells of.
 ///
 /// # Panics
@@ -408,7 +427,7 @@ pub fn eventually(what: &str, holds: impl Fn() -> bool) {
     let watchdog = Instant::now() + WATCHDOG;
     while !holds() {
         assert!(Instant::now() < watchdog, "never: {what}");
-        std::thread::yield_now();
+        pause();
     }
 }
 

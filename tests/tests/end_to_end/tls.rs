@@ -72,7 +72,7 @@ fn until(world: &World, what: &str, check: impl Fn() -> bool) {
     let watchdog = Instant::now() + WATCHDOG;
     while !check() {
         assert!(Instant::now() < watchdog, "never: {what}\n{}", world.log());
-        std::thread::yield_now();
+        decurion_tests::pause();
     }
 }
 

@@ -312,7 +312,7 @@ pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
     let watchdog = Instant::now() + WATCHDOG;
     while !is_so() {
         assert!(Instant::now() < watchdog, "never: {what}");
-        std::thread::yield_now();
+        decurion_tests::pause();
     }
 }
 
