@@ -1,9 +1,8 @@
 //! The control thread: orders from the supervisor become what the workers hold, and what they say becomes reports.
 //!
-//! It never touches a request. Joining a replica takes two processes, so each join has a thread of its own for as
-//! long as it lasts, and a view waits for the joins of the replicas that it names.
+//! It never touches a request. What is routed by is [`Routing`]'s to decide. Joining a replica takes two processes, so
+//! each join has a thread of its own for as long as it lasts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,14 +11,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use decurion_api::ReplicaId;
 use decurion_api::spec::AccessLog;
-use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::adoption::ProxyClaim;
 use decurion_ipc::attach::{self, Connected, UpBell};
-use decurion_ipc::channel::Geometry;
-use decurion_ipc::control::{
-    DeploymentView, Generation, ProxyOrder, ProxyReport, ProxySettings, RouteView, TlsTexts,
-};
+use decurion_ipc::channel::{Geometry, Requester};
+use decurion_ipc::control::{ProxyOrder, ProxyReport, ProxySettings, TlsTexts};
 use decurion_ipc::link::Link;
 use decurion_ipc::proxy_control::{self, ControlError, OrderReceiver, Received, ReportSender};
 use decurion_ipc::stats::ProxyStats;
@@ -36,17 +33,15 @@ use super::pulse::Pulse;
 use super::share::Shares;
 use super::worker::{self, FromWorker, Seat, WAKER};
 use crate::access_log::Sink;
-use crate::balance::{Backends, Canary, Deployment, LaneIndex, Replica};
-use crate::route::RouteTable;
+use crate::balance::{LaneIndex, Replica};
+use crate::routing::{Applied, Crew, Ends, Routing};
 use crate::stats::{Gathered, Level};
-use crate::view::{Route, View};
+use crate::view::View;
 
 /// How long the supervisor may take for its first word.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a replica may take to join.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the first view waits for all of its replicas.
-const FIRST_VIEW_WAIT: Duration = Duration::from_millis(250);
 /// How long a drain may take where nobody wants us after the supervisor's death.
 const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
 /// How long a drain may take that the supervisor has not timed.
@@ -158,27 +153,31 @@ fn take_orders(orders: OrderReceiver, forward: Sender<Told>) -> io::Result<()> {
     thread::Builder::new().name("orders".to_owned()).spawn(receive).map(drop)
 }
 
-/// A replica that we have been told of.
+/// What belongs to a replica for as long as we know it.
 #[derive(Debug)]
-struct Known {
-    state: Joining,
-    version: String,
-    /// Tells its join from one before it.
-    attempt: u64,
+struct Tie {
     pidfd: Arc<OwnedFd>,
     /// Its hang-up tells the replica that we are gone.
     _attach: Arc<Link>,
 }
 
-#[derive(Debug)]
-enum Joining {
-    /// A thread is at it.
-    UnderWay,
-    /// Joined, and not yet in a view.
-    Joined(Connected),
-    /// In use.
-    Serving(Arc<Replica>),
-    Failed(String),
+impl Crew<Requester, Tie> for Mailboxes {
+    fn count(&self) -> usize {
+        Mailboxes::count(self)
+    }
+
+    fn attach(&self, worker: usize, replica: &Arc<Replica>, lane: Requester, tie: &Tie) {
+        let (replica, pidfd) = (Arc::clone(replica), Arc::clone(&tie.pidfd));
+        self.post(worker, Mail::Attach { replica, lane: Box::new(lane), pidfd });
+    }
+
+    fn detach(&self, lane: LaneIndex) {
+        self.post_all(|| Mail::Detach(lane));
+    }
+
+    fn route(&self, view: &Arc<View>) {
+        self.post_all(|| Mail::View(Arc::clone(view)));
+    }
 }
 
 struct Control {
@@ -193,20 +192,7 @@ struct Control {
     /// A copy of what the workers have, for the next supervisor.
     listener_kept: Option<OwnedFd>,
     home: Home,
-    /// The workers have been sent a view.
-    routed: bool,
-    replicas: HashMap<ReplicaId, Known>,
-    deployments: HashMap<DeploymentName, Arc<Deployment>>,
-    /// The newest view, while replicas that it names are still joining.
-    pending: Option<RouteView>,
-    /// When the first view is used without those that are still joining.
-    partial_at: Option<Instant>,
-    /// Acknowledgements that are still to come, by generation, and whom the report will name.
-    unacknowledged: BTreeMap<Generation, Applying>,
-    /// Replicas of the newest view that every worker goes by.
-    acknowledged: BTreeSet<ReplicaId>,
-    attempts: u64,
-    lanes: Lanes,
+    routing: Routing<Requester, Tie>,
     gathered: Gathered,
     pulse: Pulse,
     draining: bool,
@@ -214,41 +200,6 @@ struct Control {
     finished: bool,
     /// The end of a drain.
     deadline: Option<Instant>,
-}
-
-/// A view that not every worker goes by yet.
-#[derive(Debug)]
-struct Applying {
-    workers_left: usize,
-    unreachable: Vec<(ReplicaId, String)>,
-    replicas: BTreeSet<ReplicaId>,
-}
-
-/// Which lane numbers are free: one is used again when no worker refers to it any more.
-#[derive(Debug, Default)]
-struct Lanes {
-    next: u32,
-    free: Vec<LaneIndex>,
-    /// Workers that have let go of a lane.
-    let_go: HashMap<LaneIndex, usize>,
-}
-
-impl Lanes {
-    fn take(&mut self) -> LaneIndex {
-        self.free.pop().unwrap_or_else(|| {
-            self.next += 1;
-            LaneIndex(self.next - 1)
-        })
-    }
-
-    fn freed(&mut self, lane: LaneIndex, workers: usize) {
-        let count = self.let_go.entry(lane).or_default();
-        *count += 1;
-        if *count == workers {
-            self.let_go.remove(&lane);
-            self.free.push(lane);
-        }
-    }
 }
 
 impl Control {
@@ -264,15 +215,7 @@ impl Control {
             listener: None,
             listener_kept: None,
             home: Home::default(),
-            routed: false,
-            replicas: HashMap::new(),
-            deployments: HashMap::new(),
-            pending: None,
-            partial_at: None,
-            unacknowledged: BTreeMap::new(),
-            acknowledged: BTreeSet::new(),
-            attempts: 0,
-            lanes: Lanes::default(),
+            routing: Routing::default(),
             gathered: Gathered::default(),
             pulse: Pulse::default(),
             draining: false,
@@ -295,15 +238,9 @@ impl Control {
             },
             Told::Home(from) => self.home_told(from)?,
             Told::Joined { replica, attempt, result } => {
-                if let Some(known) = self.replicas.get_mut(&replica)
-                    && known.attempt == attempt
-                {
-                    known.state = match result {
-                        Ok(connected) => Joining::Joined(connected),
-                        Err(why) => Joining::Failed(why),
-                    };
-                }
-                self.apply_pending()?;
+                let ends = |Connected { lanes, board }| Ends { lanes, load: Box::new(board) };
+                self.routing.joined(&replica, attempt, result.map(ends));
+                self.route()?;
             }
             Told::Worker(from) => self.worker_told(from),
             Told::Drain => self.drain(DRAIN_DEFAULT, false)?,
@@ -335,15 +272,12 @@ impl Control {
                 Ok(())
             }
             ProxyOrder::View(view) => {
-                self.pending = Some(view);
-                if !self.routed {
-                    self.partial_at.get_or_insert(Instant::now() + FIRST_VIEW_WAIT);
-                }
-                self.apply_pending()
+                self.routing.view(view, clock::now());
+                self.route()
             }
             ProxyOrder::Detach(replica) => {
                 self.detach(&replica);
-                self.apply_pending()
+                self.route()
             }
             ProxyOrder::Drain(limit) => self.drain(limit, false),
             ProxyOrder::Retire(limit) => self.drain(limit, true),
@@ -399,24 +333,14 @@ impl Control {
 
     /// How things stand here, for a supervisor that does not know.
     fn claim(&self) -> ProxyClaim {
-        let is_attached = |known: &Known| match &known.state {
-            Joining::Joined(_) => true,
-            Joining::Serving(replica) => !replica.is_gone(),
-            Joining::UnderWay | Joining::Failed(_) => false,
-        };
-        let attached: Vec<ReplicaId> =
-            self.replicas.iter().filter(|(_, known)| is_attached(known)).map(|(id, _)| id.clone()).collect();
-        let everywhere = |id: &&ReplicaId| {
-            attached.contains(id) && self.unacknowledged.values().all(|view| view.replicas.contains(*id))
-        };
         let left = |at: Instant| at.saturating_duration_since(Instant::now());
         ProxyClaim {
             instance: self.home.instance(),
             settings: self.settings.clone(),
             listening: self.listener_kept.is_some(),
             draining: self.draining.then(|| self.deadline.map_or(DRAIN_DEFAULT, left)),
-            routed: self.acknowledged.iter().filter(everywhere).cloned().collect(),
-            attached,
+            routed: self.routing.routed().cloned().collect(),
+            attached: self.routing.attached().cloned().collect(),
         }
     }
 
@@ -493,7 +417,7 @@ impl Control {
     /// Hands the listening socket to the workers, once both are there, and routes: until then connections wait in the
     /// socket's backlog, so that no client of a proxy that was started again is told that its route is not there.
     fn listen(&mut self) -> Result<(), ServeError> {
-        if !self.routed {
+        if !self.routing.is_routed() {
             return Ok(());
         }
         let (Some(workers), Some(listener)) = (&self.workers, &self.listener) else { return Ok(()) };
@@ -520,11 +444,8 @@ impl Control {
             return Ok(());
         };
         let attach = Arc::new(Link::from_fd(attach));
-        self.attempts += 1;
-        let attempt = self.attempts;
-        let (state, pidfd) = (Joining::UnderWay, Arc::new(pidfd));
-        let known = Known { state, attempt, version, pidfd, _attach: Arc::clone(&attach) };
-        self.replicas.insert(replica.clone(), known);
+        let tie = Tie { pidfd: Arc::new(pidfd), _attach: Arc::clone(&attach) };
+        let attempt = self.routing.attach(replica.clone(), version, tie);
         let tell = self.sender.clone();
         let join = move || {
             let joined = attach::connect(&attach, lanes, geometry, UpBell::EventFd, JOIN_TIMEOUT);
@@ -536,153 +457,32 @@ impl Control {
     }
 
     fn detach(&mut self, replica: &ReplicaId) {
-        let Some(Known { state: Joining::Serving(shared), .. }) = self.replicas.remove(replica) else {
-            return;
-        };
-        // One that has left by itself has been let go of by each worker, or will be by its death; its lane's number
-        // may be another replica's by now.
-        if shared.leave()
-            && let Some(workers) = &self.workers
-        {
-            workers.post_all(|| Mail::Detach(shared.lane));
+        if let Some(workers) = &self.workers {
+            self.routing.detach(replica, &**workers);
         }
     }
 
-    /// Applies the newest view, if all that it names have joined, or have failed to.
-    fn apply_pending(&mut self) -> Result<(), ServeError> {
-        let joining = |replica: &ReplicaId| {
-            matches!(self.replicas.get(replica), Some(Known { state: Joining::UnderWay, .. }))
-        };
-        let waits = |view: &RouteView| view.deployments.iter().flat_map(|d| &d.replicas).any(joining);
-        if self.pending.as_ref().is_none_or(waits) {
-            return Ok(());
-        }
-        let Some(view) = self.pending.take() else { return Ok(()) };
-        let unreachable = self.apply(&view)?;
-        let workers = self.workers()?.count();
-        let is_reached = |id: &&ReplicaId| !unreachable.iter().any(|(unreached, _)| unreached == *id);
-        let replicas =
-            view.deployments.iter().flat_map(|it| &it.replicas).filter(is_reached).cloned().collect();
-        let applying = Applying { workers_left: workers, unreachable, replicas };
-        self.unacknowledged.insert(view.generation, applying);
-        Ok(())
-    }
-
-    /// Routes by a view, as far as its replicas have joined. Gives those that have not, with why.
-    fn apply(&mut self, view: &RouteView) -> Result<Vec<(ReplicaId, String)>, ServeError> {
-        self.partial_at = None;
+    /// Has the workers go by the newest view as soon as that can be, and takes connections from the first one on.
+    fn route(&mut self) -> Result<(), ServeError> {
         let workers = self.workers()?;
-        let mut unreachable = Vec::new();
-        let mut routes = Vec::new();
-        for deployment in &view.deployments {
-            let backends = self.backends(deployment, &workers, &mut unreachable);
-            let shared = self.deployment(&deployment.name);
-            shared.set_backends(Arc::clone(&backends), clock::now(), &*workers);
-            let Some(prefix) = &deployment.route_prefix else { continue };
-            let route = Route {
-                place: routes.len(),
-                deployment: shared,
-                backends,
-                availability: deployment.availability.clone(),
-                request_timeout: deployment.request_timeout,
-                http: deployment.http,
-            };
-            routes.push((prefix.clone(), route));
-        }
-        self.forget_deployments(view, &workers);
-        let generation = view.generation;
-        let view = Arc::new(View { generation, routes: RouteTable::new(routes.into_iter()) });
-        workers.post_all(|| Mail::View(Arc::clone(&view)));
-        self.routed = true;
-        self.listen()?;
-        Ok(unreachable)
-    }
-
-    /// The replicas of a deployment that can be used; those that are new are handed to the workers.
-    fn backends(
-        &mut self,
-        view: &DeploymentView,
-        workers: &Mailboxes,
-        unreachable: &mut Vec<(ReplicaId, String)>,
-    ) -> Arc<Backends> {
-        let mut replicas = Vec::with_capacity(view.replicas.len());
-        for id in &view.replicas {
-            match self.serving(id, &view.name, workers) {
-                Ok(replica) => replicas.push(replica),
-                Err(why) => unreachable.push((id.clone(), why)),
-            }
-        }
-        let canary = view.canary.as_ref().map(|canary| {
-            // Those that are tried come last, each part in the view's order.
-            replicas.sort_by_key(|replica| canary.replicas.contains(&replica.id));
-            let from = replicas.iter().take_while(|replica| !canary.replicas.contains(&replica.id)).count();
-            Canary::new(from, canary.weight)
-        });
-        let max_queued = view.max_queued_requests;
-        Arc::new(Backends { replicas, canary, max_ongoing: view.max_ongoing_requests.max(1), max_queued })
-    }
-
-    fn serving(
-        &mut self,
-        id: &ReplicaId,
-        deployment: &DeploymentName,
-        workers: &Mailboxes,
-    ) -> Result<Arc<Replica>, String> {
-        let deployment = self.deployment(deployment);
-        let known = self.replicas.get_mut(id).ok_or("it was not attached")?;
-        match std::mem::replace(&mut known.state, Joining::UnderWay) {
-            Joining::Joined(Connected { lanes, board }) => {
-                let lane = self.lanes.take();
-                let replica = Replica::new(id.clone(), lane, deployment, Box::new(board));
-                let replica = Arc::new(replica.of_version(known.version.clone()));
-                for (worker, lane) in lanes.into_iter().enumerate() {
-                    let pidfd = Arc::clone(&known.pidfd);
-                    let replica = Arc::clone(&replica);
-                    workers.post(worker, Mail::Attach { replica, lane: Box::new(lane), pidfd });
-                }
-                known.state = Joining::Serving(Arc::clone(&replica));
-                Ok(replica)
-            }
-            state @ Joining::Serving(_) => {
-                let Joining::Serving(replica) = &state else { return Err(String::new()) };
-                let replica = Arc::clone(replica);
-                known.state = state;
-                if replica.is_gone() { Err("it is gone".to_owned()) } else { Ok(replica) }
-            }
-            Joining::Failed(why) => {
-                known.state = Joining::Failed(why.clone());
-                Err(why)
-            }
-            Joining::UnderWay => Err("it has not joined yet".to_owned()),
-        }
-    }
-
-    fn deployment(&mut self, name: &DeploymentName) -> Arc<Deployment> {
-        let new = || Arc::new(Deployment::new(name.clone()));
-        Arc::clone(self.deployments.entry(name.clone()).or_insert_with(new))
-    }
-
-    /// Lets go of deployments that the view does not name; who waits there is told by the workers.
-    fn forget_deployments(&mut self, view: &RouteView, workers: &Mailboxes) {
-        self.deployments.retain(|name, deployment| {
-            let named = view.deployments.iter().any(|d| d.name == *name);
-            if !named {
-                deployment.set_backends(Arc::default(), clock::now(), workers);
-            }
-            named
-        });
+        self.routing.settle(&*workers, clock::now());
+        self.listen()
     }
 
     fn worker_told(&mut self, from: FromWorker) {
         match from {
-            FromWorker::Applied { generation } => self.applied(generation),
+            FromWorker::Applied { generation } => {
+                if let Some(Applied { generation, unreachable }) = self.routing.applied(generation) {
+                    let _ = self.reports.send(ProxyReport::Applied { generation, unreachable });
+                }
+            }
             FromWorker::Fault { replica, fault } => {
                 self.detach(&replica);
                 let _ = self.reports.send(ProxyReport::Fault { replica, fault });
             }
             FromWorker::LaneFreed(lane) => {
                 let workers = self.workers.as_ref().map_or(0, |workers| workers.count());
-                self.lanes.freed(lane, workers);
+                self.routing.freed(lane, workers);
             }
             FromWorker::Stats(traffic) => self.gathered.add(traffic, Instant::now()),
             FromWorker::Turned { probe } => {
@@ -695,17 +495,6 @@ impl Control {
                 self.drained += 1;
                 self.finished |= self.drained == self.workers.as_ref().map_or(0, |workers| workers.count());
             }
-        }
-    }
-
-    fn applied(&mut self, generation: Generation) {
-        let Some(applying) = self.unacknowledged.get_mut(&generation) else { return };
-        applying.workers_left -= 1;
-        if applying.workers_left == 0
-            && let Some(Applying { unreachable, replicas, .. }) = self.unacknowledged.remove(&generation)
-        {
-            self.acknowledged = replicas;
-            let _ = self.reports.send(ProxyReport::Applied { generation, unreachable });
         }
     }
 
@@ -725,18 +514,19 @@ impl Control {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        [self.deadline, self.partial_at, self.gathered.due()].into_iter().flatten().min()
+        [self.deadline, self.partial_at(), self.gathered.due()].into_iter().flatten().min()
+    }
+
+    fn partial_at(&self) -> Option<Instant> {
+        self.routing.partial_at().map(|at| Instant::now() + at.until(clock::now()))
     }
 
     fn time_is_up(&mut self) -> Result<(), ServeError> {
         let now = Instant::now();
-        if self.partial_at.is_some_and(|at| at <= now) {
-            // A replica that hangs must not keep all others from being served after a restart. The view stays
-            // pending, and is not reported, until it is whole.
-            self.partial_at = None;
-            if let Some(view) = self.pending.clone() {
-                self.apply(&view)?;
-            }
+        if self.routing.partial_at().is_some_and(|at| at <= clock::now()) {
+            let workers = self.workers()?;
+            self.routing.expire(&*workers, clock::now());
+            self.listen()?;
         }
         if self.gathered.due().is_some_and(|at| at <= now) {
             self.send_stats(now);
@@ -760,7 +550,7 @@ impl Control {
     }
 
     fn stats(&mut self, now: Instant) -> Vec<ProxyStats> {
-        let levels = self.deployments.values().map(|deployment| Level {
+        let levels = self.routing.deployments().map(|deployment| Level {
             name: deployment.name.clone(),
             waiting: u32::try_from(deployment.told_waiting()).unwrap_or(u32::MAX),
             in_flight: deployment.in_flight(),
