@@ -431,7 +431,10 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 return;
             }
             ResetCode::Deadline => Page::timed_out(),
-            ResetCode::Failed | ResetCode::Protocol | ResetCode::Cancelled => Page::internal_error(),
+            ResetCode::Failed | ResetCode::Protocol | ResetCode::Cancelled => {
+                self.warn(id, &format!("the replica gave it up: {code:?}"));
+                Page::internal_error()
+            }
         };
         let step = self.respond(id, page, now);
         self.carry_on(id, step);
