@@ -17,6 +17,7 @@ use crate::codec::{self, CodecError};
 use crate::request::Request;
 use crate::response::Response;
 use crate::streamed::Stream;
+use crate::streamed_response::StreamedResponse;
 use crate::sys::clock;
 use crate::sys::host::{self, Call, Outgoing, Reply};
 #[cfg(feature = "tokio")]
@@ -101,7 +102,7 @@ impl Handle {
             let asks = Asks { encoding, types, streams: true, ..Asks::to(method) };
             let mut call = self.start_in(&asks, &args)?.into_call();
             let callee = self.callee(method);
-            match call.head().map_err(|status| callee.failed(status))? {
+            match call.head().map_err(|status| callee.failed(status))?.status {
                 200 => Ok(Stream::new(call, callee)),
                 status => {
                     let mut text = Vec::new();
@@ -167,6 +168,16 @@ impl Handle {
         let body = request.bytes()?;
         let mut call = self.start_request(&request, &body)?;
         self.response_of(&mut call)
+    }
+
+    /// Sends a request to the deployment's `call`, and gives the answer as soon as its head is there: its body is read as
+    /// it comes.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub fn request_stream(&self, request: Request) -> Result<StreamedResponse> {
+        let body = request.bytes()?;
+        StreamedResponse::begin(self.start_request(&request, &body)?, self.callee(""))
     }
 
     fn start_request(&self, request: &Request, body: &[u8]) -> Result<Call> {
@@ -300,6 +311,16 @@ impl Handle {
         let mut call = self.start_request(&request, &body)?;
         ready(&mut call).await.map_err(|status| self.callee("").failed(status))?;
         self.response_of(&mut call)
+    }
+
+    /// [`request_stream`](Self::request_stream), waiting without holding a thread.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    #[cfg(feature = "tokio")]
+    pub async fn request_stream_async(&self, request: Request) -> Result<StreamedResponse> {
+        let body = request.bytes_async().await?;
+        StreamedResponse::begin_async(self.start_request(&request, &body)?, self.callee("")).await
     }
 
     /// The first time that a deployment is called, the supervisor is asked for it, which may take a while.

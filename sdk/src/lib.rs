@@ -51,6 +51,7 @@ mod stream;
 #[cfg(feature = "tokio")]
 mod stream_async;
 mod streamed;
+mod streamed_response;
 #[expect(
     unsafe_code,
     clippy::disallowed_methods,
@@ -85,6 +86,7 @@ pub use stream_async::AsyncBodyWriter;
 #[cfg(feature = "tokio")]
 pub use streamed::AsyncItems;
 pub use streamed::{Items, Stream, Streamed};
+pub use streamed_response::StreamedResponse;
 #[cfg(feature = "tokio")]
 pub use tokio;
 #[cfg(all(feature = "tokio", feature = "websocket"))]

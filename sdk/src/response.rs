@@ -288,7 +288,6 @@ impl Response {
     }
 
     /// The same; a stream without a type stays so.
-    #[cfg(feature = "axum")]
     pub(crate) fn untyped(mut self) -> Self {
         self.parts.untyped = true;
         self

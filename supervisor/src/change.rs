@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use decurion_api::admin::{Applied, Change, ChangeAction};
 use decurion_api::limits::{DEPLOYMENTS_MAX, REPLICAS_MAX};
 use decurion_api::spec::{ApplicationSpec, DeploymentSpec, LibraryRef};
-use decurion_api::{ApplicationName, DeploymentName};
+use decurion_api::{ApplicationName, ClassName, DeploymentName};
 use decurion_ipc::codec::MESSAGE_MAX;
 
 use crate::desired::{ClassInfo, Desired, RESTART_FIELDS, RolledBack, Wanted, fields_of};
@@ -439,7 +439,8 @@ fn resolve(spec: &DeploymentSpec, libraries: &Libraries) -> Result<(String, Clas
         .get(&library_key(&spec.library))
         .ok_or_else(|| Refusal::NoLibrary { name: name(), library: library_key(&spec.library) })?;
     let known = || library.classes.iter().map(|class| class.name.clone()).collect::<Vec<_>>();
-    let class = match (&spec.class, library.classes.as_slice()) {
+    let graph = spec.graph.as_ref().and_then(|graph| ClassName::new(graph.class()).ok());
+    let class = match (spec.class.as_ref().or(graph.as_ref()), library.classes.as_slice()) {
         (Some(wanted), classes) => classes
             .iter()
             .find(|class| class.name == *wanted)

@@ -80,6 +80,9 @@ pub struct ClassInfo {
     pub batch_max: u32,
     /// Its methods, in the order of the ABI's `method_index`.
     pub methods: Vec<String>,
+    /// Those of them that stream.
+    #[serde(default)]
+    pub streams: Vec<String>,
     /// Bit `1 << n` for `decurion_abi::encoding` n.
     pub encodings: u32,
 }

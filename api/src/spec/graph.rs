@@ -19,6 +19,10 @@ pub use reference::{Missing, Reference, references, resolve};
 
 /// Steps of one graph, at most.
 pub const STEPS_MAX: usize = 256;
+/// Class of the graphs whose answer is whole.
+pub const CLASS: &str = "Graph";
+/// Class of the graphs whose last step streams.
+pub const CLASS_STREAMING: &str = "StreamingGraph";
 /// Requests in flight per replica of a graph where nothing is said: a run waits most of its time.
 pub const GRAPH_ONGOING_DEFAULT: u32 = 100;
 
@@ -48,6 +52,9 @@ pub struct Step {
     /// The step runs only where this holds; else its result is null.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<Condition>,
+    /// The last step of a graph that answers bit by bit, as this step does.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stream: bool,
 }
 
 /// What a step calls.
@@ -111,6 +118,16 @@ pub enum GraphError {
     /// Arguments that are neither a list nor a table.
     #[error("args of step '{0}' are a list by position ([\"$x\"]) or a table by name ({{ x = \"$x\" }})")]
     Args(String),
+    /// What streams is read once, by whoever asked the graph.
+    #[error(
+        "step '{step}' streams, so it has to be the last one: {why}; leave out `output`, or make it \"${step}\" itself"
+    )]
+    StreamsEarly {
+        /// Its name.
+        step: String,
+        /// What takes its result.
+        why: String,
+    },
     /// A condition is one reference.
     #[error("the condition of step '{0}' is one reference: when = \"$x\" or unless = \"$x\"")]
     Condition(String),
@@ -151,6 +168,18 @@ impl GraphSpec {
         self.steps.iter().find(|step| step.name == name)
     }
 
+    /// The step whose stream is the graph's answer; `None`: the answer is whole.
+    #[must_use]
+    pub fn streaming(&self) -> Option<&Step> {
+        self.steps.iter().find(|step| step.stream)
+    }
+
+    /// The class that runs it.
+    #[must_use]
+    pub fn class(&self) -> &'static str {
+        if self.streaming().is_some() { CLASS_STREAMING } else { CLASS }
+    }
+
     /// Names that a step waits for, without the graph's input, each once.
     #[must_use]
     pub fn inputs_of<'s>(&self, step: &'s Step) -> Vec<&'s str> {
@@ -175,6 +204,21 @@ impl GraphSpec {
         self.check_known(&taken.iter().copied().collect::<Vec<_>>(), || "output".to_owned())?;
         if let Some(unused) = self.ends().into_iter().find(|end| !taken.contains(end)) {
             return Err(GraphError::Unused(unused.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// A stream is nothing that another step, or a part of an answer, could be made of.
+    fn check_streams(&self) -> Result<(), GraphError> {
+        for step in self.steps.iter().filter(|step| step.stream) {
+            let refused = |why: String| GraphError::StreamsEarly { step: step.name.clone(), why };
+            if let Some(taker) = self.steps.iter().find(|it| self.inputs_of(it).contains(&step.name.as_str()))
+            {
+                return Err(refused(format!("step '{}' takes its result", taker.name)));
+            }
+            if self.output.as_str().and_then(|text| text.strip_prefix('$')) != Some(&step.name) {
+                return Err(refused(format!("the graph answers {}", self.output)));
+            }
         }
         Ok(())
     }
@@ -270,7 +314,7 @@ impl GraphBuilder {
     #[must_use]
     pub fn step(mut self, name: impl Into<String>, call: impl Into<String>, args: Value) -> Self {
         let (name, call) = (name.into(), call.into());
-        self.spec.steps.push(Step { name, call, callee: None, args, when: None });
+        self.spec.steps.push(Step { name, call, callee: None, args, when: None, stream: false });
         self
     }
 
@@ -284,6 +328,15 @@ impl GraphBuilder {
     #[must_use]
     pub fn unless(self, reference: impl Into<String>) -> Self {
         self.condition(Condition { value: reference.into(), negated: true })
+    }
+
+    /// The step just added answers bit by bit, and so does the graph: it is the last one.
+    #[must_use]
+    pub fn stream(mut self) -> Self {
+        if let Some(step) = self.spec.steps.last_mut() {
+            step.stream = true;
+        }
+        self
     }
 
     fn condition(mut self, condition: Condition) -> Self {
@@ -315,6 +368,7 @@ impl GraphBuilder {
                 ends => return Err(GraphError::NoOutput(ends.iter().map(|it| (*it).to_owned()).collect())),
             },
         };
+        spec.check_streams()?;
         spec.check_output()?;
         Ok(spec)
     }
@@ -379,6 +433,28 @@ mod tests {
         let many = (0..=STEPS_MAX)
             .fold(GraphSpec::builder(), |graph, n| graph.step(format!("s{n}"), "m", json!([])));
         assert!(refused(many).contains("at most 256 steps, and this one has 257"));
+    }
+
+    #[test]
+    fn only_the_last_step_may_stream() {
+        let words = || {
+            let graph = GraphSpec::builder().step("pre", "model", json!(["$input"]));
+            graph.step("words", "chat.words", json!(["$pre"])).stream()
+        };
+        let graph = words().build().unwrap();
+        assert_eq!(graph.streaming().map(|step| step.name.as_str()), Some("words"));
+        assert_eq!((graph.output, graph.steps[0].stream), (json!("$words"), false));
+        let taken = refused(words().step("end", "model", json!(["$words"])));
+        assert!(
+            taken.contains("step 'words' streams") && taken.contains("step 'end' takes its result"),
+            "{taken}"
+        );
+        for output in [json!("$words.0"), json!(["$words"]), json!({ "pre": "$pre", "words": "$words" })] {
+            let part = refused(words().output(output.clone()));
+            assert!(part.contains(&format!("the graph answers {output}")), "{part}");
+        }
+        let two = words().step("more", "chat.words", json!(["$pre"])).stream().output(json!("$more"));
+        assert!(refused(two).contains("step 'words' streams"));
     }
 
     #[test]

@@ -463,9 +463,13 @@ impl Call {
         let mut reply = EMPTY_REPLY;
         // SAFETY: a call that is not freed yet, a reply of the size it states, no waker: it waits.
         match unsafe { (self.host.call_wait)(self.raw, &raw mut reply, ptr::null()) } {
-            status::OK => {}
-            failed => return Err(failed),
+            status::OK => Ok(self.lent(&reply)),
+            failed => Err(failed),
         }
+    }
+
+    /// What the host has just filled in for this call.
+    fn lent(&mut self, reply: &abi::CallReply) -> Reply<'_> {
         let fields: &[abi::Header] = if reply.headers.is_null() {
             &[]
         } else {
@@ -474,15 +478,15 @@ impl Call {
         };
         // SAFETY: as above.
         let body = unsafe { reply.body.as_slice() };
-        Ok(Reply { status: reply.status, encoding: reply.encoding, body, fields })
+        Reply { status: reply.status, encoding: reply.encoding, body, fields }
     }
 
-    /// Waits for the head of the answer alone: its status. The body is then [read](Self::read). The error is an ABI status.
-    pub(crate) fn head(&mut self) -> Result<u32, i32> {
+    /// Waits for the head of the answer alone. The body is then [read](Self::read). The error is an ABI status.
+    pub(crate) fn head(&mut self) -> Result<Reply<'_>, i32> {
         let mut reply = EMPTY_REPLY;
         // SAFETY: as in `wait`.
         match unsafe { (self.host.call_head)(self.raw, &raw mut reply, ptr::null()) } {
-            status::OK => Ok(reply.status),
+            status::OK => Ok(self.lent(&reply)),
             failed => Err(failed),
         }
     }

@@ -47,7 +47,7 @@ pub(super) fn check(desired: &Desired) -> Result<(), Refusal> {
             let Some(callee) = &step.callee else { continue };
             let deployment = callee.deployment.as_str();
             match find(deployment, desired, &[]) {
-                Some(found) => has(&found, callee).map_err(|why| refusal(name, step, why))?,
+                Some(found) => has(&found, callee, step.stream).map_err(|why| refusal(name, step, why))?,
                 None => return Err(refusal(name, step, no_deployment(deployment))),
             }
             calls.entry(name.as_str()).or_default().push(deployment);
@@ -59,13 +59,20 @@ pub(super) fn check(desired: &Desired) -> Result<(), Refusal> {
 /// `NAME` or `NAME.METHOD`; as names may hold dots, what is deployed decides.
 fn callee<'d>(step: &Step, find: impl Fn(&str) -> Option<Callable<'d>>) -> Result<Callee, String> {
     let named = |name: &str| DeploymentName::new(name).map_err(|error| error.to_string());
-    if let Some(found) = find(&step.call) {
-        return Ok(Callee { deployment: named(&step.call)?, method: default_method(&step.call, &found)? });
-    }
-    let Some((name, method)) = step.call.rsplit_once('.') else { return Err(no_deployment(&step.call)) };
-    let Some(found) = find(name) else { return Err(no_deployment(name)) };
-    let callee = Callee { deployment: named(name)?, method: Some(method.to_owned()) };
-    has(&found, &callee)?;
+    let (found, callee) = match find(&step.call) {
+        Some(found) => {
+            let method = default_method(&step.call, &found)?;
+            (found, Callee { deployment: named(&step.call)?, method })
+        }
+        None => {
+            let Some((name, method)) = step.call.rsplit_once('.') else {
+                return Err(no_deployment(&step.call));
+            };
+            let Some(found) = find(name) else { return Err(no_deployment(name)) };
+            (found, Callee { deployment: named(name)?, method: Some(method.to_owned()) })
+        }
+    };
+    has(&found, &callee, step.stream)?;
     Ok(callee)
 }
 
@@ -88,7 +95,8 @@ fn default_method(name: &str, found: &Callable<'_>) -> Result<Option<String>, St
     }
 }
 
-fn has(found: &Callable<'_>, callee: &Callee) -> Result<(), String> {
+/// Whether it can be called so. A `call` may stream or not, as it likes; a method says which.
+fn has(found: &Callable<'_>, callee: &Callee, stream: bool) -> Result<(), String> {
     match (found, &callee.method) {
         (Callable::Graph, None) => Ok(()),
         (Callable::Graph, Some(method)) => {
@@ -96,7 +104,19 @@ fn has(found: &Callable<'_>, callee: &Callee) -> Result<(), String> {
         }
         (Callable::Class(class), None) if class.http => Ok(()),
         (Callable::Class(class), None) => Err(format!("class {} no longer answers HTTP", class.name)),
-        (Callable::Class(class), Some(method)) if class.methods.contains(method) => Ok(()),
+        (Callable::Class(class), Some(method)) if class.methods.contains(method) => {
+            match (class.streams.contains(method), stream) {
+                (true, false) => Err(format!(
+                    "method '{method}' of class {} streams; that is for the last step, with stream = true",
+                    class.name
+                )),
+                (false, true) => Err(format!(
+                    "method '{method}' of class {} does not stream; leave out stream = true",
+                    class.name
+                )),
+                _ => Ok(()),
+            }
+        }
         (Callable::Class(class), Some(method)) => {
             let there = if class.methods.is_empty() { "none".to_owned() } else { class.methods.join(", ") };
             Err(format!("class {} has no method '{method}'; there are: {there}", class.name))
@@ -137,9 +157,9 @@ fn check_cycles(mut calls: BTreeMap<&str, Vec<&str>>) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use decurion_api::ApplicationName;
     use decurion_api::admin::ChangeAction;
     use decurion_api::spec::{ApplicationSpec, GraphSpec, LibraryRef};
+    use decurion_api::{ApplicationName, ClassName};
     use serde_json::json;
 
     use super::super::{Changer, Libraries, Proposal, Standing, StoredLibrary, library_key};
@@ -151,7 +171,11 @@ mod tests {
         let mut libraries = libraries();
         let mut own = libraries.values().next().unwrap().classes[0].clone();
         (own.http, own.methods) = (true, vec!["run".to_owned()]);
-        let own = StoredLibrary { digest: "9".repeat(64), classes: vec![own] };
+        let mut streaming = own.clone();
+        own.name = ClassName::new(decurion_api::spec::graph::CLASS).unwrap();
+        streaming.name = ClassName::new(decurion_api::spec::graph::CLASS_STREAMING).unwrap();
+        streaming.streams = streaming.methods.clone();
+        let own = StoredLibrary { digest: "9".repeat(64), classes: vec![own, streaming] };
         libraries.insert(library_key(&LibraryRef::Graph), own);
         libraries
     }
@@ -209,6 +233,28 @@ mod tests {
             refused(vec![graph("x", "y"), graph("y", "z"), graph("z", "y")]),
             "graphs call each other in a circle: y -> z -> y"
         );
+    }
+
+    #[test]
+    fn a_method_that_streams_is_called_so_and_no_other() {
+        let streaming = |name: &str, call: &str| {
+            let builder = GraphSpec::builder().step("one", call, json!(["$input"]));
+            DeploymentSpec { graph: Some(builder.stream().build().unwrap()), ..graph(name, call) }
+        };
+        let words = refused(vec![spec("a", "1", 1), streaming("talk", "a.predict")]);
+        assert!(words.contains("method 'predict' of class Model does not stream"), "{words}");
+        let both = declare(&Desired::default(), vec![spec("a", "1", 1), streaming("talk", "a")]).unwrap();
+        let talk = &both.desired.deployments[&DeploymentName::new("talk").unwrap()];
+        assert_eq!(talk.class.name.as_str(), "StreamingGraph");
+        let whole = |_: &DeploymentName| Standing::default();
+        let application = ApplicationName::new("other").unwrap();
+        let deploy = |spec| {
+            let changer = Changer::new(&both.desired, None, &whole).unwrap();
+            changer.deployment(application.clone(), spec, &with_graphs())
+        };
+        let words = deploy(graph("sum", "talk.run")).unwrap_err().to_string();
+        assert!(words.contains("method 'run' of class StreamingGraph streams"), "{words}");
+        assert!(deploy(streaming("talk2", "talk.run")).is_ok());
     }
 
     #[test]

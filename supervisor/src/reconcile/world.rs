@@ -132,6 +132,7 @@ pub(crate) fn libraries() -> Libraries {
         reconfigures: true,
         batch_max: 0,
         methods: vec!["predict".to_owned()],
+        streams: Vec::new(),
         encodings: 2,
     };
     let digest = "d".repeat(64);

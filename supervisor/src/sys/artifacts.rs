@@ -243,6 +243,12 @@ pub(crate) fn classes_of(facts: &LibraryFacts) -> Vec<ClassInfo> {
             reconfigures: class.reconfigure.is_some(),
             batch_max: class.batch_max(),
             methods: class.methods.iter().map(|method| method.name.clone()).collect(),
+            streams: class
+                .methods
+                .iter()
+                .filter(|method| method.stream)
+                .map(|method| method.name.clone())
+                .collect(),
             encodings: class.encoding_bits(),
         })
     };

@@ -1,6 +1,9 @@
 //! Graphs in the configuration file: run, called, drawn, updated, refused and deleted.
 
-use decurion_tests::{World, library};
+use std::io::Read;
+
+use decurion_client::Client;
+use decurion_tests::{Connection, World, library};
 use serde_json::json;
 
 fn config(model: &str, graph: &str) -> String {
@@ -77,6 +80,94 @@ fn a_graph_is_updated_scaled_and_deleted_as_a_deployment() {
     let _ = world.run(&["delete", "sum"]).ok();
     assert_eq!(world.post("/sum", b"1").status, 404);
     let _ = world.run(&["delete", "model"]).ok();
+}
+
+/// `Drip` streams by its `call`, and counts by a method; both go on when the gate is opened.
+fn streaming(step: &str) -> String {
+    let library = library("fixtures");
+    format!(
+        "application = \"streams\"\n\
+         [[deployment]]\nname = \"drip\"\nlibrary = \"{0}\"\nclass = \"Drip\"\nroute_prefix = \"\"\n\
+         [[graph]]\nname = \"talk\"\n[graph.steps]\n{step}\n",
+        library.display()
+    )
+}
+
+/// What comes on a connection, up to and with these words.
+fn read_up_to(connection: &Connection, end: &str) -> String {
+    let (mut text, mut byte) = (String::new(), [0]);
+    while !text.ends_with(end) {
+        connection.stream().read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {text}"));
+        text.push(char::from(byte[0]));
+    }
+    text
+}
+
+#[test]
+fn a_graph_whose_last_step_streams_answers_before_that_step_is_through() {
+    let world = World::start();
+    let gate = world.path().join("gate");
+    let words = "pre = { call = \"drip.plus\", args = [\"$input.to\", 1] }\n\
+                 words = { call = \"drip.count\", args = [\"$pre\", \"$input.gate\"], stream = true }";
+    let _ = world.deploy(&streaming(words)).ok();
+    let input = json!({ "to": 2, "gate": gate });
+    let drawn = world.run(&["graph", "talk"]).ok().stdout;
+    assert!(drawn.contains("words = drip.count($pre, $input.gate)  stream\n"), "{drawn}");
+    assert!(world.run(&["config", "talk"]).ok().stdout.contains("stream = true"));
+
+    // Over HTTP: the first line is there while the step waits for the gate.
+    let mut connection = world.connect();
+    connection.request("POST", "/talk", &[], input.to_string().as_bytes()).expect("sent");
+    let head = read_up_to(&connection, "1\n\r\n");
+    assert!(head.contains("application/x-ndjson") && head.contains("\r\n1\n\r\n"), "{head}");
+    std::fs::write(&gate, "").expect("open the gate");
+    let rest = read_up_to(&connection, "\r\n0\r\n\r\n");
+    assert!(rest.contains("2\n") && rest.contains("3\n"), "{rest}");
+
+    // By handle: items as they come.
+    std::fs::remove_file(&gate).expect("close the gate");
+    let client = Client::connect_to(&world.socket().with_file_name("handle.sock")).expect("a client");
+    let talk = client.deployment("talk").expect("it is there").handle();
+    let mut items = talk.stream::<u32>("run", (&input,)).expect("a stream");
+    assert_eq!(items.next().expect("one").expect("good"), 1);
+    std::fs::write(&gate, "").expect("open the gate");
+    assert_eq!(items.collect::<Result<Vec<_>, _>>().expect("the rest"), [2, 3]);
+
+    let refused = world.post("/talk", b"{\"to\": \"x\", \"gate\": \"\"}");
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.text().contains("step 'pre' (drip.plus)"), "{}", refused.text());
+    let refused = world.post("/talk", b"{\"to\": 0, \"gate\": 7}");
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.text().contains("step 'words' (drip.count)"), "{}", refused.text());
+
+    // It goes on as a deployment does: from a graph that streams to one that does not.
+    let _ = world.deploy(&streaming("pre = { call = \"drip.plus\", args = [\"$input\", 1] }")).ok();
+    assert_eq!(world.post("/talk", b"1").text().trim(), "2");
+}
+
+#[test]
+fn streams_anywhere_but_at_the_end_are_refused_at_plan() {
+    let world = World::start();
+    for (steps, words) in [
+        (
+            "a = { call = \"drip.count\", args = [1, \"\"], stream = true }\n\
+             b = { call = \"drip.plus\", args = [\"$a\", 1] }",
+            "step 'a' streams, so it has to be the last one: step 'b' takes its result",
+        ),
+        (
+            "a = { call = \"drip.count\", args = [1, \"\"], stream = true }\noutput = [\"$a\"]",
+            "the graph answers [\"$a\"]",
+        ),
+        (
+            "a = { call = \"drip.plus\", args = [1, 1], stream = true }",
+            "method 'plus' of class Drip does not stream",
+        ),
+        ("a = { call = \"drip.count\", args = [1, \"\"] }", "method 'count' of class Drip streams"),
+    ] {
+        std::fs::write(world.path().join("wrong.toml"), streaming(steps)).expect("write");
+        let refused = world.run(&["plan", "wrong.toml"]).code(1);
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
 }
 
 #[test]

@@ -81,7 +81,9 @@ fn step(
         (None, Some((_, reference))) => builder.unless(reference),
         (None, None) => builder,
     };
-    table.later("stream", "the answer of a graph is whole", problems);
+    if table.boolean("stream", false, problems) {
+        builder = builder.stream();
+    }
     table.finish(problems);
     builder
 }

@@ -544,6 +544,22 @@ output = { answer = "$model" }
 }
 
 #[test]
+fn a_graph_whose_last_step_streams_is_read_and_written_back() {
+    let text = r#"
+application = "demo"
+[[graph]]
+name = "talk"
+[graph.steps]
+pre = { call = "preprocess", args = ["$input"] }
+words = { call = "chat.words", args = ["$pre"], stream = true }
+"#;
+    let spec = read_toml(text, "d.toml").unwrap();
+    let graph = spec.deployments[0].graph.as_ref().unwrap();
+    assert_eq!(graph.streaming().map(|step| step.name.as_str()), Some("words"));
+    assert_eq!(read_json(to_json(&spec).to_string().as_bytes()).unwrap(), spec);
+}
+
+#[test]
 fn what_is_wrong_with_a_graph_is_told_with_its_line() {
     let refused = |steps: &str| {
         let text = format!("application = \"demo\"\n[[graph]]\nname = \"sum\"\n{steps}\n");
@@ -562,6 +578,11 @@ fn what_is_wrong_with_a_graph_is_told_with_its_line() {
             "[graph.steps]\na = { call = \"m\", args = [\"$b\"] }\nb = { call = \"m\", args = [\"$a\"] }\noutput = \"$a\"",
             "the steps wait for each other in a circle: a -> b -> a",
         ),
+        (
+            "[graph.steps]\na = { call = \"m\", stream = true }\nb = { call = \"m\", args = [\"$a\"] }",
+            "step 'a' streams, so it has to be the last one: step 'b' takes its result",
+        ),
+        ("steps = { a = { call = \"m\", stream = 1 } }", "stream: takes true or false"),
         ("steps = { a = { call = \"m\", when = \"$input\", unless = \"$input\" } }", "keep one of the two"),
     ] {
         let error = refused(steps);

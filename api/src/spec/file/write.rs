@@ -117,6 +117,7 @@ fn step_to_json(step: &Step) -> Value {
         "args": step.args,
         "when": condition(false),
         "unless": condition(true),
+        "stream": step.stream.then_some(true),
     }))
 }
 

@@ -22,6 +22,9 @@ pub fn text(name: &str, graph: &GraphSpec) -> String {
             let word = if when.negated { "unless" } else { "when" };
             let _ = write!(out, "  {word} {}", when.value);
         }
+        if step.stream {
+            out.push_str("  stream");
+        }
         out.push('\n');
     }
     let _ = writeln!(out, "  {:width$} {}", "answers", plain(&graph.output));
@@ -56,7 +59,9 @@ pub fn dot(name: &str, graph: &GraphSpec) -> String {
     ends.sort_unstable();
     ends.dedup();
     for source in ends {
-        let _ = writeln!(out, "  {} -> {};", id(source), id("output"));
+        let streams = graph.step(source).is_some_and(|step| step.stream);
+        let label = if streams { " [label=\"stream\"]" } else { "" };
+        let _ = writeln!(out, "  {} -> {}{label};", id(source), id("output"));
     }
     out
 }
@@ -117,6 +122,17 @@ mod tests {
         let lines = "sum($inp)\n  pre   = preprocess.run($inp, 2)\n  model = model(x=$pre)  when $pre.good\n  \
                      answers {\"score\":\"$model\"}\n";
         assert_eq!(text("sum", &graph()), lines);
+    }
+
+    #[test]
+    fn a_stream_is_named() {
+        let graph =
+            GraphSpec::builder().step("words", "chat.words", json!(["$input"])).stream().build().unwrap();
+        assert_eq!(
+            text("talk", &graph),
+            "talk($input)\n  words = chat.words($input)  stream\n  answers $words\n"
+        );
+        assert!(dot("talk", &graph).contains("\"talk/words\" -> \"talk/output\" [label=\"stream\"];"));
     }
 
     #[test]
