@@ -163,7 +163,7 @@ pub enum RolloutOutcome {
     Done,
     /// Stopped; what served before serves on.
     Failed,
-    /// Stopped, and the desired state was put back to what it was before.
+    /// Stopped and undone: every replica is as it was before, and what was tried is gone.
     RolledBack,
 }
 

@@ -54,11 +54,12 @@ fn begin(link: &Link, args: &Value, config: Option<&str>, page: &OwnedFd) {
         }
         "hang" => {}
         _ => {
-            link.send(&ReplicaReport::Ready, &[page.as_fd()]).expect("a supervisor that reads");
+            // As a constructor does: once it is ready, its handles are known.
             if let Some(name) = args["resolve"].as_str() {
                 let name = name.parse().expect("a name");
                 tell(link, &ReplicaReport::Caller(CallerReport::Resolve(name)));
             }
+            link.send(&ReplicaReport::Ready, &[page.as_fd()]).expect("a supervisor that reads");
         }
     }
 }

@@ -459,17 +459,17 @@ impl Observed {
         }
     }
 
-    /// Whether everything is as wanted, and what was to go is gone.
+    /// Whether everything is as wanted, and what was to go is gone: also what has failed on the way, for whoever is
+    /// told that a change is done, or undone, looks at what there is then.
     fn is_done(&self, deployment: &Deployment, now: Instant) -> bool {
         let wanted = &deployment.wanted;
         let mut available = 0;
         for replica in self.replicas_of(&wanted.spec.name) {
             let as_wanted = replica.template == wanted.template && replica.has_config_of(wanted);
-            if as_wanted && self.is_available(replica, now) {
-                available += 1;
-            } else if replica.is_active() || !replica.leaving_why().is_some_and(Why::is_failure) {
+            if !as_wanted || !self.is_available(replica, now) {
                 return false;
             }
+            available += 1;
         }
         available == deployment.number()
             && self.callers.all_settled(&wanted.spec.name, now)

@@ -81,13 +81,9 @@ impl Core {
         let wanted = &deployment.wanted;
         let updated = u32::try_from(updated).unwrap_or(u32::MAX);
         if let Some(undone) = &wanted.rolled_back {
-            return RolloutStatus {
-                revision: undone.revision,
-                version: undone.version.clone(),
-                outcome: RolloutOutcome::RolledBack,
-                updated,
-                message: undone.message.clone(),
-            };
+            let (outcome, message) = self.way_back_of(deployment, &undone.message);
+            let (revision, version) = (undone.revision, undone.version.clone());
+            return RolloutStatus { revision, version, outcome, updated, message };
         }
         let (outcome, message) = match &deployment.rollout.outcome {
             Outcome::Progressing => (RolloutOutcome::InProgress, self.waits_for(deployment)),
@@ -100,6 +96,24 @@ impl Core {
             outcome,
             updated,
             message,
+        }
+    }
+
+    /// How it goes with what is put back for this reason: it is undone only when everything is as it was.
+    fn way_back_of(&self, deployment: &Deployment, failure: &str) -> (RolloutOutcome, String) {
+        match &deployment.rollout.outcome {
+            Outcome::Done => (RolloutOutcome::RolledBack, failure.to_owned()),
+            Outcome::Progressing => {
+                let message = match self.waits_for(deployment) {
+                    why if why.is_empty() => format!("it is being undone: {failure}"),
+                    why => format!("it is being undone: {failure}; {why}"),
+                };
+                (RolloutOutcome::InProgress, message)
+            }
+            Outcome::Failed(why) => {
+                let message = format!("{failure}; what was put back has failed as well: {why}");
+                (RolloutOutcome::Failed, message)
+            }
         }
     }
 

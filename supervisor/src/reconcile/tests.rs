@@ -88,12 +88,33 @@ fn a_version_that_never_starts_is_put_back_and_costs_no_replica() {
     world.behave("2", Behaviour { refuses: Some("no such model"), ..Behaviour::default() });
     let revision = world.deploy(spec("a", "2", 5)).unwrap();
     world.until(|world| world.outcome("a") == RolloutOutcome::RolledBack);
-    world.settle();
     let status = world.status("a");
     assert_eq!((status.version.as_str(), status.rollout.revision), ("1", revision));
     assert!(status.rollout.message.contains("no such model"), "{}", status.rollout.message);
-    assert_eq!(world.ids("a"), old);
+    assert_eq!(world.ids("a"), old, "the last one that was tried is gone as well");
     assert_eq!(spawns(&world), 5 + 15, "3 tries for each replica");
+}
+
+#[test]
+fn an_update_is_undone_once_the_old_version_is_whole_again() {
+    let mut world = World::with(&[spec("a", "1", 5)]);
+    let revision = world.deploy(spec("a", "2", 5)).unwrap();
+    world.until(|world| versions(world, "a").iter().filter(|version| *version == "1").count() <= 3);
+    world.behave("2", Behaviour { refuses: Some("no such model"), ..Behaviour::default() });
+    for replica in world.status("a").replicas.iter().filter(|replica| replica.version == "2") {
+        world.kill(&replica.id);
+    }
+    world.until(|world| world.status("a").version == "1");
+    let status = world.status("a");
+    assert!(status.replicas.iter().filter(|r| r.state.can_serve()).count() < 5, "{:?}", status.replicas);
+    assert_eq!((status.rollout.revision, status.rollout.outcome), (revision, RolloutOutcome::InProgress));
+    assert!(status.rollout.message.starts_with("it is being undone: "), "{}", status.rollout.message);
+    world.until(|world| world.outcome("a") == RolloutOutcome::RolledBack);
+    assert_eq!(
+        (world.state("a"), versions(&world, "a")),
+        (DeploymentState::Healthy, vec!["1".to_owned(); 5])
+    );
+    assert_eq!(world.processes_of("a"), 5);
 }
 
 #[test]

@@ -68,6 +68,8 @@ const COLLECTORS_MAX: usize = 16;
 const BLOCKING_MAX: usize = 32;
 /// Pieces of an upload that wait for the disk.
 const PIECES_MAX: usize = 8;
+/// Rounds in which every answer that there is by the end is written: a connection needs one.
+const LAST_ROUNDS: usize = 16;
 /// After a failure to take a connection, such as no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -99,6 +101,10 @@ impl Server {
                 tokio::select! {
                     _ = served => {}
                     _ = stopped => {}
+                }
+                // Who asked for the end, and was told so by a loop that has ended since, is to hear it.
+                for _ in 0..LAST_ROUNDS {
+                    tokio::task::yield_now().await;
                 }
             });
             // Followers and calls under way do not hold up the end.
