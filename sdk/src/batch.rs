@@ -50,12 +50,30 @@ pub(crate) const BATCH_MAX: usize = 65_536;
 /// How long a member may be made to wait for others.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(3600);
 
+/// What makes a batch run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// It is full.
+    Size,
+    /// It is due.
+    Time,
+}
+
+/// Those who run together.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Batch<M> {
+    pub(crate) members: Vec<M>,
+    pub(crate) cause: Cause,
+    /// When the first of them came.
+    pub(crate) since: Instant,
+}
+
 /// What is to be done next.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Next<M> {
-    /// These run now; [`finished`](Queue::finished) is told when they have.
-    Run(Vec<M>),
+    /// This runs now; [`finished`](Queue::finished) is told when it has.
+    Run(Batch<M>),
     /// Look again then.
     At(Instant),
     /// Look again when a member comes or a batch has finished.
@@ -90,18 +108,23 @@ impl<M> Queue<M> {
         self.running = self.running.saturating_sub(1);
     }
 
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// When the first that waits has waited long enough.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.waiting.front().map(|(since, _)| *since + self.limits.wait)
     }
 
     /// A batch that is full, if one may run now. Those who are gone are put into `dropped`.
-    pub(crate) fn full(&mut self, gone: impl Fn(&M) -> bool, dropped: &mut Vec<M>) -> Option<Vec<M>> {
+    pub(crate) fn full(&mut self, gone: impl Fn(&M) -> bool, dropped: &mut Vec<M>) -> Option<Batch<M>> {
         if !self.is_full() || self.running >= self.limits.concurrent {
             return None;
         }
         self.drop_gone(gone, dropped);
-        self.is_full().then(|| self.take())
+        if self.is_full() { self.take() } else { None }
     }
 
     /// What is to be done at `now`. Those who are gone are put into `dropped`.
@@ -109,8 +132,10 @@ impl<M> Queue<M> {
         let is_due = |queue: &Self| queue.is_full() || queue.due().is_some_and(|due| due <= now);
         if is_due(self) && self.running < self.limits.concurrent {
             self.drop_gone(gone, dropped);
-            if is_due(self) {
-                return Next::Run(self.take());
+            if is_due(self)
+                && let Some(batch) = self.take()
+            {
+                return Next::Run(batch);
             }
         }
         match self.due() {
@@ -136,10 +161,13 @@ impl<M> Queue<M> {
         }
     }
 
-    fn take(&mut self) -> Vec<M> {
+    fn take(&mut self) -> Option<Batch<M>> {
+        let since = self.waiting.front()?.0;
+        let cause = if self.is_full() { Cause::Size } else { Cause::Time };
         self.running += 1;
         let count = self.waiting.len().min(self.limits.max);
-        self.waiting.drain(..count).map(|(_, member)| member).collect()
+        let members = self.waiting.drain(..count).map(|(_, member)| member).collect();
+        Some(Batch { members, cause, since })
     }
 }
 
@@ -254,6 +282,14 @@ mod tests {
         false
     }
 
+    fn full(members: Vec<u32>, since: Instant) -> Batch<u32> {
+        Batch { members, cause: Cause::Size, since }
+    }
+
+    fn due(members: Vec<u32>, since: Instant) -> Batch<u32> {
+        Batch { members, cause: Cause::Time, since }
+    }
+
     #[test]
     fn a_full_batch_runs_at_once_and_the_rest_waits() {
         let (start, mut dropped) = (moment(), Vec::new());
@@ -264,10 +300,10 @@ mod tests {
         }
         queue.add(2, start);
         queue.add(3, at(start, 1));
-        assert_eq!(queue.full(nobody, &mut dropped), Some(vec![0, 1, 2]));
+        assert_eq!(queue.full(nobody, &mut dropped), Some(full(vec![0, 1, 2], start)));
         queue.finished();
         assert_eq!(queue.next(at(start, 1), nobody, &mut dropped), Next::At(at(start, 3)));
-        assert_eq!(queue.next(at(start, 3), nobody, &mut dropped), Next::Run(vec![3]));
+        assert_eq!(queue.next(at(start, 3), nobody, &mut dropped), Next::Run(due(vec![3], at(start, 1))));
     }
 
     #[test]
@@ -278,7 +314,7 @@ mod tests {
         queue.add(0, start);
         queue.add(1, at(start, 1));
         assert_eq!(queue.next(at(start, 1), nobody, &mut dropped), Next::At(at(start, 2)));
-        assert_eq!(queue.next(at(start, 2), nobody, &mut dropped), Next::Run(vec![0, 1]));
+        assert_eq!(queue.next(at(start, 2), nobody, &mut dropped), Next::Run(due(vec![0, 1], start)));
     }
 
     #[test]
@@ -286,11 +322,11 @@ mod tests {
         let (start, mut dropped) = (moment(), Vec::new());
         let mut queue = Queue::new(LIMITS);
         (0..6).for_each(|member| queue.add(member, start));
-        assert_eq!(queue.full(nobody, &mut dropped), Some(vec![0, 1, 2]));
+        assert_eq!(queue.full(nobody, &mut dropped), Some(full(vec![0, 1, 2], start)));
         assert_eq!(queue.full(nobody, &mut dropped), None);
         assert_eq!(queue.next(at(start, 9), nobody, &mut dropped), Next::Later);
         queue.finished();
-        assert_eq!(queue.next(at(start, 9), nobody, &mut dropped), Next::Run(vec![3, 4, 5]));
+        assert_eq!(queue.next(at(start, 9), nobody, &mut dropped), Next::Run(full(vec![3, 4, 5], start)));
     }
 
     #[test]
@@ -301,7 +337,7 @@ mod tests {
         assert_eq!(queue.full(|member| *member == 1, &mut dropped), None);
         assert_eq!(dropped, [1]);
         queue.add(3, start);
-        assert_eq!(queue.full(nobody, &mut dropped), Some(vec![0, 2, 3]));
+        assert_eq!(queue.full(nobody, &mut dropped), Some(full(vec![0, 2, 3], start)));
     }
 
     #[test]
@@ -321,7 +357,7 @@ mod tests {
         queue.set(Limits { wait: Duration::from_secs(60), ..LIMITS });
         assert_eq!(queue.next(at(start, 5), nobody, &mut dropped), Next::At(start + Duration::from_secs(60)));
         queue.set(Limits { max: 1, ..LIMITS });
-        assert_eq!(queue.full(nobody, &mut dropped), Some(vec![0]));
+        assert_eq!(queue.full(nobody, &mut dropped), Some(full(vec![0], start)));
     }
 
     #[test]

@@ -37,6 +37,58 @@ pub fn histogram(name: &str) -> Histogram<'_> {
     Histogram(Metric { name, labels: Vec::new() })
 }
 
+/// What is measured of batches and models, under names that no author may take.
+pub(crate) mod own {
+    use std::time::Duration;
+
+    use super::{counter, gauge, histogram};
+    use crate::batch::Cause;
+
+    /// A batch of an entry runs, whose first member has waited for so long.
+    #[expect(clippy::cast_precision_loss, reason = "a batch has far fewer members than 2^53")]
+    pub(crate) fn batch_runs(method: &str, size: usize, cause: Cause, waited: Duration) {
+        let cause = match cause {
+            Cause::Size => "size",
+            Cause::Time => "time",
+        };
+        counter("decurion_batches").label("cause", cause).label("method", method).add(1);
+        histogram("decurion_batch_size").label("method", method).record(size as f64);
+        histogram("decurion_batch_wait_seconds").label("method", method).record_duration(waited);
+    }
+
+    /// So many wait for a batch of an entry.
+    #[expect(clippy::cast_precision_loss, reason = "as above")]
+    pub(crate) fn batch_waiting(method: &str, waiting: usize) {
+        gauge("decurion_batch_waiting").label("method", method).set(waiting as f64);
+    }
+
+    /// A model was asked for.
+    pub(crate) fn model_looked_up(held: bool) {
+        let result = if held { "hit" } else { "miss" };
+        counter("decurion_model_lookups").label("result", result).add(1);
+    }
+
+    /// A model was loaded, or could not be.
+    pub(crate) fn model_loaded(loaded: bool, took: Duration) {
+        let outcome = if loaded { "loaded" } else { "failed" };
+        counter("decurion_model_loads").label("outcome", outcome).add(1);
+        histogram("decurion_model_load_seconds").record_duration(took);
+    }
+
+    /// So many models went for another.
+    pub(crate) fn models_evicted(count: usize) {
+        if count > 0 {
+            counter("decurion_model_evictions").add(count as u64);
+        }
+    }
+
+    /// So many models are held or being loaded.
+    #[expect(clippy::cast_precision_loss, reason = "as above")]
+    pub(crate) fn models_held(count: usize) {
+        gauge("decurion_models_held").set(count as f64);
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Metric<'m> {
     name: &'m str,

@@ -7,15 +7,18 @@ use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use shelf::{Found, Shelf};
 
 #[cfg(feature = "tokio")]
 use crate::class::Pending;
 use crate::class::current;
+use crate::metrics::own;
 use crate::request::Request;
 #[cfg(feature = "tokio")]
 use crate::runtime;
+use crate::sys::clock;
 use crate::sys::export::contain;
 use crate::sys::host;
 use crate::{Error, Result};
@@ -127,8 +130,11 @@ impl<T: Send + Sync + 'static> Models<T> {
     /// What `load` fails with.
     pub fn get(&self, id: &str) -> Result<Arc<T>> {
         let mut shelf = self.inner.lock();
+        let mut asked = Asked::default();
         loop {
-            match shelf.find(id) {
+            let found = shelf.find(id);
+            asked.note(&found);
+            match found {
                 Found::Held(model) => return Ok(model),
                 Found::Failed(failure) => return Err(failure),
                 Found::Wait(ticket) => {
@@ -146,12 +152,13 @@ impl<T: Send + Sync + 'static> Models<T> {
     }
 
     fn load_now(&self, id: &str) -> Result<Arc<T>> {
+        let began_ns = clock::monotonic();
         let made = contain(|| match &self.inner.load {
             Load::Now(load) => load(id),
             #[cfg(feature = "tokio")]
             Load::Later(load) => runtime::block_on(load(id.to_owned())),
         });
-        self.inner.loaded(id, made)
+        self.inner.loaded(id, made, began_ns)
     }
 
     /// [`of`](Self::of), waiting without holding a thread.
@@ -169,7 +176,7 @@ impl<T: Send + Sync + 'static> Models<T> {
     /// As [`get`](Self::get).
     #[cfg(feature = "tokio")]
     pub async fn get_async(&self, id: &str) -> Result<Arc<T>> {
-        let mut ticket = None;
+        let (mut ticket, mut asked) = (None, Asked::default());
         loop {
             // From here on no change is missed.
             let changed = self.inner.changed_async.notified();
@@ -178,6 +185,7 @@ impl<T: Send + Sync + 'static> Models<T> {
                 ticket.take().into_iter().for_each(|ticket| shelf.look_again(ticket));
                 shelf.find(id)
             };
+            asked.note(&found);
             match found {
                 Found::Held(model) => return Ok(model),
                 Found::Failed(failure) => return Err(failure),
@@ -198,7 +206,8 @@ impl<T: Send + Sync + 'static> Models<T> {
     #[cfg(feature = "tokio")]
     async fn load_later(&self, id: String) -> Result<Arc<T>> {
         let models = self.clone();
-        let loading = Loading { inner: Arc::clone(&self.inner), id: Some(id.clone()) };
+        let began_ns = clock::monotonic();
+        let loading = Loading { inner: Arc::clone(&self.inner), id: Some(id.clone()), began_ns };
         let task = match &self.inner.load {
             Load::Now(_) => tokio::task::spawn_blocking(move || loading.done(|id| models.load_now(id))),
             Load::Later(load) => {
@@ -208,7 +217,7 @@ impl<T: Send + Sync + 'static> Models<T> {
                         Ok(future) => runtime::contained(future).await,
                         Err(error) => Err(error),
                     };
-                    loading.done(|id| models.inner.loaded(id, made))
+                    loading.done(|id| models.inner.loaded(id, made, began_ns))
                 })
             }
         };
@@ -229,7 +238,9 @@ impl<T: Send + Sync + 'static> Models<T> {
 }
 
 impl<T> Inner<T> {
-    fn loaded(&self, id: &str, made: Result<T>) -> Result<Arc<T>> {
+    fn loaded(&self, id: &str, made: Result<T>, began_ns: u64) -> Result<Arc<T>> {
+        let took = Duration::from_nanos(clock::monotonic().saturating_sub(began_ns));
+        own::model_loaded(made.is_ok(), took);
         let outcome = self.lock().loaded(id, made);
         self.publish();
         self.wake();
@@ -258,6 +269,23 @@ impl<T> Drop for Inner<T> {
     }
 }
 
+/// Somebody asks for a model: noted once, however often it has to look.
+#[derive(Default)]
+struct Asked {
+    noted: bool,
+}
+
+impl Asked {
+    fn note<T>(&mut self, found: &Found<T>) {
+        if !std::mem::replace(&mut self.noted, true) {
+            own::model_looked_up(matches!(found, Found::Held(_)));
+        }
+        if let Found::Load { dropped } = found {
+            own::models_evicted(dropped.len());
+        }
+    }
+}
+
 /// What every [`Models`] of this library holds, told as one.
 fn publish(number: u64, ids: impl FnOnce() -> Vec<String>) {
     static HELD: Mutex<BTreeMap<u64, Vec<String>>> = Mutex::new(BTreeMap::new());
@@ -269,6 +297,7 @@ fn publish(number: u64, ids: impl FnOnce() -> Vec<String>) {
     } else {
         held.insert(number, ids);
     }
+    own::models_held(held.values().map(Vec::len).sum());
     host::models_hold(held.values().flatten().map(String::as_str));
 }
 
@@ -277,6 +306,7 @@ fn publish(number: u64, ids: impl FnOnce() -> Vec<String>) {
 struct Loading<T> {
     inner: Arc<Inner<T>>,
     id: Option<String>,
+    began_ns: u64,
 }
 
 #[cfg(feature = "tokio")]
@@ -291,7 +321,8 @@ impl<T> Loading<T> {
 impl<T> Drop for Loading<T> {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
-            let _ = self.inner.loaded(&id, Err(Error::msg("the loading of the model was given up")));
+            let given_up = Err(Error::msg("the loading of the model was given up"));
+            let _ = self.inner.loaded(&id, given_up, self.began_ns);
         }
     }
 }

@@ -319,13 +319,49 @@ pub mod metric {
         if kind == COUNTER { name.strip_suffix("_total").unwrap_or(name) } else { name }
     }
 
-    /// Whether a metric may have this name: letters, digits and `_`, no digit first, nothing of `decurion_`, and for
-    /// others than counters no ending that Prometheus has a meaning for.
+    /// A metric that the SDK measures for every deployment.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Own {
+        /// Its kind.
+        pub kind: u32,
+        /// Its name, without the ending of a counter.
+        pub name: &'static str,
+        /// What it is.
+        pub help: &'static str,
+    }
+
+    const fn own(kind: u32, name: &'static str, help: &'static str) -> Own {
+        Own { kind, name, help }
+    }
+
+    /// The only names of `decurion_` that a library may use.
+    pub const OWN: [Own; 9] = [
+        own(COUNTER, "decurion_batches", "Batches by what made them run: their size or the time."),
+        own(HISTOGRAM, "decurion_batch_size", "Members of a batch."),
+        own(
+            HISTOGRAM,
+            "decurion_batch_wait_seconds",
+            "Time that the first member of a batch waited for it to run.",
+        ),
+        own(GAUGE, "decurion_batch_waiting", "Members that wait for a batch."),
+        own(COUNTER, "decurion_model_lookups", "Uses of models by whether they were held: hit or miss."),
+        own(COUNTER, "decurion_model_loads", "Loads of models by outcome: loaded or failed."),
+        own(HISTOGRAM, "decurion_model_load_seconds", "Time that loading a model took."),
+        own(COUNTER, "decurion_model_evictions", "Models that were let go of for others."),
+        own(GAUGE, "decurion_models_held", "Models that are held or being loaded."),
+    ];
+
+    /// Whether a metric may have this name: letters, digits and `_`, no digit first, nothing of `decurion_` but [`OWN`],
+    /// and for others than counters no ending that Prometheus has a meaning for.
     #[must_use]
     pub fn is_name(kind: u32, name: &str) -> bool {
+        let stem = stem(kind, name);
+        if stem.starts_with("decurion_") {
+            return OWN.iter().any(|own| own.kind == kind && own.name == stem);
+        }
         let ends = |ending: &&str| name.ends_with(ending);
         let taken = kind != COUNTER && ["_total", "_bucket", "_sum", "_count"].iter().any(ends);
-        is_word(stem(kind, name)) && name.len() <= NAME_MAX && !name.starts_with("decurion_") && !taken
+        is_word(stem) && name.len() <= NAME_MAX && !taken
     }
 
     /// Whether a series may have this label: a name as of a metric that is none of ours, and any short text.

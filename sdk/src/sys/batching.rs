@@ -9,9 +9,10 @@ use std::time::Instant;
 use super::export::{contain, fail_call, fail_http, respond, respond_call};
 use super::host::Exchange;
 use super::waking::HostWaker;
-use crate::batch::{Limits, Next, Queue};
+use crate::batch::{Batch, Limits, Next, Queue};
 use crate::batched::{Answers, BatchEntry, Batched, Brought, Member, Outcome, Started};
 use crate::class::{Invocation, current};
+use crate::metrics::own;
 use crate::response::Response;
 #[cfg(feature = "tokio")]
 use crate::runtime;
@@ -28,6 +29,8 @@ pub(crate) struct Batching<T> {
 }
 
 struct Shared<T> {
+    /// The entry's.
+    name: &'static str,
     instance: *const T,
     batch: Box<dyn Batched<T>>,
     state: Mutex<State>,
@@ -65,6 +68,7 @@ impl<T: 'static> Batching<T> {
         let state = State { queue: Queue::new(declared), looks_at: None, left: false, stopped: false };
         let name = entry.declared.name;
         let shared = Shared {
+            name,
             instance,
             batch: entry.make(),
             state: Mutex::new(state),
@@ -96,13 +100,14 @@ impl<T: 'static> Batching<T> {
         let (mut dropped, mut state) = (Vec::new(), self.shared.lock());
         state.queue.add(member, Instant::now());
         let full = state.queue.full(is_gone, &mut dropped);
+        self.shared.note_waiting(&state);
         // The thread is told of what is due before it looks by itself.
         let due = state.queue.due();
         let is_told = due.is_some_and(|due| state.looks_at.is_none_or(|looks_at| due < looks_at));
         drop(state);
         self.shared.dismiss(dropped);
         match full {
-            Some(members) => self.shared.run(members),
+            Some(batch) => self.shared.run(batch),
             // Now that it waits: one that has left already is noticed at once.
             None => exchange.on_cancel(&leaves),
         }
@@ -148,11 +153,14 @@ impl<T: 'static> Shared<T> {
                 state.queue.drop_gone(is_gone, &mut dropped);
             }
             let next = state.queue.next(Instant::now(), is_gone, &mut dropped);
+            if matches!(next, Next::Run(_)) || !dropped.is_empty() {
+                self.note_waiting(&state);
+            }
             state = match next {
-                Next::Run(members) => {
+                Next::Run(batch) => {
                     drop(state);
                     self.dismiss(dropped);
-                    self.run(members);
+                    self.run(batch);
                     self.lock()
                 }
                 Next::At(_) | Next::Later if !dropped.is_empty() => {
@@ -178,14 +186,22 @@ impl<T: 'static> Shared<T> {
         let (mut dropped, mut state) = (Vec::new(), self.lock());
         let due = state.queue.due().unwrap_or_else(Instant::now);
         let next = state.queue.next(due, is_gone, &mut dropped);
+        self.note_waiting(&state);
         drop(state);
         self.dismiss(dropped);
-        if let Next::Run(members) = next {
-            self.run(members);
+        if let Next::Run(batch) = next {
+            self.run(batch);
         }
     }
 
-    fn run(self: &Arc<Self>, members: Vec<Member>) {
+    /// Under the queue's lock: what is told last is what holds.
+    fn note_waiting(&self, state: &State) {
+        own::batch_waiting(self.name, state.queue.waiting());
+    }
+
+    fn run(self: &Arc<Self>, batch: Batch<Member>) {
+        let Batch { members, cause, since } = batch;
+        own::batch_runs(self.name, members.len(), cause, since.elapsed());
         let split = |member: Member| (member.exchange, member.brought);
         let (exchanges, brought): (Vec<Arc<Exchange>>, Vec<Brought>) = members.into_iter().map(split).unzip();
         // What a batch calls is called for all of its members, so on behalf of none.

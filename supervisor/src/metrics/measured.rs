@@ -59,7 +59,9 @@ pub(super) fn write(
     }
     for (name, rows) in families {
         let Some((_, first)) = rows.first() else { continue };
-        let (kind_of_all, help) = (kind(&first.value), "Measured by a deployment's library.");
+        let own = metric::OWN.iter().find(|own| own.name == name);
+        let help = own.map_or("Measured by a deployment's library.", |own| own.help);
+        let kind_of_all = kind(&first.value);
         let shown = if kind_of_all == metric::COUNTER { format!("{name}_total") } else { name.to_owned() };
         let mut family = match kind_of_all {
             metric::COUNTER => text.counter(&shown, help),

@@ -208,3 +208,78 @@ fn what_a_library_measures_adds_up_over_its_replicas() {
     let _ = world.run(&["delete", "measures"]).ok();
     let _ = world.until("its series to go with it", |_| !scrape(&world).contains_key("rows_total"));
 }
+
+#[test]
+fn batches_and_models_are_measured_by_the_sdk() {
+    let world = World::start();
+    let config = format!(
+        "application = \"app\"\n\
+         [[deployment]]\nname = \"batches\"\nlibrary = \"{library}\"\nclass = \"Batches\"\nhealth_check_period_s = 0.2\n\
+         [[deployment]]\nname = \"zoo\"\nlibrary = \"{library}\"\nclass = \"Zoo\"\nargs = [2]\nthreads = 1\nhealth_check_period_s = 0.2\n",
+        library = library("fixtures").display()
+    );
+    let _ = world.deploy(&config).ok();
+    // Twelve requests are three full batches, whoever they are answered with.
+    let ask = |body: &'static [u8]| {
+        let mut connection = world.connect();
+        connection.request("POST", "/batches", &[], body).expect("sent");
+        connection
+    };
+    for _ in 0..3 {
+        let waiting: Vec<_> = (0..4).map(|_| ask(b"x")).collect();
+        for mut connection in waiting {
+            assert_eq!(connection.read().expect("an answer").text(), "x of 4");
+        }
+    }
+    // Two more wait, until the configuration says that they have waited long enough.
+    let waiting: Vec<_> = (0..2).map(|_| ask(b"y")).collect();
+    let two_wait = [("deployment", "batches"), ("method", "call")];
+    let _ = world
+        .until("two to be seen to wait", |_| sum(&scrape(&world), "decurion_batch_waiting", &two_wait) == 2);
+    let config = "{ \"batch\": { \"call\": { \"max\": 3, \"wait\": \"1us\" } } }";
+    let _ = world.run(&["reconfigure", "batches", config]).ok();
+    for mut connection in waiting {
+        assert_eq!(connection.read().expect("an answer").text(), "y of 2");
+    }
+    // a: loaded; a: held; b: loaded; c: loaded in place of a; a: loaded in place of b.
+    for model in ["a", "a", "b", "c", "a"] {
+        let mut connection = world.connect();
+        let headers = [("serve_multiplexed_model_id", model)];
+        connection.request("GET", "/zoo", &headers, b"").expect("sent");
+        assert_eq!(connection.read().expect("an answer").status, 200);
+    }
+    let batches = |families: &BTreeMap<String, Family>, cause: &str| {
+        sum(
+            families,
+            "decurion_batches_total",
+            &[("deployment", "batches"), ("method", "call"), ("cause", cause)],
+        )
+    };
+    let found = |families: &BTreeMap<String, Family>, result: &str| {
+        sum(families, "decurion_model_lookups_total", &[("deployment", "zoo"), ("result", result)])
+    };
+    let _ = world.until("all of it to be told", |_| {
+        let families = scrape(&world);
+        batches(&families, "size") + batches(&families, "time") == 4
+            && found(&families, "hit") + found(&families, "miss") == 5
+            && sum(&families, "decurion_models_held", &[]) == 2
+            && sum(&families, "decurion_batch_waiting", &two_wait) == 0
+    });
+    let families = scrape(&world);
+    assert_eq!((batches(&families, "size"), batches(&families, "time")), (3, 1));
+    let of = |family: &str, name: &str| {
+        let samples = families[family].samples.iter().filter(|sample| sample.name == name);
+        samples.map(whole).sum::<u64>()
+    };
+    assert_eq!(of("decurion_batch_size", "decurion_batch_size_count"), 4);
+    assert_eq!(of("decurion_batch_size", "decurion_batch_size_sum"), 14);
+    assert_eq!(of("decurion_batch_wait_seconds", "decurion_batch_wait_seconds_count"), 4);
+    assert_eq!((found(&families, "hit"), found(&families, "miss")), (1, 4));
+    let loaded = [("deployment", "zoo"), ("outcome", "loaded")];
+    assert_eq!(sum(&families, "decurion_model_loads_total", &loaded), 4);
+    assert_eq!(sum(&families, "decurion_model_evictions_total", &[("deployment", "zoo")]), 2);
+    assert_eq!(of("decurion_model_load_seconds", "decurion_model_load_seconds_count"), 4);
+    assert!(
+        families["decurion_batches_total"].samples.iter().all(|sample| !sample.label("replica").is_empty())
+    );
+}
