@@ -30,6 +30,8 @@ pub struct ProxyStatus {
     pub listen: String,
     /// Whether it has taken its routes and accepts connections.
     pub ready: bool,
+    /// Whether it takes every new connection by the settings and certificates that are wanted.
+    pub up_to_date: bool,
     /// How often it had to be started again.
     pub restarts: u64,
 }

@@ -137,10 +137,15 @@ pub enum ProxyOrder {
     /// Serve this listening socket (1 descriptor). Sent once, after the first view was applied: a proxy that
     /// knows no routes yet lets the socket's backlog hold the connections.
     Listen(FdToken),
-    /// Take these settings, from the next connection on.
-    Configure(ProxySettings),
-    /// Speak TLS with these on connections from the next one on; `None`: plain HTTP.
-    Tls(Option<TlsTexts>),
+    /// Go by these, from the next connection on; acknowledged with [`ProxyReport::Configured`].
+    Configure {
+        /// Comes back in the answer.
+        sequence: u64,
+        /// All of them.
+        settings: Box<ProxySettings>,
+        /// What TLS is spoken with; `None`: plain HTTP. What can't serve leaves what served before.
+        tls: Option<TlsTexts>,
+    },
     /// Get to know a replica (2 descriptors: the attach socket, a pidfd). Comes before the view that names it.
     Attach {
         /// Which.
@@ -192,6 +197,12 @@ pub enum ProxyReport {
         generation: Generation,
         /// Replicas that could not be attached, with why.
         unreachable: Vec<(ReplicaId, String)>,
+    },
+    /// Every worker takes new connections by these settings only. Where others came after them, they alone are
+    /// acknowledged.
+    Configured {
+        /// Of the order.
+        sequence: u64,
     },
     /// A replica broke the data plane's rules; it is treated as dead.
     Fault {

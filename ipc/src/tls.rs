@@ -142,7 +142,9 @@ mod tests {
     fn texts_are_never_shown() {
         let (cert, key) = pair();
         let texts = TlsTexts { cert: cert.into(), key: key.clone().into_bytes(), client_ca: None };
-        let shown = format!("{texts:?} {:?}", crate::control::ProxyOrder::Tls(Some(texts.clone())));
+        let settings = Box::default();
+        let order = crate::control::ProxyOrder::Configure { sequence: 1, settings, tls: Some(texts.clone()) };
+        let shown = format!("{texts:?} {order:?}");
         assert!(!shown.contains("PRIVATE") && !shown.contains("45, 45, 45"), "{shown}");
     }
 }

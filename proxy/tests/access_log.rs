@@ -82,16 +82,13 @@ fn it_can_be_turned_on_and_off_and_sampled() {
     rig.deployment("a", &[&replica], |_| {});
     rig.apply();
     assert_eq!(rig.client().get("/a").status, 200);
-    rig.order(ProxyOrder::Configure(logging(&text, AccessLog::Text)), vec![]);
-    rig.apply();
+    rig.configure(&logging(&text, AccessLog::Text), None);
     assert_eq!(rig.client().get("/a").status, 200);
     let mut none = logging(&combined, AccessLog::Combined);
     none.access_log_sample = 0.0;
-    rig.order(ProxyOrder::Configure(none), vec![]);
-    rig.apply();
+    rig.configure(&none, None);
     assert_eq!(rig.client().get("/a").status, 200);
-    rig.order(ProxyOrder::Configure(logging(&combined, AccessLog::Combined)), vec![]);
-    rig.apply();
+    rig.configure(&logging(&combined, AccessLog::Combined), None);
     assert_eq!(rig.client().get("/a").status, 200);
     end(&mut rig);
 

@@ -4,7 +4,7 @@ mod rig;
 
 use std::io::{ErrorKind, Read, Write};
 
-use decurion_ipc::control::{ProxyOrder, ProxySettings};
+use decurion_ipc::control::ProxySettings;
 use rig::replica::{Behaviour, FakeReplica};
 use rig::tls::{Authority, ask, connect};
 use rig::{Rig, settings};
@@ -19,8 +19,8 @@ fn serving(
     settings: ProxySettings,
     behaviour: Behaviour,
 ) -> (Rig, FakeReplica) {
-    let mut rig = Rig::with(settings);
-    rig.order(ProxyOrder::Tls(Some(authority.texts(clients))), vec![]);
+    let mut rig = Rig::with(settings.clone());
+    rig.configure(&settings, Some(authority.texts(clients)));
     let replica = rig.replica("a", 1, behaviour);
     rig.deployment("a", &[&replica], |_| {});
     assert_eq!(rig.apply(), []);
@@ -128,11 +128,15 @@ fn a_certificate_is_changed_under_open_connections() {
     open.write_all(CLOSING.replace("Connection: close\r\n", "").as_bytes()).unwrap();
     let mut first = [0; 15];
     open.read_exact(&mut first).unwrap();
-    rig.order(ProxyOrder::Tls(Some(after.texts(None))), vec![]);
-    // Acknowledged after it by every worker.
-    rig.apply();
-    let answer = ask(&mut connect(rig.address, after.client(&[&TLS13], None)), CLOSING).unwrap();
-    assert!(answer.ends_with("Hello world!"));
+    rig.configure(&settings(), Some(after.texts(None)));
+    // So many that both workers take some, and neither by the one before.
+    let others = (0..64).map(|_| {
+        let mut stream = connect(rig.address, after.client(&[&TLS13], None));
+        stream.write_all(CLOSING.replace("Connection: close\r\n", "").as_bytes()).unwrap();
+        stream.read_exact(&mut first).unwrap();
+        stream
+    });
+    drop(others.collect::<Vec<_>>());
     assert!(ask(&mut connect(rig.address, before.client(&[&TLS13], None)), CLOSING).is_err());
     let answer = ask(&mut open, CLOSING).unwrap();
     assert_eq!(answer.matches("Hello world!").count(), 2, "{answer}");
@@ -144,8 +148,7 @@ fn what_can_not_serve_leaves_the_one_before() {
     let (mut rig, _replica) = serving(&authority, None, settings(), Behaviour::Hello);
     let mut bad = authority.texts(None);
     bad.key = authority.texts(None).key;
-    rig.order(ProxyOrder::Tls(Some(bad)), vec![]);
-    rig.apply();
+    rig.configure(&settings(), Some(bad));
     let answer = ask(&mut connect(rig.address, authority.client(&[&TLS13], None)), CLOSING).unwrap();
     assert!(answer.ends_with("Hello world!"));
 }

@@ -5,7 +5,7 @@ mod watch;
 use std::time::Duration;
 
 use decurion_api::admin::{Applied, ChangeAction};
-use decurion_api::status::DeploymentStatus;
+use decurion_api::status::{DeploymentStatus, ProxyStatus};
 use decurion_client::admin::{Admin, AdminError, LogQuery};
 use serde::Serialize;
 
@@ -20,6 +20,8 @@ use watch::{End, News, Watch, replicas};
 const PAUSE: Duration = Duration::from_millis(50);
 /// A supervisor that is being restarted may be away for as many looks.
 const UNREACHABLE_LOOKS: u32 = 100;
+/// What a proxy has to take its settings, or to be replaced, once all else is done.
+const PROXY_PATIENCE: Duration = Duration::from_secs(30);
 /// Lines of a failed replica that are shown.
 const LAST_WORDS: usize = 15;
 
@@ -132,23 +134,38 @@ fn see_through(
         output.live(&watch.pending_words());
         sys::pause(PAUSE);
     };
+    let proxy = see_proxy(timeout.saturating_sub(start.elapsed()).min(PROXY_PATIENCE), admin, output);
     output.clear();
     report(applied, &watch, &last, output)?;
     let exit = conclude(applied, &watch, admin, output)?;
-    warn_of_proxy(&watch, &last, admin, output);
+    if let Some(proxy) = proxy {
+        warn_of_proxy(&watch, &last, &proxy, output);
+    }
     Ok(exit)
 }
 
+/// Waits until the next connection is sure to be served as it is wanted, but for no longer than that.
+fn see_proxy(patience: Duration, admin: &Admin, output: &Output) -> Option<ProxyStatus> {
+    let start = sys::now();
+    loop {
+        let proxy = admin.status().ok()?.proxy;
+        if (proxy.ready && proxy.up_to_date) || start.elapsed() >= patience {
+            return Some(proxy);
+        }
+        output.live("the proxy takes its settings");
+        sys::pause(PAUSE);
+    }
+}
+
 /// Replicas can be healthy while nobody can reach them: an address in use, a proxy that does not start.
-fn warn_of_proxy(watch: &Watch, deployments: &[DeploymentStatus], admin: &Admin, output: &Output) {
+fn warn_of_proxy(watch: &Watch, deployments: &[DeploymentStatus], proxy: &ProxyStatus, output: &Output) {
     let mut concerned = deployments.iter().filter(|deployment| watch.concerns(&deployment.name));
-    if concerned.any(|deployment| deployment.route_prefix.is_some())
-        && let Ok(status) = admin.status()
-        && !status.proxy.ready
-    {
-        let words =
-            format!("warning: HTTP is not served on {}; `decurion events` says why", status.proxy.listen);
+    if !proxy.ready && concerned.any(|deployment| deployment.route_prefix.is_some()) {
+        let words = format!("warning: HTTP is not served on {}; `decurion events` says why", proxy.listen);
         output.note_in(Tone::Bad, &words);
+    } else if proxy.ready && !proxy.up_to_date {
+        let words = "warning: the proxy has not taken its newest settings yet; `decurion events` tells when";
+        output.note_in(Tone::Bad, words);
     }
 }
 

@@ -172,8 +172,7 @@ impl OrderSender {
 fn token(order: &ProxyOrder) -> Option<FdToken> {
     match order {
         ProxyOrder::Listen(token) | ProxyOrder::Attach { descriptors: token, .. } => Some(*token),
-        ProxyOrder::Configure(_)
-        | ProxyOrder::Tls(_)
+        ProxyOrder::Configure { .. }
         | ProxyOrder::View(_)
         | ProxyOrder::Detach(_)
         | ProxyOrder::Drain(_)

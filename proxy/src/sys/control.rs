@@ -195,6 +195,8 @@ struct Control {
     routing: Routing<Requester, Tie>,
     gathered: Gathered,
     pulse: Pulse,
+    /// Which workers have yet to take the newest settings.
+    configured: Pulse,
     draining: bool,
     drained: usize,
     finished: bool,
@@ -218,6 +220,7 @@ impl Control {
             routing: Routing::default(),
             gathered: Gathered::default(),
             pulse: Pulse::default(),
+            configured: Pulse::default(),
             draining: false,
             drained: 0,
             finished: false,
@@ -255,21 +258,12 @@ impl Control {
                 self.listener_kept = self.listener.as_ref().map(OwnedFd::try_clone).transpose()?;
                 self.listen()
             }
-            ProxyOrder::Configure(settings) => {
-                self.configure_access_log(&settings);
-                self.settings = settings;
-                self.gate.configure(self.settings.max_connections, self.settings.max_connections_per_address);
-                let workers = self.workers()?;
-                workers.post_all(|| Mail::Configure(Box::new(self.settings.clone()), self.sink()));
-                self.listen()
+            ProxyOrder::Configure { sequence, settings, tls } => {
+                self.configure(sequence, *settings, tls.as_ref())
             }
             ProxyOrder::Attach { replica, version, requests, replicas, .. } => {
                 let geometry = Geometry::fitting(self.workers()?.count(), replicas, requests);
                 self.attach(replica, version, descriptors, geometry)
-            }
-            ProxyOrder::Tls(texts) => {
-                self.configure_tls(texts.as_ref());
-                Ok(())
             }
             ProxyOrder::View(view) => {
                 self.routing.view(view, clock::now());
@@ -344,17 +338,29 @@ impl Control {
         }
     }
 
-    /// What can't serve is not taken: what served before goes on. The supervisor has checked it, so this is rare.
-    fn configure_tls(&mut self, texts: Option<&TlsTexts>) {
-        match texts.map(tls::server_config).transpose() {
-            Ok(tls) => {
-                self.tls = tls;
-                if let Some(workers) = &self.workers {
-                    workers.post_all(|| Mail::Tls(self.tls.clone()));
-                }
-            }
+    fn configure(
+        &mut self,
+        sequence: u64,
+        settings: ProxySettings,
+        tls: Option<&TlsTexts>,
+    ) -> Result<(), ServeError> {
+        match tls.map(tls::server_config).transpose() {
+            Ok(tls) => self.tls = tls,
+            // The supervisor has checked it, so this is rare.
             Err(error) => self.log(1, format!("{error}; what served before goes on")),
         }
+        self.configure_access_log(&settings);
+        self.settings = settings;
+        self.gate.configure(self.settings.max_connections, self.settings.max_connections_per_address);
+        let workers = self.workers()?;
+        self.configured.ask(sequence, workers.count());
+        workers.post_all(|| Mail::Configure {
+            sequence,
+            settings: Box::new(self.settings.clone()),
+            access_log: self.sink(),
+            tls: self.tls.clone(),
+        });
+        self.listen()
     }
 
     /// Starts another access log where its settings are others. The old one ends once no worker has it any more.
@@ -488,6 +494,11 @@ impl Control {
             FromWorker::Turned { probe } => {
                 if self.pulse.turned(probe) {
                     let _ = self.reports.send(ProxyReport::Alive { sequence: probe });
+                }
+            }
+            FromWorker::Configured { sequence } => {
+                if self.configured.turned(sequence) {
+                    let _ = self.reports.send(ProxyReport::Configured { sequence });
                 }
             }
             FromWorker::Starved => self.gathered.hurry(Instant::now()),

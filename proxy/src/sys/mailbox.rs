@@ -25,9 +25,13 @@ pub(super) enum Mail {
         pidfd: Arc<OwnedFd>,
     },
     Detach(LaneIndex),
-    Configure(Box<ProxySettings>, Option<Arc<dyn Sink>>),
-    /// Speak TLS on connections from the next one on.
-    Tls(Option<Arc<rustls::ServerConfig>>),
+    /// Go by these from the next connection on, and say so.
+    Configure {
+        sequence: u64,
+        settings: Box<ProxySettings>,
+        access_log: Option<Arc<dyn Sink>>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    },
     Listen(TcpListener),
     /// It is this worker's turn to accept connections.
     Open,

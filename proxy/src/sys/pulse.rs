@@ -1,31 +1,32 @@
-//! The supervisor's probe: answered once every worker has turned since it came, so that one that is wedged is found as
-//! well as a process that is stopped. Knows neither threads nor the supervisor.
+//! What every worker is to answer before the supervisor is answered: its probe, so that one that is wedged is found as
+//! well as a process that is stopped, and its settings, which count once all go by them. Knows neither threads nor the
+//! supervisor.
 
-/// The probe that is under way, if one is.
+/// The question that is under way, if one is.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
-    probe: Option<Probe>,
+    asked: Option<Asked>,
 }
 
 #[derive(Debug)]
-struct Probe {
+struct Asked {
     sequence: u64,
     workers_left: usize,
 }
 
 impl Pulse {
-    /// Takes a probe that so many workers are to answer; one before it is forgotten.
+    /// Takes a question that so many workers are to answer; one before it is forgotten.
     pub(super) fn ask(&mut self, sequence: u64, workers: usize) {
-        self.probe = Some(Probe { sequence, workers_left: workers });
+        self.asked = Some(Asked { sequence, workers_left: workers });
     }
 
-    /// A worker has turned since this probe. True: the last one that was to.
+    /// A worker has turned since this question. True: the last one that was to.
     pub(super) fn turned(&mut self, sequence: u64) -> bool {
-        let Some(probe) = self.probe.as_mut().filter(|probe| probe.sequence == sequence) else {
+        let Some(asked) = self.asked.as_mut().filter(|asked| asked.sequence == sequence) else {
             return false;
         };
-        probe.workers_left = probe.workers_left.saturating_sub(1);
-        self.probe.take_if(|probe| probe.workers_left == 0).is_some()
+        asked.workers_left = asked.workers_left.saturating_sub(1);
+        self.asked.take_if(|asked| asked.workers_left == 0).is_some()
     }
 }
 

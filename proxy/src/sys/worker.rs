@@ -65,6 +65,10 @@ pub(super) enum FromWorker {
     Turned {
         probe: u64,
     },
+    /// It takes new connections by these settings.
+    Configured {
+        sequence: u64,
+    },
     /// Requests wait where there are no replicas.
     Starved,
     /// It drains, and has no connections any more.
@@ -234,11 +238,12 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             }
             Mail::Attach { replica, lane, pidfd } => self.attach(replica, *lane, pidfd, now),
             Mail::Detach(lane) => self.detach(lane, now),
-            Mail::Configure(settings, access_log) => {
+            Mail::Configure { sequence, settings, access_log, tls } => {
                 self.engine.configure(*settings);
                 self.engine.set_access_log(access_log);
+                self.seat.tls = tls;
+                self.tell(FromWorker::Configured { sequence });
             }
-            Mail::Tls(tls) => self.seat.tls = tls,
             Mail::Listen(listener) => self.listen(listener),
             Mail::Open => self.open_door(),
             Mail::Drain { gently } => {

@@ -22,6 +22,7 @@ use std::time::Duration;
 use decurion_api::{DeploymentName, ReplicaId, RoutePrefix};
 use decurion_ipc::control::{
     Availability, DeploymentView, FdToken, Generation, ProxyOrder, ProxyReport, ProxySettings, RouteView,
+    TlsTexts,
 };
 use decurion_ipc::link::Link;
 use decurion_ipc::proxy_control::{OrderSender, Received};
@@ -42,6 +43,7 @@ pub struct Rig {
     pub ended: Receiver<Result<(), String>>,
     generation: u64,
     token: u64,
+    configured: u64,
     pub view: Vec<DeploymentView>,
     /// What replicas that are attached take at once.
     pub requests: u32,
@@ -80,14 +82,23 @@ impl Rig {
             ended,
             generation: 0,
             token: 0,
+            configured: 0,
             view: vec![],
             requests: 100,
         };
         assert_eq!(rig.report(), ProxyReport::Started);
         let token = rig.token();
         rig.order(ProxyOrder::Listen(token), vec![listener.into()]);
-        rig.order(ProxyOrder::Configure(settings), vec![]);
+        rig.configure(&settings, None);
         rig
+    }
+
+    /// Has the proxy go by these, and waits until all of it does.
+    pub fn configure(&mut self, settings: &ProxySettings, tls: Option<TlsTexts>) {
+        self.configured += 1;
+        let sequence = self.configured;
+        self.order(ProxyOrder::Configure { sequence, settings: Box::new(settings.clone()), tls }, vec![]);
+        assert_eq!(self.report(), ProxyReport::Configured { sequence });
     }
 
     pub fn order(&self, order: ProxyOrder, descriptors: Vec<OwnedFd>) {

@@ -35,6 +35,8 @@ pub enum Ask {
         /// How.
         change: Box<Change>,
     },
+    /// Read the certificates again that are wanted already.
+    RenewCertificates,
     /// Drain and stop, or stop at once.
     Shutdown {
         /// Without letting anything finish.
@@ -80,6 +82,8 @@ pub enum Answer {
     Description(Box<Description>),
     /// To `Change`.
     Applied(Applied),
+    /// To `RenewCertificates`.
+    Renewed,
     /// To `Shutdown`.
     Stopping,
 }

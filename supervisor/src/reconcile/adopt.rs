@@ -164,6 +164,8 @@ impl Core {
             pid: Some(adopted.pid),
             spawned_at: now.checked_sub(adopted.age).unwrap_or(now),
             settings: adopted.settings,
+            certificates: None,
+            configuring: None,
             phase,
             listening: adopted.listening,
             outdated: adopted.outdated,

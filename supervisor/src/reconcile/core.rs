@@ -181,6 +181,8 @@ impl Core {
             }
             Fact::ProxySpawnFailed { instance, why } => self.proxy_ended(instance, &why, at),
             Fact::ProxyStarted { instance } => self.proxy_started(instance, at),
+            Fact::ProxyConfigured { instance, sequence } => self.proxy_configured(instance, sequence),
+            Fact::CertificatesChanged => self.observed.proxies.certificates += 1,
             Fact::ProxyAlive { instance, sequence } => self.observed.proxy_alive(instance, sequence),
             Fact::ProxyExited { instance, exit } => self.proxy_ended(instance, &exit.to_string(), at),
             Fact::ClientJoined { client } => {
@@ -343,6 +345,13 @@ impl Core {
             let message = format!("the proxy takes orders, pid {}", proxy.pid.unwrap_or_default());
             self.observed.add_caller(CallerId::Proxy(instance));
             self.tell_of_proxy("proxy-started", message);
+        }
+    }
+
+    fn proxy_configured(&mut self, instance: ProxyInstance, sequence: u64) {
+        if self.observed.proxies.configured(instance, sequence) {
+            let message = "new connections go by the newest settings and certificates".to_owned();
+            self.tell_of_proxy("proxy-configured", message);
         }
     }
 

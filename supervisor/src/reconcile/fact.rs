@@ -160,6 +160,15 @@ pub enum Fact {
         /// Which.
         instance: ProxyInstance,
     },
+    /// Every worker of a proxy goes by new settings.
+    ProxyConfigured {
+        /// Which.
+        instance: ProxyInstance,
+        /// Of the order.
+        sequence: u64,
+    },
+    /// Certificates have been read that are others than before.
+    CertificatesChanged,
     /// A proxy has answered a probe.
     ProxyAlive {
         /// Which.

@@ -179,7 +179,10 @@ impl Observed {
             }
             Order::SpawnProxy { instance, settings } => self.proxies.note_spawn(*instance, settings, now),
             Order::ListenProxy { instance } => self.proxies.note_listen(*instance),
-            Order::ConfigureProxy { instance, settings } => self.proxies.note_settings(*instance, settings),
+            Order::ConfigureProxy { instance, settings, sequence } => {
+                self.sequence = *sequence;
+                self.proxies.note_settings(*instance, settings, *sequence);
+            }
             Order::DrainProxy { instance, timeout } => self.proxies.note_drain(*instance, now + *timeout),
             Order::KillProxy { instance } => self.proxies.note_kill(*instance, now),
             Order::ProbeProxy { instance, sequence } => {

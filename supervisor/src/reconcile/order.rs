@@ -118,12 +118,14 @@ pub enum Order {
         /// Which.
         instance: ProxyInstance,
     },
-    /// Give a proxy new settings.
+    /// Give a proxy new settings, and the newest certificates. Answered with `ProxyConfigured`.
     ConfigureProxy {
         /// Which.
         instance: ProxyInstance,
         /// All of them.
         settings: HttpSpec,
+        /// Comes back in the answer.
+        sequence: u64,
     },
     /// Ask a proxy for a sign of life. Answered with `ProxyAlive`.
     ProbeProxy {

@@ -22,6 +22,8 @@ pub struct Proxies {
     pub restarts: u64,
     /// Before this none is started.
     pub next_start: Option<Instant>,
+    /// Counts up with each change of the certificates.
+    pub certificates: u64,
 }
 
 /// One of them.
@@ -33,6 +35,10 @@ pub struct Proxy {
     pub spawned_at: Instant,
     /// The settings it was given last.
     pub settings: HttpSpec,
+    /// The certificates it was given last; `None`: by a supervisor before us.
+    pub certificates: Option<u64>,
+    /// What it was given last and has not acknowledged.
+    pub configuring: Option<u64>,
     /// Where in its life it is.
     pub phase: ProxyPhase,
     /// It was told to take connections.
@@ -86,13 +92,15 @@ impl Proxies {
 
     pub(super) fn note_spawn(&mut self, instance: ProxyInstance, settings: &HttpSpec, now: Instant) {
         self.newest = instance.0;
-        let settings = settings.clone();
+        let (settings, certificates) = (settings.clone(), Some(self.certificates));
         self.all.insert(
             instance,
             Proxy {
                 pid: None,
                 spawned_at: now,
                 settings,
+                certificates,
+                configuring: None,
                 phase: ProxyPhase::Starting,
                 listening: false,
                 outdated: false,
@@ -108,10 +116,24 @@ impl Proxies {
         }
     }
 
-    pub(super) fn note_settings(&mut self, instance: ProxyInstance, settings: &HttpSpec) {
+    pub(super) fn note_settings(&mut self, instance: ProxyInstance, settings: &HttpSpec, sequence: u64) {
         if let Some(proxy) = self.all.get_mut(&instance) {
             proxy.settings = settings.clone();
+            proxy.certificates = Some(self.certificates);
+            proxy.configuring = Some(sequence);
         }
+    }
+
+    /// Takes an acknowledgement of settings. Whether it is that of the newest.
+    pub(super) fn configured(&mut self, instance: ProxyInstance, sequence: u64) -> bool {
+        let proxy = self.all.get_mut(&instance);
+        proxy.is_some_and(|proxy| proxy.configuring.take_if(|asked| *asked == sequence).is_some())
+    }
+
+    /// Whether a proxy was given these settings, and the newest certificates.
+    #[must_use]
+    pub fn has_been_given(&self, proxy: &Proxy, settings: &HttpSpec) -> bool {
+        proxy.settings == *settings && proxy.certificates == Some(self.certificates)
     }
 
     pub(super) fn note_drain(&mut self, instance: ProxyInstance, until: Instant) {

@@ -39,6 +39,11 @@ impl Core {
                     && proxy.listening
                     && observed.callers.all.get(&CallerId::Proxy(instance)).is_some_and(told)
             }),
+            up_to_date: current.is_some_and(|(_, proxy)| {
+                proxy.phase == ProxyPhase::Running
+                    && proxy.configuring.is_none()
+                    && observed.proxies.has_been_given(proxy, &self.desired().http)
+            }),
             restarts: observed.proxies.restarts,
         }
     }

@@ -480,6 +480,33 @@ fn while_the_proxy_is_away_an_update_waits() {
 }
 
 #[test]
+fn settings_and_certificates_count_once_every_worker_goes_by_them() {
+    let mut world = World::with(&[spec("a", "1", 1)]);
+    assert!(world.core.proxy_status().up_to_date);
+    let told = |world: &World| {
+        let orders = world.log.iter().filter(|(_, order)| matches!(order, Order::ConfigureProxy { .. }));
+        orders.count()
+    };
+    world.proxy_answers = None;
+    let mut desired = world.core.desired().clone();
+    desired.http.max_connections = 7;
+    world.core.accept(desired);
+    world.turn();
+    let proxy = world.current_proxy().unwrap();
+    let sequence = world.core.observed().proxies.all[&proxy].configuring.unwrap();
+    world.fact(Fact::CertificatesChanged);
+    // The settings alone are not all that is wanted by now.
+    world.fact(Fact::ProxyConfigured { instance: proxy, sequence });
+    assert!(world.core.proxy_status().ready && !world.core.proxy_status().up_to_date);
+    world.pass(Duration::from_secs(10));
+    assert_eq!(told(&world), 2, "once each");
+    let sequence = world.core.observed().proxies.all[&proxy].configuring.unwrap();
+    world.fact(Fact::ProxyConfigured { instance: proxy, sequence });
+    assert!(world.core.proxy_status().up_to_date);
+    assert_eq!(world.current_proxy(), Some(proxy));
+}
+
+#[test]
 fn a_new_address_gets_a_new_proxy_before_the_old_one_goes() {
     let mut world = World::with(&[spec("a", "1", 1)]);
     let old = world.current_proxy().unwrap();

@@ -462,6 +462,12 @@ impl World {
                     self.later(after, Fact::ProxyAlive { instance: *instance, sequence: *sequence });
                 }
             }
+            Order::ConfigureProxy { instance, sequence, .. } => {
+                if let Some(after) = self.proxy_answers {
+                    let fact = Fact::ProxyConfigured { instance: *instance, sequence: *sequence };
+                    self.later(after, fact);
+                }
+            }
             Order::DrainProxy { instance, .. } => {
                 let fact = Fact::ProxyExited { instance: *instance, exit: Exit::Code(0) };
                 self.later(Duration::from_millis(5), fact);
@@ -475,7 +481,6 @@ impl World {
             | Order::Retire { .. }
             | Order::Detach { .. }
             | Order::ListenProxy { .. }
-            | Order::ConfigureProxy { .. }
             | Order::Finished => {}
         }
     }

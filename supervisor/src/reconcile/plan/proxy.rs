@@ -18,10 +18,13 @@ impl<'a> Planner<'a> {
         let settings = &self.desired.http;
         let proxies = &self.observed.proxies;
         match proxies.current() {
-            Some((_, proxy)) if proxy.can_take(settings) && proxy.settings == *settings => {}
-            Some((_, proxy)) if !proxy.can_take(settings) => self.start_proxy(),
             None => self.start_proxy(),
-            Some((instance, _)) => self.order(Order::ConfigureProxy { instance, settings: settings.clone() }),
+            Some((_, proxy)) if !proxy.can_take(settings) => self.start_proxy(),
+            Some((_, proxy)) if proxies.has_been_given(proxy, settings) => {}
+            Some((instance, _)) => {
+                let (settings, sequence) = (settings.clone(), self.next_sequence());
+                self.order(Order::ConfigureProxy { instance, settings, sequence });
+            }
         }
         let Some((current, proxy)) = proxies.current() else { return };
         let ready = proxy.phase == ProxyPhase::Running

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use decurion_api::admin::{Applied, Description, HeldStep, HistoryEntry, Undone};
+use decurion_api::spec::ApplicationSpec;
 use decurion_api::spec::file::{deployment_to_json, patch_deployment};
 use decurion_api::status::SystemStatus;
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::stats::TrafficKey;
 
 use crate::admin::{Answer, Ask, AskError, Change};
-use crate::change::{Changer, Refusal, differing_fields, replicas_of};
+use crate::change::{Changer, Libraries, Refusal, differing_fields, replicas_of};
 use crate::desired::{Desired, Wanted, fields_of};
 use crate::metrics::{ProcessUse, Snapshot};
 use crate::reconcile::{Note, PutBack};
@@ -34,6 +35,7 @@ impl Machine {
             Ask::Change { if_revision, dry_run, change } => {
                 self.change(if_revision, dry_run, *change).map(Answer::Applied)
             }
+            Ask::RenewCertificates => self.renew_tls().map(|_| Answer::Renewed),
             Ask::Shutdown { at_once } => {
                 self.stop(at_once);
                 Ok(Answer::Stopping)
@@ -277,38 +279,44 @@ impl Machine {
         }
     }
 
-    /// Without a configuration file there is only this to read again.
-    fn reload_tls(&mut self) {
-        match tls::read(self.desired.http.tls.as_ref()) {
-            Ok(None) => tracing::info!("SIGHUP: there is no configuration file to read again"),
-            Ok(texts) => {
-                self.use_tls(texts);
-                tracing::info!("SIGHUP: the certificates were read again");
-            }
-            Err(error) => tracing::error!("SIGHUP: {error}; nothing was changed"),
-        }
+    /// Reads the certificates again that are wanted already. Whether there are any.
+    fn renew_tls(&mut self) -> Result<bool, AskError> {
+        let texts = tls::read(self.desired.http.tls.as_ref())?;
+        let found = texts.is_some();
+        self.use_tls(texts);
+        Ok(found)
     }
 
     /// Reads the configuration file again, on a thread of its own: libraries may be large.
     pub(super) fn reload(&mut self) {
         let Some(path) = self.options.config.clone() else {
-            return self.reload_tls();
+            return match self.renew_tls() {
+                Ok(false) => tracing::info!("SIGHUP: there is no configuration file to read again"),
+                Ok(true) => tracing::info!("SIGHUP: the certificates were read again"),
+                Err(error) => tracing::error!("SIGHUP: {error}; nothing was changed"),
+            };
         };
         let (artifacts, mailbox, desired) =
             (self.artifacts.clone(), self.mailbox.clone(), self.desired.clone());
         let run = move || {
-            let read = || -> Result<Change, ConfigError> {
+            let read = || -> Result<(ApplicationSpec, Libraries), ConfigError> {
                 let spec = read_config(&path)?;
                 let libraries = artifacts.resolve_all(&spec.deployments, |spec| is_live(&desired, spec))?;
-                Ok(Change::Application(Box::new(spec), libraries))
+                Ok((spec, libraries))
             };
-            let change = match read() {
-                Ok(change) => Box::new(change),
+            let (spec, libraries) = match read() {
+                Ok(read) => read,
                 Err(error) => return tracing::error!("SIGHUP: {error}; nothing was changed"),
             };
+            // Else the certificates are read with the change.
+            let silent_on_http = spec.http.is_none();
+            let change = Box::new(Change::Application(Box::new(spec), libraries));
             match mailbox.ask_blocking(Ask::Change { if_revision: None, dry_run: false, change }) {
                 Ok(_) => tracing::info!("SIGHUP: {} was read again", path.display()),
-                Err(error) => tracing::error!("SIGHUP: {error}; nothing was changed"),
+                Err(error) => return tracing::error!("SIGHUP: {error}; nothing was changed"),
+            }
+            if silent_on_http && let Err(error) = mailbox.ask_blocking(Ask::RenewCertificates) {
+                tracing::error!("SIGHUP: {error}; the certificates are those from before");
             }
         };
         if let Err(error) = std::thread::Builder::new().name("reload".to_owned()).spawn(run) {

@@ -20,6 +20,9 @@ use crate::sys::machine::reports::lost_link;
 use crate::sys::machine::{Machine, Source};
 use crate::sys::process::{Process, Program};
 
+/// Of the settings that a proxy starts with: their acknowledgement is of no use, for its first view's comes after.
+const FIRST_SETTINGS: u64 = 0;
+
 impl Machine {
     pub(super) fn carry_out(&mut self, order: Order) {
         match order {
@@ -60,8 +63,8 @@ impl Machine {
             }
             Order::SpawnProxy { instance, settings } => self.spawn_proxy(instance, settings),
             Order::ListenProxy { instance } => self.let_listen(instance),
-            Order::ConfigureProxy { instance, settings } => {
-                self.tell_settings(instance, settings);
+            Order::ConfigureProxy { instance, settings, sequence } => {
+                self.configure_proxy(instance, settings, sequence);
             }
             Order::ProbeProxy { instance, sequence } => {
                 self.tell_proxy(instance, ProxyOrder::Probe { sequence }, Vec::new());
@@ -170,30 +173,20 @@ impl Machine {
         if let Some(socket) = self.adoption_socket() {
             self.tell_proxy(instance, ProxyOrder::Await { socket, instance: instance.0 }, Vec::new());
         }
-        self.tell_settings(instance, settings);
+        self.configure_proxy(instance, settings, FIRST_SETTINGS);
         Ok(pid)
     }
 
-    fn tell_settings(&mut self, instance: ProxyInstance, settings: HttpSpec) {
-        self.tell_proxy(instance, ProxyOrder::Tls(self.tls.clone()), Vec::new());
-        self.tell_proxy(instance, ProxyOrder::Configure(settings), Vec::new());
+    fn configure_proxy(&mut self, instance: ProxyInstance, settings: HttpSpec, sequence: u64) {
+        let order = ProxyOrder::Configure { sequence, settings: Box::new(settings), tls: self.tls.clone() };
+        self.tell_proxy(instance, order, Vec::new());
     }
 
-    /// Serves with these certificates from now on. Where the settings change as well, they go along with them.
+    /// Serves with these certificates from now on.
     pub(super) fn use_tls(&mut self, tls: Option<TlsTexts>) {
-        if self.tls == tls {
-            return;
-        }
-        self.tls = tls;
-        let settings = &self.core.desired().http;
-        let serves =
-            |proxy: &crate::reconcile::proxy::Proxy| proxy.is_active() && proxy.settings == *settings;
-        let proxies = &self.core.observed().proxies.all;
-        let all: Vec<ProxyInstance> =
-            proxies.iter().filter(|(_, proxy)| serves(proxy)).map(|(instance, _)| *instance).collect();
-        for instance in all {
-            self.tell_proxy(instance, ProxyOrder::Tls(self.tls.clone()), Vec::new());
-            tracing::info!("proxy {} has new certificates", instance.0);
+        if self.tls != tls {
+            self.tls = tls;
+            self.facts.push(Fact::CertificatesChanged);
         }
     }
 

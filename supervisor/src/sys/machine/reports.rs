@@ -261,6 +261,9 @@ impl Machine {
                 }
                 self.traffic.take(instance, stats, clock::now().at);
             }
+            ProxyReport::Configured { sequence } => {
+                self.facts.push(Fact::ProxyConfigured { instance, sequence });
+            }
             ProxyReport::Alive { sequence } => self.facts.push(Fact::ProxyAlive { instance, sequence }),
             ProxyReport::Drained => {}
         }
