@@ -4,7 +4,7 @@ mod rig;
 
 use std::time::Duration;
 
-use decurion_ipc::control::{Availability, ProxyReport, ProxySettings};
+use decurion_ipc::control::{Availability, ProxyOrder, ProxyReport, ProxySettings};
 use rig::replica::{Behaviour, Command};
 use rig::{Rig, settings};
 
@@ -177,9 +177,10 @@ fn a_full_queue_is_503_and_those_who_wait_are_served_in_order() {
     clients[0].request("GET", "/a/0", "", b"");
     assert_eq!(replica.next_open(), "/a/0");
     clients[1].request("GET", "/a/1", "", b"");
-    settle_until_full(&rig, 1);
+    until_waiting(&rig, 1);
     clients[2].request("GET", "/a/2", "", b"");
-    let refused = settle_until_full(&rig, 0);
+    until_waiting(&rig, 2);
+    let refused = rig.client().get("/a/probe");
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
     for (at, client) in clients.iter_mut().enumerate() {
         replica.command(&Command::Answer(1));
@@ -190,16 +191,12 @@ fn a_full_queue_is_503_and_those_who_wait_are_served_in_order() {
     }
 }
 
-/// Sends requests with hardly any time until one is refused, which is when the queue is as full as it should be;
-/// with `room` left, until one times out in the queue instead.
-fn settle_until_full(rig: &Rig, room: usize) -> rig::client::Response {
+/// Asks for counts until so many requests wait.
+fn until_waiting(rig: &Rig, count: u32) {
     loop {
-        let response =
-            rig.client().request("GET", "/a/probe", "x-request-timeout-seconds: 0.02\r\n", b"").response();
-        match (response.status, room) {
-            (503, 0) | (504, 1) => return response,
-            (503 | 504, _) => {}
-            (status, _) => panic!("{status}"),
+        rig.order(ProxyOrder::Count, vec![]);
+        if rig.stats().waiting.iter().any(|(_, waiting)| *waiting == count) {
+            return;
         }
     }
 }
