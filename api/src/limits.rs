@@ -6,6 +6,10 @@ pub const DEPLOYMENTS_MAX: usize = 1_000;
 pub const REPLICAS_MAX: u32 = 1_000;
 /// Handler threads of one replica.
 pub const THREADS_MAX: u16 = 256;
+/// Bytes of memory that a replica may be bounded to: none could even start in less.
+pub const REPLICA_MEMORY_MIN: u64 = 1 << 20;
+/// Bytes of memory that a replica may be bounded to: more than any machine has.
+pub const REPLICA_MEMORY_MAX: u64 = 1 << 50;
 /// Bytes of `args` as JSON.
 pub const ARGS_MAX: usize = 64 * 1024;
 /// Bytes of `user_config` as JSON.

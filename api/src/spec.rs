@@ -8,6 +8,7 @@ mod canary;
 pub mod file;
 pub mod graph;
 mod recycle;
+mod resources;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub use autoscaling::AutoscalingSpec;
 pub use canary::{CANARY_DURATION_DEFAULT, CANARY_ERROR_RATE_DEFAULT, CanarySpec};
 pub use graph::{GraphBuilder, GraphError, GraphSpec};
 pub use recycle::RecycleSpec;
+pub use resources::{Amount, Bytes, ResourcesSpec};
 
 /// Everything one configuration file asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +96,9 @@ pub struct DeploymentSpec {
     /// When a replica is replaced by a fresh one; `None`: never.
     #[serde(default)]
     pub recycle: Option<RecycleSpec>,
+    /// What each replica needs of the machine.
+    #[serde(default)]
+    pub resources: ResourcesSpec,
     /// Environment of the replicas.
     pub runtime_env: RuntimeEnvSpec,
 }

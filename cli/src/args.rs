@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use decurion_api::limits::REPLICAS_MAX;
 use decurion_api::spec::file::parse_duration;
 use decurion_api::{DeploymentName, ReplicaId};
+use decurion_supervisor::CapacityOverride;
 use serde_json::Value;
 
 use crate::output::Format;
@@ -235,6 +236,9 @@ pub(crate) struct SuperviseArgs {
         hide_env_values = true
     )]
     pub(crate) orphan_timeout: Duration,
+    /// What replicas may use in sum, in place of what this machine has: cpus=2,memory=1GiB,gpus=0
+    #[arg(long, value_name = "AMOUNTS", env = "DECURION_CAPACITY", hide_env_values = true)]
+    pub(crate) capacity: Option<CapacityOverride>,
     /// Look whether this program could take the place of the one that runs, and end
     #[arg(long, hide = true)]
     pub(crate) self_test: bool,
@@ -254,6 +258,9 @@ pub(crate) struct RunArgs {
     /// Serve HTTP on this address and port
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<String>,
+    /// What replicas may use in sum, in place of what this machine has: cpus=2,memory=1GiB,gpus=0
+    #[arg(long, value_name = "AMOUNTS", env = "DECURION_CAPACITY", hide_env_values = true)]
+    pub(crate) capacity: Option<CapacityOverride>,
     #[command(flatten)]
     pub(crate) library: LibraryArgs,
 }
@@ -354,6 +361,9 @@ pub(crate) struct LibraryArgs {
     /// Requests in flight per replica
     #[arg(long, value_name = "N")]
     pub(crate) max_ongoing_requests: Option<u32>,
+    /// What each replica needs of the machine: an object with cpus, memory, gpus
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    pub(crate) resources: Option<Value>,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ use decurion_api::spec::{ApplicationSpec, DeploymentSpec, LibraryRef};
 use decurion_api::{ApplicationName, ClassName, DeploymentName};
 use decurion_ipc::codec::MESSAGE_MAX;
 
+use crate::capacity::Capacity;
 use crate::desired::{ClassInfo, Desired, RESTART_FIELDS, RolledBack, Wanted, fields_of};
 use crate::reconcile::REASON_IN_VIEW_MAX;
 
@@ -68,6 +69,8 @@ pub fn library_key(library: &LibraryRef) -> LibraryRefKey {
 pub struct Changer<'a> {
     current: &'a Desired,
     standing: &'a dyn Fn(&DeploymentName) -> Standing,
+    /// What there is for replicas; `None`: it is not looked at.
+    capacity: Option<&'a Capacity>,
     next: Desired,
     changes: Vec<Change>,
 }
@@ -94,7 +97,13 @@ impl<'a> Changer<'a> {
             return Err(Refusal::RevisionMismatch { expected, found: current.revision });
         }
         let next = Desired { revision: current.revision + 1, ..current.clone() };
-        Ok(Self { current, standing, next, changes: Vec::new() })
+        Ok(Self { current, standing, capacity: None, next, changes: Vec::new() })
+    }
+
+    /// Refuses what would never fit a machine that has so much.
+    #[must_use]
+    pub fn on(self, capacity: &'a Capacity) -> Self {
+        Self { capacity: Some(capacity), ..self }
     }
 
     /// Declares a whole application: what it leaves out is deleted.
@@ -398,7 +407,26 @@ impl<'a> Changer<'a> {
     /// Checks that every graph still finds what it calls, and the whole.
     fn finish(self) -> Result<Proposal, Refusal> {
         graph::check(&self.next)?;
+        self.check_room()?;
         self.conclude()
+    }
+
+    /// What is changed has to fit if there was nothing else. What stays as it is has nobody to tell.
+    fn check_room(&self) -> Result<(), Refusal> {
+        let Some(capacity) = self.capacity else { return Ok(()) };
+        for change in self.changes.iter().filter(|change| change.action != ChangeAction::Unchanged) {
+            let Some(wanted) = self.next.deployments.get(&change.deployment) else { continue };
+            let (needs, replicas) = (&wanted.spec.resources, wanted.replicas_min());
+            if !capacity.has_room_for(replicas, needs) {
+                return Err(Refusal::NoRoom {
+                    name: change.deployment.clone(),
+                    replicas,
+                    needs: needs.clone(),
+                    capacity: capacity.to_string(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Checks the whole, and keeps the revision where nothing differs. What is put back after a failure is not held

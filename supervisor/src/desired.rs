@@ -97,8 +97,8 @@ pub struct ConfigId(String);
 
 /// Fields of [`DeploymentSpec`] that only a new process can take. Every other one is taken by running replicas, or
 /// concerns the supervisor and the callers alone.
-pub const RESTART_FIELDS: [&str; 7] =
-    ["library", "class", "args", "graph", "version", "threads", "runtime_env"];
+pub const RESTART_FIELDS: [&str; 8] =
+    ["library", "class", "args", "graph", "version", "threads", "resources", "runtime_env"];
 
 impl Wanted {
     /// The form that follows from a spec: `library` and `class` are what it refers to, `fresh` makes a version that
@@ -164,6 +164,13 @@ impl Wanted {
         self.spec.autoscaling.as_ref().map_or(self.spec.num_replicas, |scaling| scaling.max_replicas)
     }
 
+    /// Replicas that it has at the least, once it is used at all.
+    #[must_use]
+    pub fn replicas_min(&self) -> u32 {
+        let least = self.spec.autoscaling.as_ref().map(|scaling| scaling.min_replicas);
+        least.unwrap_or(self.spec.num_replicas).max(1)
+    }
+
     /// What its operator may want to know, although it is no mistake.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -219,7 +226,8 @@ pub fn constructor_args(spec: &DeploymentSpec) -> Value {
 }
 
 fn version_of(spec: &DeploymentSpec, library: &str, fresh: Option<u64>) -> String {
-    short_hash(&(library, &spec.class, constructor_args(spec), &spec.runtime_env, fresh))[..12].to_owned()
+    let (args, resources) = (constructor_args(spec), &spec.resources);
+    short_hash(&(library, &spec.class, args, resources, &spec.runtime_env, fresh))[..12].to_owned()
 }
 
 /// 16 hexadecimal digits of a hash over a value's JSON. Maps are written in the order of their keys.

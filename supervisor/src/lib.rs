@@ -20,6 +20,7 @@
 pub mod sys;
 
 pub mod admin;
+pub mod capacity;
 pub mod change;
 pub mod desired;
 mod lines;
@@ -30,6 +31,7 @@ pub mod reconcile;
 mod roster;
 pub mod store;
 
+pub use capacity::CapacityOverride;
 pub use options::{ORPHAN_TIMEOUT, Options, Output, Program};
 pub use sys::{
     ArtifactError, ConfigError, LockError, RunError, Running, SocketError, StartError, Stopper, Supervisor,

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::capacity::CapacityOverride;
+
 /// How long proxy and replicas wait for the next supervisor, where nothing else is said.
 pub const ORPHAN_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -33,6 +35,8 @@ pub struct Options {
     pub orphan_timeout: Duration,
     /// Whether TERM, INT, HUP and USR2 of this process are ours to act on.
     pub signals: bool,
+    /// What replicas may use of this machine, in place of what is measured.
+    pub capacity: CapacityOverride,
     /// What takes our place on USR2; `None`: nothing does.
     pub program: Option<Program>,
 }
@@ -71,6 +75,7 @@ impl Options {
             output: Output::default(),
             orphan_timeout: ORPHAN_TIMEOUT,
             signals: true,
+            capacity: CapacityOverride::default(),
             program: None,
         }
     }

@@ -11,6 +11,7 @@ use std::io;
 use decurion_api::ReplicaId;
 use serde::{Deserialize, Serialize};
 
+use crate::capacity::Reservation;
 use crate::desired::{ConfigId, TemplateId, Wanted};
 use crate::reconcile::Why;
 use crate::store::Disk;
@@ -63,6 +64,9 @@ pub(crate) struct ReplicaEntry {
     pub(crate) restarts: u64,
     /// The `user_config` that it starts with.
     pub(crate) config: ConfigId,
+    /// What it has of the machine.
+    #[serde(default)]
+    pub(crate) reservation: Reservation,
     /// Why it was told to drain, once it was.
     pub(crate) leaving: Option<Why>,
 }
@@ -191,6 +195,7 @@ mod tests {
             wanted,
             place: 0,
             restarts: 2,
+            reservation: Reservation::default(),
             leaving: None,
         };
         Entry { pid, ticks: 7, started_ms: 8, child: Child::Replica(Box::new(replica)) }

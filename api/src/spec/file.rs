@@ -14,6 +14,7 @@ mod graph;
 mod node;
 mod problems;
 mod recycle;
+mod resources;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -86,6 +86,7 @@ fn start(args: &RunArgs, folder: &Path) -> Result<Running, Failure> {
     let socket: PathBuf = folder.join("control.sock");
     let mut options = Options::new(folder.join("state"), socket);
     options.listen = args.listen.clone().or_else(|| args.port.map(|port| format!("127.0.0.1:{port}")));
+    options.capacity = args.capacity.clone().unwrap_or_default();
     options.output = Lines::Stderr;
     // What runs in a terminal leaves nothing behind, however it ends.
     options.orphan_timeout = Duration::ZERO;

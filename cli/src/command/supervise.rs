@@ -25,6 +25,7 @@ pub(super) fn supervise(args: SuperviseArgs, socket: PathBuf, output: &Output) -
     options.listen = args.listen;
     options.metrics = args.metrics_listen;
     options.orphan_timeout = args.orphan_timeout;
+    options.capacity = args.capacity.unwrap_or_default();
     if args.self_test {
         let word = Supervisor::self_test(&options).map_err(|error| start_failure(&error))?;
         output.line(&word)?;

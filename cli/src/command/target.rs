@@ -208,6 +208,7 @@ fn given_fields(
         ("user_config", args.user_config.clone()),
         ("threads", args.threads.map(|threads| json!(threads))),
         ("max_ongoing_requests", args.max_ongoing_requests.map(|max| json!(max))),
+        ("resources", args.resources.clone()),
     ];
     Ok(fields.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?))).collect())
 }
@@ -242,6 +243,7 @@ fn first_flag(args: &LibraryArgs) -> Option<&'static str> {
         ("--user-config", args.user_config.is_some()),
         ("--threads", args.threads.is_some()),
         ("--max-ongoing-requests", args.max_ongoing_requests.is_some()),
+        ("--resources", args.resources.is_some()),
     ]
     .into_iter()
     .find_map(|(flag, given)| given.then_some(flag))

@@ -52,6 +52,7 @@ fn kind_of(refusal: &Refusal) -> &'static str {
         | Refusal::TooManyDeployments
         | Refusal::ViewTooLarge { .. }
         | Refusal::Replicas { .. }
+        | Refusal::NoRoom { .. }
         | Refusal::NoLibrary { .. }
         | Refusal::NoClass { .. }
         | Refusal::WhichClass { .. }

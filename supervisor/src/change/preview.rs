@@ -10,11 +10,15 @@ pub(crate) fn steps(held: Option<&Wanted>, next: &Wanted) -> Vec<String> {
     let mut steps = Vec::new();
     let Some(held) = held else {
         steps.push(format!("{} of version {} started", replicas_of(next), next.version));
+        needs(next, &mut steps);
         return steps;
     };
     let (before, after) = (replicas_of(held), replicas_of(next));
     if before != after {
         steps.push(format!("{before} before, {after} after"));
+    }
+    if held.spec.resources != next.spec.resources {
+        needs(next, &mut steps);
     }
     if held.template != next.template {
         roll(held, next, &mut steps);
@@ -25,6 +29,12 @@ pub(crate) fn steps(held: Option<&Wanted>, next: &Wanted) -> Vec<String> {
         steps.push(format!("nothing is replaced before `decurion rollout resume {}`", next.spec.name));
     }
     steps
+}
+
+fn needs(next: &Wanted, steps: &mut Vec<String>) {
+    if !next.spec.resources.is_empty() {
+        steps.push(format!("each replica has {}", next.spec.resources));
+    }
 }
 
 fn roll(held: &Wanted, next: &Wanted, steps: &mut Vec<String>) {

@@ -1,6 +1,7 @@
 //! Every reason to refuse a change, each one sentence with its operands.
 
 use decurion_api::limits::{DEPLOYMENTS_MAX, REPLICAS_MAX};
+use decurion_api::spec::ResourcesSpec;
 use decurion_api::{ApplicationName, ClassName, DeploymentName, RoutePrefix};
 
 use crate::change::VIEW_MAX;
@@ -52,6 +53,22 @@ pub enum Refusal {
         name: DeploymentName,
         /// As it was asked for.
         found: u32,
+    },
+    /// More than the machine has.
+    #[error(
+        "deployment '{name}' can never run on this machine: {}, and replicas may use {capacity} in sum; ask for less \
+         in its resources{}",
+        asked(*replicas, needs), if *replicas > 1 { ", or for fewer replicas" } else { "" }
+    )]
+    NoRoom {
+        /// Which.
+        name: DeploymentName,
+        /// How many of it there are to be, at the least.
+        replicas: u32,
+        /// What each needs.
+        needs: ResourcesSpec,
+        /// What there is.
+        capacity: String,
     },
     /// The load decides the number.
     #[error(
@@ -147,6 +164,13 @@ pub enum Refusal {
         /// Ours.
         found: u64,
     },
+}
+
+fn asked(replicas: u32, needs: &ResourcesSpec) -> String {
+    match replicas {
+        1 => format!("its replica needs {needs}"),
+        _ => format!("each of its {replicas} replicas needs {needs}"),
+    }
 }
 
 fn list<T: std::fmt::Display>(names: &[T]) -> String {

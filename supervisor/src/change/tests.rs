@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use decurion_api::admin::ChangeAction;
-use decurion_api::spec::{ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, Share};
+use decurion_api::spec::{Amount, ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, Share};
 use decurion_api::{ApplicationName, ClassName, DeploymentName, RoutePrefix};
 use serde_json::json;
 
@@ -66,7 +66,7 @@ fn action(proposal: &Proposal) -> ChangeAction {
 #[test]
 fn every_field_of_a_spec_is_known_to_restart_or_not() {
     type Edit = fn(&mut DeploymentSpec);
-    let table: [(&str, ChangeAction, Edit); 19] = [
+    let table: [(&str, ChangeAction, Edit); 20] = [
         ("library", ChangeAction::Roll, |spec| {
             spec.library = LibraryRef::Digest("e".repeat(64));
             spec.class = Some(ClassName::new("Model").unwrap());
@@ -78,6 +78,7 @@ fn every_field_of_a_spec_is_known_to_restart_or_not() {
         ("args", ChangeAction::Roll, |spec| spec.args = json!({"msg": "hi"})),
         ("version", ChangeAction::Roll, |spec| spec.version = Some("2".to_owned())),
         ("threads", ChangeAction::Roll, |spec| spec.threads = 4),
+        ("resources", ChangeAction::Roll, |spec| spec.resources.cpus = Some(Amount::ONE)),
         ("runtime_env", ChangeAction::Roll, |spec| {
             spec.runtime_env.env_vars.insert("MODEL".to_owned(), "a".to_owned());
         }),
@@ -224,6 +225,43 @@ fn what_cannot_be_is_refused() {
         Changer::new(&nothing, Some(4), &whole),
         Err(Refusal::RevisionMismatch { expected: 4, found: 0 })
     ));
+}
+
+#[test]
+fn what_never_fits_the_machine_is_refused_with_what_is_there_and_what_is_asked() {
+    let capacity = Capacity { cpus: Some(Amount::whole(2)), memory: Some(1 << 30), ..Capacity::default() };
+    let declare = |desired: &Desired, spec: DeploymentSpec| {
+        let spec = ApplicationSpec { application: application(), http: None, deployments: vec![spec] };
+        Changer::new(desired, None, &whole).unwrap().on(&capacity).application(spec, &two_libraries())
+    };
+    let with = |replicas: u32, cpus: u32| {
+        let mut spec = spec("a", "1", replicas);
+        spec.resources.cpus = Some(Amount::thousandths(cpus));
+        spec
+    };
+    let nothing = Desired::default();
+    assert_eq!(
+        declare(&nothing, with(1, 2_500)).unwrap_err().to_string(),
+        "deployment 'a' can never run on this machine: its replica needs 2.5 cpus, and replicas may use 2 cpus, \
+         1 GiB of memory in sum; ask for less in its resources"
+    );
+    assert_eq!(
+        declare(&nothing, with(5, 500)).unwrap_err().to_string(),
+        "deployment 'a' can never run on this machine: each of its 5 replicas needs 0.5 cpus, and replicas may use \
+         2 cpus, 1 GiB of memory in sum; ask for less in its resources, or for fewer replicas"
+    );
+    let first = declare(&nothing, with(4, 500)).unwrap();
+    assert!(first.applied.changes[0].steps.contains(&"each replica has 0.5 cpus".to_owned()));
+    let more = Changer::new(&first.desired, None, &whole).unwrap().on(&capacity).scale(&name("a"), 5);
+    assert!(matches!(more, Err(Refusal::NoRoom { replicas: 5, .. })), "{more:?}");
+    // What runs already is no matter of a change that leaves it alone.
+    let small = Capacity { cpus: Some(Amount::ONE), ..Capacity::default() };
+    let other = Changer::new(&first.desired, None, &whole).unwrap().on(&small).deployment(
+        application(),
+        spec("b", "1", 1),
+        &libraries(),
+    );
+    assert!(other.is_ok(), "{other:?}");
 }
 
 #[test]

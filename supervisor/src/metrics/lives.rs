@@ -105,12 +105,13 @@ impl Lives {
 /// Why a replica goes that was on its way out: what was told of it, else what its reason's words are about.
 fn reason(why: &Why, cause: Option<&'static str>) -> &'static str {
     match why {
-        Why::Update => "update",
+        Why::Update | Why::Room(_) => "update",
         Why::Scale => "scale",
         Why::Recycle(_) => "recycle",
         Why::Delete => "delete",
         Why::Shutdown => "shutdown",
         Why::Failed(_) if cause.is_some() => cause.unwrap_or("failed"),
+        Why::Failed(how) if how.contains("resources.memory") => "memory",
         Why::Failed(how) if how.contains("health check") => "health",
         Why::Failed(how) if how.contains("after its deadline") => "stuck",
         Why::Failed(how) if how.contains("no sign of life") => "hung",
@@ -131,6 +132,7 @@ mod tests {
             (Why::Update, None, "update"),
             (Why::Scale, Some("fault"), "scale"),
             (failed("broke the rules of the data plane: a bad slot"), Some("fault"), "fault"),
+            (failed("used 2 MiB of memory, and may have 1 MiB (resources.memory)"), None, "memory"),
             (failed("failed its health check 3 times in a row: no"), None, "health"),
             (failed("gave no answer to 3 health checks in a row"), None, "health"),
             (failed("hung: no sign of life for 10 s"), None, "hung"),

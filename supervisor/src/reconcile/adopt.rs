@@ -9,6 +9,7 @@ use decurion_api::spec::HttpSpec;
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::Generation;
 
+use crate::capacity::Reservation;
 use crate::desired::{ConfigId, TemplateId, Wanted};
 use crate::reconcile::autoscale::Autoscaler;
 use crate::reconcile::callers::{INTERESTS_MAX, Interest};
@@ -41,6 +42,8 @@ pub struct AdoptedReplica {
     pub age: Duration,
     /// The `user_config` that it has.
     pub config: ConfigId,
+    /// What it has of the machine.
+    pub reservation: Reservation,
     /// How far it is.
     pub stage: AdoptedStage,
 }
@@ -129,6 +132,7 @@ impl Core {
                 pid: Some(adopted.pid),
                 phase,
                 config: adopted.config,
+                reservation: adopted.reservation,
                 // Not known: it is told again.
                 limit: 0,
                 health,

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use decurion_api::spec::Bytes;
 use decurion_api::status::EndedReplica;
 use decurion_api::{DeploymentName, ReplicaId};
 
+use crate::capacity::Capacity;
 use crate::change::Standing;
 use crate::desired::Desired;
 use crate::reconcile::callers::INTERESTS_MAX;
@@ -52,6 +54,11 @@ impl Core {
         let mut core = Self { desired: Desired::default(), observed, report: Report::default(), wake: None };
         core.accept(desired);
         core
+    }
+
+    /// Takes what there is for replicas.
+    pub fn set_capacity(&mut self, capacity: Capacity) {
+        self.observed.capacity = capacity;
     }
 
     /// Takes a newer revision, which is durable by now.
@@ -122,6 +129,7 @@ impl Core {
             self.wake = plan.wake;
             self.report = report;
             if plan.orders.is_empty() {
+                self.observed.note_shortages(&self.report);
                 return orders;
             }
             for order in &plan.orders {
@@ -173,6 +181,12 @@ impl Core {
             Fact::Board { replica, board } => self.observed.with(&replica, |replica| {
                 replica.liveness.board(replica.board, board, at);
                 replica.board = board;
+                let most = replica.reservation.resources.memory.unwrap_or(u64::MAX);
+                if board.resident > most {
+                    let (has, most) = (Bytes(board.resident), Bytes(most));
+                    let how = format!("used {has} of memory, and may have {most} (resources.memory)");
+                    replica.condemned.get_or_insert(Condemned { how, at_once: true });
+                }
             }),
             Fact::ProxySpawned { instance, pid } => {
                 if let Some(proxy) = self.observed.proxies.all.get_mut(&instance) {

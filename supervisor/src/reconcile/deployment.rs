@@ -40,6 +40,8 @@ pub struct Deployment {
     pub trial: Option<(String, Option<Instant>)>,
     /// The load has moved the number, and the replicas are not there yet, or not gone.
     pub moving: bool,
+    /// A replica of it can't start for want of room.
+    pub short_of_room: bool,
     /// Requests that wait for a replica, by who has them.
     pub waiting: BTreeMap<CallerId, u64>,
     /// Requests that are with a replica, by who has sent them.
@@ -129,6 +131,7 @@ impl Deployment {
             trial: None,
             leaning: None,
             moving: false,
+            short_of_room: false,
             waiting: BTreeMap::new(),
             in_flight: BTreeMap::new(),
         }
@@ -138,6 +141,13 @@ impl Deployment {
     #[must_use]
     pub fn number(&self) -> u32 {
         self.autoscaler.as_ref().map_or(self.wanted.spec.num_replicas, Autoscaler::number)
+    }
+
+    /// Whether it asks for more than it had: whoever only wants back what it had comes before.
+    #[must_use]
+    pub fn asks_for_more(&self) -> bool {
+        let grows = matches!(self.rollout.kind, RolloutKind::Create | RolloutKind::Upscale);
+        self.moving || (grows && self.rollout.outcome != Outcome::Done)
     }
 
     /// Takes a newer form of what it is to be.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{DeploymentView, Generation, RouteView};
 
+use crate::capacity::{Capacity, Room};
 use crate::desired::{ConfigId, Desired};
 use crate::reconcile::autoscale::{Decision, Load};
 use crate::reconcile::backoff::GOOD_LIFE;
@@ -15,6 +16,7 @@ use crate::reconcile::deployment::{Deployment, Outcome};
 use crate::reconcile::fact::{Board, CallerId};
 use crate::reconcile::liveness::Liveness;
 use crate::reconcile::order::{Order, Spawn, Why};
+use crate::reconcile::plan::Report;
 use crate::reconcile::proxy::Proxies;
 use crate::reconcile::replica::{HEALTH_FAILURES_MAX, Health, Phase, Replica, Taking, jittered};
 
@@ -41,6 +43,8 @@ pub struct Observed {
     pub replica_number: u32,
     /// Since when everything is to stop, and whether at once.
     pub stopping: Option<Stopping>,
+    /// What there is for replicas.
+    pub capacity: Capacity,
     /// `Finished` was said.
     pub finished: bool,
     /// What is worth telling, not yet fetched.
@@ -92,6 +96,31 @@ impl Observed {
         message: String,
     ) {
         self.notes.push(Note { deployment: Some(about.0.clone()), replica: about.1.cloned(), kind, message });
+    }
+
+    /// What is left of the capacity beside these.
+    #[must_use]
+    pub fn room_beside(&self, holds: impl Fn(&Replica) -> bool) -> Room<'_> {
+        let mut room = self.capacity.room();
+        for replica in self.replicas.values().filter(|replica| holds(replica)) {
+            room.take(&replica.reservation);
+        }
+        room
+    }
+
+    /// Says once of each deployment that it waits for room.
+    pub fn note_shortages(&mut self, report: &Report) {
+        let mut news = Vec::new();
+        for (name, deployment) in &mut self.deployments {
+            let short = report.short_of_room.get(name);
+            if let Some(why) = short.filter(|_| !deployment.short_of_room) {
+                news.push((name.clone(), why.clone()));
+            }
+            deployment.short_of_room = short.is_some();
+        }
+        for (name, why) in news {
+            self.tell((&name, None), "waits-for-room", why);
+        }
     }
 
     /// Takes what time alone has changed, and renews the views.
@@ -270,6 +299,7 @@ impl Observed {
                 pid: None,
                 phase: Phase::Starting,
                 config: spawn.config.clone(),
+                reservation: spawn.reservation.clone(),
                 limit: start.max_ongoing_requests,
                 health: Health::new(now),
                 liveness: Liveness::new(now),

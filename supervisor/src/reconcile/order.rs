@@ -9,6 +9,7 @@ use decurion_ipc::control::{DeploymentView, Generation, ReplicaStart, RouteView}
 
 use serde::{Deserialize, Serialize};
 
+use crate::capacity::Reservation;
 use crate::desired::{ConfigId, TemplateId};
 use crate::reconcile::fact::{CallerId, ProxyInstance};
 
@@ -177,6 +178,8 @@ pub struct Spawn {
     pub start: ReplicaStart,
     /// Environment beside the usual.
     pub env_vars: BTreeMap<String, String>,
+    /// What it has of the machine.
+    pub reservation: Reservation,
     /// What it runs.
     pub template: TemplateId,
     /// What it starts with.
@@ -188,6 +191,8 @@ pub struct Spawn {
 pub enum Why {
     /// Another version or setting takes its place.
     Update,
+    /// The same, and it goes before its successor starts, for there is no room for both; this is how.
+    Room(String),
     /// Fewer are wanted.
     Scale,
     /// Its deployment is deleted.
@@ -209,7 +214,7 @@ impl Why {
             Why::Scale => "stopped because fewer replicas are wanted",
             Why::Delete => "stopped because its deployment was deleted",
             Why::Shutdown => "stopped with the supervisor",
-            Why::Recycle(how) | Why::Failed(how) => how,
+            Why::Room(how) | Why::Recycle(how) | Why::Failed(how) => how,
         }
     }
 

@@ -3,6 +3,7 @@
 mod farewell;
 mod proxy;
 mod roll;
+mod room;
 mod stage;
 mod views;
 
@@ -14,6 +15,7 @@ use std::time::Instant;
 
 use decurion_api::{DeploymentName, ReplicaId};
 
+use crate::capacity::{Reservation, Room};
 use crate::desired::Desired;
 use crate::reconcile::observed::Observed;
 use crate::reconcile::order::{Order, Why};
@@ -33,6 +35,8 @@ pub struct Plan {
 pub struct Report {
     /// Steps held back.
     pub held: Vec<Held>,
+    /// Deployments that need more room than there is or is about to be, with one sentence each.
+    pub short_of_room: BTreeMap<DeploymentName, String>,
 }
 
 /// A step held back.
@@ -59,15 +63,18 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Instant) -> (Plan, Repo
         doomed: BTreeSet::new(),
         worn: BTreeMap::new(),
         spawns: 0,
+        room: observed.room_beside(|_| true),
+        reserved: Vec::new(),
     };
     planner.condemned();
     match observed.stopping {
         Some(stopping) => planner.stop(stopping),
         None => {
-            for (name, wanted) in &desired.deployments {
-                if let Some(deployment) = observed.deployments.get(name) {
-                    planner.deployment(wanted, deployment);
-                }
+            let known = |(name, wanted)| Some((wanted, observed.deployments.get(name)?));
+            let mut deployments: Vec<_> = desired.deployments.iter().filter_map(known).collect();
+            deployments.sort_by_key(|(_, deployment)| deployment.asks_for_more());
+            for (wanted, deployment) in deployments {
+                planner.deployment(wanted, deployment);
             }
             planner.unwanted(|deployment| deployment.deleted, &Why::Delete);
             planner.proxy();
@@ -93,6 +100,10 @@ struct Planner<'a> {
     worn: BTreeMap<ReplicaId, String>,
     /// Replicas that this plan starts.
     spawns: u32,
+    /// What nobody has of the machine.
+    room: Room<'a>,
+    /// What this plan has set aside.
+    reserved: Vec<Reservation>,
 }
 
 impl<'a> Planner<'a> {

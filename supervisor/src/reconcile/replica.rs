@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use decurion_api::status::ReplicaState;
 use decurion_api::{DeploymentName, ReplicaId};
 
+use crate::capacity::Reservation;
 use crate::desired::{ConfigId, TemplateId, Wanted};
 use crate::reconcile::fact::Board;
 use crate::reconcile::liveness::Liveness;
@@ -34,6 +35,8 @@ pub struct Replica {
     pub phase: Phase,
     /// The `user_config` that it has.
     pub config: ConfigId,
+    /// What it has of the machine.
+    pub reservation: Reservation,
     /// The bound of requests in flight that it knows.
     pub limit: u32,
     /// Its health.
@@ -145,6 +148,12 @@ impl Replica {
     #[must_use]
     pub fn has_config_of(&self, wanted: &Wanted) -> bool {
         self.config == wanted.config || wanted.spec.user_config.is_none()
+    }
+
+    /// Whether it may have so much memory and no more.
+    #[must_use]
+    pub fn has_memory_bound(&self) -> bool {
+        self.reservation.resources.memory.is_some()
     }
 
     /// Since when it has been good; `None`: it is not.

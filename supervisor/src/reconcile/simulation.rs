@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use decurion_api::Histogram;
-use decurion_api::spec::{AutoscalingSpec, CanarySpec, RecycleSpec};
+use decurion_api::spec::{Amount, AutoscalingSpec, CanarySpec, RecycleSpec, ResourcesSpec};
 use serde_json::json;
 
 use super::canary::Answers;
 use super::world::{Behaviour, World, name, spec};
 use super::{Board, CallerId, Exit, Fact};
+use crate::capacity::Capacity;
 use crate::change::Refusal;
 
 /// A small generator whose whole state is its seed.
@@ -69,6 +70,28 @@ fn recycle(dice: &mut Dice) -> RecycleSpec {
     }
 }
 
+fn resources(dice: &mut Dice) -> ResourcesSpec {
+    let quarters = |dice: &mut Dice, most: u64| {
+        Amount::thousandths(250 * (1 + u32::try_from(dice.below(most)).unwrap()))
+    };
+    ResourcesSpec {
+        cpus: dice.one_in(2).then(|| quarters(dice, 12)),
+        memory: dice.one_in(2).then(|| (1 + dice.below(4)) << 30),
+        gpus: dice.one_in(4).then(|| if dice.one_in(2) { Amount::ONE } else { quarters(dice, 3) }),
+    }
+}
+
+/// What some seeds' machines have: little enough that not everything fits.
+fn capacity(dice: &mut Dice) -> Capacity {
+    let cpus = 1 + u16::try_from(dice.below(12)).unwrap();
+    Capacity {
+        cpus: Some(Amount::whole(cpus.into())),
+        cpu_ids: (0..cpus).collect(),
+        memory: Some((2 + dice.below(30)) << 30),
+        gpus: Some((0..dice.below(4)).map(|number| number.to_string()).collect()),
+    }
+}
+
 fn autoscaling(dice: &mut Dice) -> AutoscalingSpec {
     let min = u32::try_from(dice.below(3)).unwrap();
     AutoscalingSpec {
@@ -100,16 +123,23 @@ fn act(world: &mut World, dice: &mut Dice, version: &mut u64) {
             }
             spec.rollout.canary = dice.one_in(3).then(|| canary(dice));
             spec.recycle = dice.one_in(4).then(|| recycle(dice));
+            if dice.one_in(2) {
+                spec.resources = resources(dice);
+            }
             if dice.one_in(3) {
                 let scaling = autoscaling(dice);
                 spec.num_replicas = scaling.initial();
                 spec.autoscaling = Some(scaling);
             }
-            world.deploy(spec).unwrap();
+            let deployed = world.deploy(spec);
+            assert!(matches!(deployed, Ok(_) | Err(Refusal::NoRoom { .. })), "{deployed:?}");
         }
         2 if exists => {
             let scaled = world.change(|changer| changer.scale(&name(of), replicas));
-            assert!(matches!(scaled, Ok(_) | Err(Refusal::Autoscaled { .. })), "{scaled:?}");
+            assert!(
+                matches!(scaled, Ok(_) | Err(Refusal::Autoscaled { .. } | Refusal::NoRoom { .. })),
+                "{scaled:?}"
+            );
         }
         3 if exists => {
             world.reconfigure(of, json!(dice.below(4)));
@@ -169,7 +199,7 @@ fn act(world: &mut World, dice: &mut Dice, version: &mut u64) {
 
 fn run(seed: u64, acts: usize) -> usize {
     let mut dice = Dice(seed);
-    let mut world = World::new();
+    let mut world = if dice.one_in(3) { World::new() } else { World::on(capacity(&mut dice)) };
     let mut version = 0;
     let mut steps = 0;
     for _ in 0..acts {
@@ -197,16 +227,36 @@ fn run(seed: u64, acts: usize) -> usize {
     for status in world.core.deployment_statuses(world.now) {
         let serving = status.replicas.iter().filter(|replica| replica.state.can_serve()).count();
         let failed_first = status.status == decurion_api::status::DeploymentState::DeployFailed;
+        // Not everything that fits alone fits beside the others.
+        let short = world.core.report().short_of_room.contains_key(&status.name);
         // One that is being recycled may serve beside the one that takes its place.
         assert!(
-            serving >= status.target_replicas as usize || failed_first,
+            serving >= status.target_replicas as usize || failed_first || short,
             "seed {seed}: {serving} serve: {status:#?}"
         );
     }
+    alone(&mut world, seed);
     world.fact(Fact::Stop { at_once: false });
     world.until(|world| world.core.observed().finished);
     assert_eq!(DEPLOYMENTS.map(|of| world.processes_of(of)), [0, 0, 0], "seed {seed}");
     steps
+}
+
+/// Whoever waits for room gets it when the others go.
+fn alone(world: &mut World, seed: u64) {
+    let Some(waits) = world.core.report().short_of_room.keys().next().cloned() else { return };
+    for of in DEPLOYMENTS.map(name) {
+        if of != waits && world.core.desired().deployments.contains_key(&of) {
+            world.change(|changer| changer.delete(&of)).unwrap();
+        }
+    }
+    world.pass(Duration::from_secs(400));
+    let status = world.status(waits.as_str());
+    let serving = status.replicas.iter().filter(|replica| replica.state.can_serve()).count();
+    let fits = world.core.desired().deployments[&waits].replicas_min() as usize;
+    let enough = serving >= fits.min(status.target_replicas as usize);
+    let failed_first = status.status == decurion_api::status::DeploymentState::DeployFailed;
+    assert!(enough || failed_first, "seed {seed}: {serving} serve, alone: {status:#?}");
 }
 
 #[test]

@@ -43,6 +43,12 @@ impl TakeDown {
         Self { available, floor: wanted.saturating_sub(max_unavailable) }
     }
 
+    /// How many are available, without those that were let go.
+    #[must_use]
+    pub fn available(&self) -> u32 {
+        self.available
+    }
+
     /// Asks for one replica.
     pub fn ask(&mut self, standing: Standing) -> Verdict {
         let left = match standing {

@@ -4,12 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use decurion_api::spec::{DeploymentSpec, HttpSpec, LibraryRef, RolloutSpec, RuntimeEnvSpec, Share};
+use decurion_api::spec::{
+    Amount, DeploymentSpec, HttpSpec, LibraryRef, ResourcesSpec, RolloutSpec, RuntimeEnvSpec, Share,
+};
 use decurion_api::status::{DeploymentState, DeploymentStatus, RolloutOutcome};
 use decurion_api::{ApplicationName, ClassName, DeploymentName, ReplicaId};
 use decurion_ipc::control::{Generation, StartFailure};
 use serde_json::Value;
 
+use crate::capacity::{Capacity, Reservation};
 use crate::change::{Changer, Libraries, Proposal, Refusal, StoredLibrary, library_key};
 use crate::desired::{ClassInfo, Desired};
 use crate::reconcile::adopt::{AdoptedProxy, AdoptedReplica, AdoptedStage, Counts};
@@ -56,6 +59,7 @@ struct Process {
     version: String,
     ready: bool,
     told_to_go: bool,
+    has: Reservation,
 }
 
 type SentView = (Generation, BTreeSet<ReplicaId>);
@@ -120,6 +124,7 @@ pub(crate) fn spec(name_of: &str, version: &str, replicas: u32) -> DeploymentSpe
         startup_timeout: Duration::from_secs(300),
         rollout: RolloutSpec::default(),
         recycle: None,
+        resources: ResourcesSpec::default(),
         runtime_env: RuntimeEnvSpec::default(),
     }
 }
@@ -164,6 +169,13 @@ impl World {
         }
     }
 
+    /// A world on a machine that has so much.
+    pub(crate) fn on(capacity: Capacity) -> Self {
+        let mut world = Self::new();
+        world.core.set_capacity(capacity);
+        world
+    }
+
     /// A world in which these deployments are rolled out.
     pub(crate) fn with(specs: &[DeploymentSpec]) -> Self {
         let mut world = Self::new();
@@ -196,7 +208,7 @@ impl World {
         change: impl FnOnce(Changer<'_>) -> Result<Proposal, Refusal>,
     ) -> Result<u64, Refusal> {
         let standing = |name: &DeploymentName| self.core.standing(name);
-        let changer = Changer::new(self.core.desired(), None, &standing)?;
+        let changer = Changer::new(self.core.desired(), None, &standing)?.on(&self.core.observed().capacity);
         let proposal = change(changer)?;
         let revision = proposal.desired.revision;
         self.core.accept(proposal.desired);
@@ -495,6 +507,7 @@ impl World {
                 version: start.version.clone(),
                 ready: false,
                 told_to_go: false,
+                has: spawn.reservation.clone(),
             },
         );
         let replica = start.replica.clone();
@@ -579,6 +592,9 @@ impl World {
 
     /// What must hold of each order.
     fn check(&self, order: &Order) {
+        if let Order::Spawn(spawn) = order {
+            self.check_room(&spawn.reservation);
+        }
         if let Order::Drain { replica } = order {
             for ((caller, _), views) in &self.views {
                 if matches!(caller, CallerId::Proxy(_)) {
@@ -589,11 +605,37 @@ impl World {
         }
     }
 
+    /// Nothing is given to two, and all of them fit.
+    fn check_room(&self, next: &Reservation) {
+        let capacity = &self.core.observed().capacity;
+        let live = || self.processes.values().map(|process| &process.has).chain([next]);
+        let number = |amount: Option<Amount>| amount.unwrap_or_default().as_f64();
+        // Halves and quarters: their sums are exact.
+        let cpus = live().map(|has| number(has.resources.cpus)).sum::<f64>();
+        assert!(capacity.cpus.is_none_or(|most| cpus <= most.as_f64()), "{cpus} of {capacity}");
+        let memory = live().map(|has| has.resources.memory.unwrap_or(0)).sum::<u64>();
+        assert!(capacity.memory.is_none_or(|most| memory <= most), "{memory} of {capacity}");
+        let mut own = BTreeSet::new();
+        assert!(live().flat_map(|has| &has.cpu_ids).all(|id| own.insert(*id)), "a CPU is given to two");
+        let mut gpus: BTreeMap<&str, f64> = BTreeMap::new();
+        for has in live() {
+            for id in has.gpus.iter().flatten() {
+                *gpus.entry(id).or_default() += number(has.resources.gpus).min(1.0);
+            }
+        }
+        assert!(gpus.values().all(|used| *used <= 1.0), "{gpus:?}");
+    }
+
     /// What must hold after each turn.
     fn check_after(&mut self, orders: &[Order]) {
         for order in orders {
-            let Order::Retire { replica, why: Why::Update | Why::Scale | Why::Recycle(_) } = order else {
-                continue;
+            let Order::Retire { replica, why } = order else { continue };
+            let least = match why {
+                Why::Update | Why::Scale => 0,
+                Why::Recycle(why) if !why.contains("no room for both") => 0,
+                // For want of room one may always be down.
+                Why::Recycle(_) | Why::Room(_) => 1,
+                Why::Delete | Why::Shutdown | Why::Failed(_) => continue,
             };
             let Some(process) = self.processes.get(replica) else { continue };
             // Decided by what was wanted before; by now that is what was put back, which may be more.
@@ -603,7 +645,8 @@ impl World {
             }
             let Some(wanted) = self.core.desired().deployments.get(&process.deployment) else { continue };
             let number = self.core.observed().deployments[&process.deployment].number();
-            let floor = number - wanted.spec.rollout.max_unavailable.floor_of(number);
+            let down_max = wanted.spec.rollout.max_unavailable.floor_of(number).max(least);
+            let floor = number.saturating_sub(down_max);
             let serving = self.serving(&process.deployment);
             assert!(
                 serving >= floor as usize,
@@ -642,6 +685,7 @@ impl World {
         let before = std::mem::replace(&mut self.core, Core::new(Desired::default(), 0));
         self.core.accept(before.desired().clone());
         let observed = before.observed();
+        self.core.set_capacity(observed.capacity.clone());
         let counts = Counts {
             life: self.lives,
             replica: observed.replica_number.max(self.lives << 12),
@@ -666,6 +710,7 @@ impl World {
                 pid: 7,
                 age: self.now.duration_since(replica.spawned_at),
                 config: replica.config.clone(),
+                reservation: replica.reservation.clone(),
                 stage,
             })));
         }

@@ -21,6 +21,7 @@ use crate::roster::Roster;
 use crate::store::{DesiredStore, Revisions, StoreError};
 use crate::sys::api::{Api, Server};
 use crate::sys::artifacts::{ArtifactError, Artifacts, ConfigError, read_config};
+use crate::sys::capacity;
 use crate::sys::folder::{Folder, make_folder};
 use crate::sys::hall::{Hall, boot_id};
 use crate::sys::heritage::Heritage;
@@ -300,8 +301,9 @@ fn with_config(desired: Desired, options: &Options, artifacts: &Artifacts) -> Re
         .resolve_all(&spec.deployments, |spec| is_live(&desired, spec))
         .map_err(|error: ArtifactError| ConfigError::from(error))?;
     let standing = |_: &_| Standing { whole: true, ..Standing::default() };
-    let proposal =
-        Changer::new(&desired, None, &standing).and_then(|changer| changer.application(spec, &libraries));
+    let capacity = capacity::measure().overridden(&options.capacity);
+    let proposal = Changer::new(&desired, None, &standing)
+        .and_then(|changer| changer.on(&capacity).application(spec, &libraries));
     match proposal {
         Ok(proposal) => Ok(proposal.desired),
         Err(refusal) => Err(StartError::Refused { path: path.clone(), refusal }),

@@ -1,7 +1,9 @@
 //! The machine: processes, sockets, signals, timers, the loop that turns them into facts, and the threads.
 
+mod affinity;
 pub(crate) mod api;
 mod artifacts;
+mod capacity;
 mod children;
 mod clock;
 mod entry;

@@ -21,6 +21,7 @@ mod metrics;
 mod multiplexing;
 mod ownership;
 mod proxies;
+mod resources;
 mod rollouts;
 mod scaling;
 mod streaming;

@@ -282,7 +282,8 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
     let startup_timeout = seconds(table, "startup_timeout", some, 300);
     let rollout = table.take("rollout").and_then(|field| rollout(&field, p)).unwrap_or_default();
     let runtime_env = table.take("runtime_env").and_then(|field| runtime_env(&field, p)).unwrap_or_default();
-    table.later("resources", "", p);
+    let resources = table.take("resources");
+    let resources = resources.and_then(|field| super::resources::resources(&field, p)).unwrap_or_default();
     let recycle = table.take("recycle").and_then(|field| super::recycle::recycle(&field, p));
     fields.finish(p);
     let spec = DeploymentSpec {
@@ -307,6 +308,7 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
         startup_timeout,
         rollout,
         recycle,
+        resources,
         runtime_env,
     };
     Some((spec, Places { name: name_at, route_prefix: route_at }))

@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::spec::{AutoscalingSpec, HttpSpec, LibraryRef, RolloutSpec, Share, TlsSpec};
+use crate::spec::{
+    Amount, AutoscalingSpec, HttpSpec, LibraryRef, ResourcesSpec, RolloutSpec, Share, TlsSpec,
+};
 
 const WHOLE: &str = r#"
 application = "demo"
@@ -54,6 +56,11 @@ max_unavailable = "20%"
 max_surge = 2
 auto_rollback = false
 
+[deployment.resources]
+cpus = 0.5
+memory = "512MiB"
+gpus = 2
+
 [deployment.runtime_env]
 env_vars = { MODEL = "a" }
 
@@ -90,6 +97,12 @@ fn the_whole_file_is_read() {
     assert_eq!(first.graceful_shutdown_timeout, Duration::from_millis(200));
     assert_eq!(first.rollout.max_surge, Share::Count(2));
     assert_eq!(first.max_queued_requests, None);
+    let resources = ResourcesSpec {
+        cpus: Some(Amount::thousandths(500)),
+        memory: Some(512 << 20),
+        gpus: Some(Amount::whole(2)),
+    };
+    assert_eq!((&first.resources, &second.resources), (&resources, &ResourcesSpec::default()));
     assert_eq!(second.name.as_str(), "other");
     assert_eq!(second.library, LibraryRef::Path("lib/libother.so.1".to_owned()));
 }
@@ -322,6 +335,32 @@ fn deployment_fields_are_refused_with_their_place_and_what_is_allowed() {
              is a number",
         ),
         (
+            "resources = { cpus = 0 }",
+            "f.toml:4:22: deployment[0].resources.cpus: no replica runs without CPUs; give more than 0, or leave it \
+             out",
+        ),
+        (
+            "resources = { cpus = \"2\" }",
+            "f.toml:4:22: deployment[0].resources.cpus: takes a number such as 0.5 or 2, and this is a string",
+        ),
+        (
+            "resources = { cpus = 0.0001 }",
+            "f.toml:4:22: deployment[0].resources.cpus: 0.0001 is no amount of these; give 0 to 100000, with three \
+             decimals at most",
+        ),
+        (
+            "[deployment.resources]\nmemory = 1000",
+            "f.toml:5:10: deployment[0].resources.memory: 1000 bytes is out of range; give 1MiB to 1024TiB",
+        ),
+        (
+            "[deployment.resources]\ngpus = 1.5",
+            "f.toml:5:8: deployment[0].resources.gpus: 1.5 is neither a part of one GPU nor a whole number of them",
+        ),
+        (
+            "[deployment.resources]\ncpu = 1",
+            "f.toml:5:1: deployment[0].resources.cpu: unknown field; did you mean 'cpus'?",
+        ),
+        (
             "[deployment.runtime_env]\nenv_vars = { A = 1 }",
             "f.toml:5:18: deployment[0].runtime_env.env_vars.A: takes a string, and this is a number",
         ),
@@ -338,7 +377,6 @@ fn deployment_fields_are_refused_with_their_place_and_what_is_allowed() {
 #[test]
 fn features_that_come_later_are_refused_by_name() {
     for (lines, refusal) in [
-        ("resources = { cpus = 1 }", "f.toml:4:1: deployment[0].resources: not supported yet; remove it"),
         (
             "rollout = { together = \"x\" }",
             "f.toml:4:13: deployment[0].rollout.together: not supported yet; remove it",

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::fields::DIGEST_PREFIX;
 use crate::spec::graph::Step;
 use crate::spec::{
-    ApplicationSpec, AutoscalingSpec, CanarySpec, DeploymentSpec, GraphSpec, HttpSpec, LibraryRef,
-    RecycleSpec, RuntimeEnvSpec, Share, TlsSpec,
+    Amount, ApplicationSpec, AutoscalingSpec, CanarySpec, DeploymentSpec, GraphSpec, HttpSpec, LibraryRef,
+    RecycleSpec, ResourcesSpec, RuntimeEnvSpec, Share, TlsSpec,
 };
 
 /// The whole file in its JSON form, every default written out.
@@ -65,6 +65,7 @@ pub fn deployment_to_json(spec: &DeploymentSpec) -> Value {
             "canary": spec.rollout.canary.as_ref().map(canary_to_json),
         })),
         "recycle": spec.recycle.as_ref().map(recycle_to_json),
+        "resources": resources_to_json(&spec.resources),
         "runtime_env": env_to_json(&spec.runtime_env),
     });
     without_nulls(value)
@@ -118,6 +119,17 @@ fn step_to_json(step: &Step) -> Value {
         "when": condition(false),
         "unless": condition(true),
         "stream": step.stream.then_some(true),
+    }))
+}
+
+fn resources_to_json(spec: &ResourcesSpec) -> Value {
+    if spec.is_empty() {
+        return Value::Null;
+    }
+    without_nulls(json!({
+        "cpus": spec.cpus.map(Amount::as_f64),
+        "memory": spec.memory,
+        "gpus": spec.gpus.map(Amount::as_f64),
     }))
 }
 

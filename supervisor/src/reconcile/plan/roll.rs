@@ -6,12 +6,14 @@ use std::time::Instant;
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::ReplicaStart;
 
+use crate::capacity::Reservation;
 use crate::desired::{Wanted, constructor_args};
 use crate::reconcile::backoff::GOOD_LIFE;
 use crate::reconcile::deployment::{Deployment, Outcome};
 use crate::reconcile::liveness::probe_period;
 use crate::reconcile::order::{Order, PutBack, Spawn, Why};
 use crate::reconcile::plan::Planner;
+use crate::reconcile::plan::room::{Crowded, first_down};
 use crate::reconcile::plan::stage::{Numbers, stage};
 use crate::reconcile::recycle::{Wear, wear};
 use crate::reconcile::replica::{Phase, Replica, jittered};
@@ -111,7 +113,7 @@ impl<'a> Planner<'a> {
             self.worn.insert(replica.id.clone(), why);
             old.push(replica);
         }
-        let (down_max, surge) = limits(wanted, number);
+        let (down_max, mut surge) = limits(wanted, number);
         let (observed, now) = (self.observed, self.now);
         let available = |replica: &Replica| observed.is_available(replica, now);
         let count = to_number(kept.iter().chain(&old).filter(|r| available(r)).count());
@@ -119,7 +121,18 @@ impl<'a> Planner<'a> {
         let proven = kept.iter().any(|replica| available(replica));
         // Nothing is wrong with one that has done its part: it serves until another does.
         let proven = proven && !old.iter().any(|replica| self.worn.contains_key(&replica.id));
-        let down_max = if proven || surge == 0 || old.is_empty() { down_max } else { 0 };
+        let form = if halted { fallback } else { Some(wanted) };
+        let crowded = form.map_or(Crowded::No, |form| self.crowded(form, number, (&kept, &old)));
+        let down_max = match &crowded {
+            Crowded::No if proven || surge == 0 || old.is_empty() => down_max,
+            Crowded::No | Crowded::InVain => 0,
+            // As with no surge at all, but that one may always go.
+            Crowded::Yes(_) if proven => down_max.max(1),
+            Crowded::Yes(_) => 1,
+        };
+        if let Crowded::Yes(_) = crowded {
+            surge = 0;
+        }
 
         let (new, others) = (to_number(kept.len()), to_number(old.len()));
         let numbers = Numbers { number, down_max, surge, new, old: others };
@@ -141,10 +154,17 @@ impl<'a> Planner<'a> {
                     let goes_as_old = !is_kept(replica) || self.worn.contains_key(&replica.id);
                     let left = if goes_as_old { &mut old_left } else { &mut kept_left };
                     *left -= 1;
-                    let why = match self.worn.get(&replica.id) {
-                        Some(worn) => Why::Recycle(worn.clone()),
-                        None if is_kept(replica) => Why::Scale,
-                        None => why.clone(),
+                    let worn = self.worn.get(&replica.id);
+                    let why = match (worn, &crowded) {
+                        (None, _) if is_kept(replica) => Why::Scale,
+                        (Some(worn), Crowded::Yes(how)) if standing != Standing::Idle => {
+                            Why::Recycle(first_down(worn, how, &takedown))
+                        }
+                        (None, Crowded::Yes(how)) if standing != Standing::Idle => {
+                            Why::Room(first_down(why.reason(), how, &takedown))
+                        }
+                        (Some(worn), _) => Why::Recycle(worn.clone()),
+                        (None, _) => why.clone(),
                     };
                     self.take_away(replica, why);
                 }
@@ -155,7 +175,7 @@ impl<'a> Planner<'a> {
             }
         }
 
-        let Some(form) = (if halted { fallback } else { Some(wanted) }) else { return };
+        let Some(form) = form else { return };
         let beyond = if old.is_empty() && stage.is_none() { 0 } else { surge };
         let mut room = (number + beyond).saturating_sub(kept_left + old_left);
         if let (Some(stage), Some(before)) = (&stage, wanted.before.as_deref()) {
@@ -223,12 +243,14 @@ impl<'a> Planner<'a> {
                     format!("place {place} waits before its next start; the last replica {how}"),
                 );
                 // A replica that waits for its place is on its way: it takes the room that it will need.
+                self.set_aside(form);
                 started += 1;
                 continue;
             }
+            let Some(reservation) = self.set_aside(form) else { return };
             self.spawns += 1;
             let replica = ReplicaId::numbered(name, self.observed.replica_number.wrapping_add(self.spawns));
-            self.order(Order::Spawn(Box::new(spawn(form, replica, place, number))));
+            self.order(Order::Spawn(Box::new(spawn(form, replica, (place, number), reservation))));
             started += 1;
         }
     }
@@ -344,7 +366,7 @@ fn standing_of(replica: &Replica, available: bool) -> Standing {
     }
 }
 
-fn spawn(form: &Wanted, replica: ReplicaId, place: u32, number: u32) -> Spawn {
+fn spawn(form: &Wanted, replica: ReplicaId, (place, number): (u32, u32), reservation: Reservation) -> Spawn {
     let spec = &form.spec;
     Spawn {
         start: ReplicaStart {
@@ -362,6 +384,7 @@ fn spawn(form: &Wanted, replica: ReplicaId, place: u32, number: u32) -> Spawn {
             world_size: number,
         },
         env_vars: spec.runtime_env.env_vars.clone(),
+        reservation,
         template: form.template.clone(),
         config: form.config.clone(),
     }

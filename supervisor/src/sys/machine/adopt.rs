@@ -159,6 +159,7 @@ impl Machine {
             pid: entry.pid,
             age: age_of(entry),
             config,
+            reservation: held.reservation,
             stage,
         };
         self.core.handle(Fact::Adopted(Box::new(adopted)), clock::now());
@@ -213,6 +214,7 @@ impl Machine {
             pid: entry.pid,
             age,
             config: held.config,
+            reservation: held.reservation,
             stage,
         };
         self.core.handle(Fact::Adopted(Box::new(adopted)), clock::now());

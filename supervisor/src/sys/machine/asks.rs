@@ -114,7 +114,8 @@ impl Machine {
         };
         let brings_http = matches!(&change, Change::Application(spec, _) if spec.http.is_some());
         let standing = |name: &DeploymentName| self.core.standing(name);
-        let changer = Changer::new(&self.desired, if_revision, &standing)?;
+        let capacity = &self.core.observed().capacity;
+        let changer = Changer::new(&self.desired, if_revision, &standing)?.on(capacity);
         let proposal = match change {
             Change::Application(spec, libraries) => changer.application(*spec, &libraries)?,
             Change::DeleteApplication(name) => changer.delete_application(&name)?,

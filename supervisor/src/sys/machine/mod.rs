@@ -28,10 +28,12 @@ pub(crate) use asks::is_live;
 use crate::Options;
 use crate::desired::Desired;
 use crate::metrics::{Lives, TrafficLog};
+use crate::reconcile::replica::Replica;
 use crate::reconcile::{Core, Fact, ProxyInstance};
 use crate::roster::{Entry, Roster};
 use crate::store::{DesiredStore, Revisions};
 use crate::sys::artifacts::Artifacts;
+use crate::sys::capacity;
 use crate::sys::children::{ClientEnd, ProxyChild, ReplicaChild};
 use crate::sys::clock;
 use crate::sys::entry::RunError;
@@ -207,6 +209,9 @@ impl Machine {
                 machine.named.insert(revision, asks::libraries_of(&desired));
             }
         }
+        let capacity = capacity::measure().overridden(&machine.options.capacity);
+        tracing::info!("replicas may use {capacity} in sum");
+        machine.core.set_capacity(capacity);
         machine.core.accept(machine.effective(&machine.desired));
         let handles = machine.handles.as_raw_fd();
         machine.watch(handles, Interest::READABLE, Source::Handles)?;
@@ -368,10 +373,14 @@ impl Machine {
 
     fn sample_boards(&mut self) {
         for (id, replica) in &self.replicas {
-            if let Some(mut board) = replica.board() {
-                let wanted = self.core.desired().deployments.get(&replica.deployment);
-                let recycle = wanted.and_then(|wanted| wanted.spec.recycle.as_ref());
-                if recycle.is_some_and(|recycle| recycle.max_memory.is_some()) {
+            let wanted = self.core.desired().deployments.get(&replica.deployment);
+            let recycle = wanted.and_then(|wanted| wanted.spec.recycle.as_ref());
+            let recycled = recycle.is_some_and(|recycle| recycle.max_memory.is_some());
+            let bounded = self.core.observed().replicas.get(id).is_some_and(Replica::has_memory_bound);
+            // One that is still being constructed has no board, and uses memory all the same.
+            let board = if bounded { Some(replica.board().unwrap_or_default()) } else { replica.board() };
+            if let Some(mut board) = board {
+                if bounded || recycled {
                     board.resident = replica.process.resident_bytes();
                 }
                 self.facts.push(Fact::Board { replica: id.clone(), board });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use decurion_api::spec::HttpSpec;
+use decurion_api::spec::{Amount, HttpSpec};
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::adoption::AdoptionSocket;
 use decurion_ipc::control::{CallerKind, CallerOrder, FdToken, ProxyOrder, ReplicaOrder, TlsTexts};
@@ -14,6 +14,7 @@ use mio::{Interest, Token};
 use crate::reconcile::replica::Replica;
 use crate::reconcile::{CallerId, Fact, Order, ProxyInstance, Spawn};
 use crate::roster::{Child, Entry, ReplicaEntry};
+use crate::sys::affinity::OwnCpus;
 use crate::sys::children::{Pipe, Post};
 use crate::sys::clock;
 use crate::sys::machine::reports::lost_link;
@@ -103,13 +104,21 @@ impl Machine {
         let mut start = spawn.start;
         start.library = self.artifacts.path_of(&start.library).display().to_string();
         let (id, deployment) = (start.replica.clone(), start.deployment.clone());
+        let reservation = spawn.reservation;
+        let threads = reservation.resources.cpus.map_or(u32::from(start.threads), Amount::ceil);
         let mut environment: BTreeMap<String, String> =
-            [("OMP_NUM_THREADS".to_owned(), start.threads.to_string())].into();
+            [("OMP_NUM_THREADS".to_owned(), threads.to_string())].into();
+        if let Some(gpus) = &reservation.gpus {
+            environment.insert("CUDA_VISIBLE_DEVICES".to_owned(), gpus.join(","));
+        }
         environment.extend(spawn.env_vars);
         environment.insert("DECURION_DEPLOYMENT".to_owned(), deployment.to_string());
         environment.insert("DECURION_REPLICA".to_owned(), id.to_string());
         environment.insert("DECURION_VERSION".to_owned(), start.version.clone());
-        let (mut process, link) = self.executables.spawn(Program::Runner, id.as_str(), &environment)?;
+        let (mut process, link) = {
+            let _own = OwnCpus::of_next_child(&reservation.cpu_ids);
+            self.executables.spawn(Program::Runner, id.as_str(), &environment)?
+        };
         self.note_replica(&id, &process);
         let mut post = Post::new(link);
         post.send(ReplicaOrder::Start(Box::new(start)), Vec::new()).map_err(io::Error::other)?;
@@ -142,6 +151,7 @@ impl Machine {
             place: replica.place,
             restarts: replica.restarts,
             config: replica.config.clone(),
+            reservation: replica.reservation.clone(),
             leaving: None,
         };
         self.note_child(process, Child::Replica(Box::new(entry)));
