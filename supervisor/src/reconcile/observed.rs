@@ -129,16 +129,22 @@ impl Observed {
         self.miss_health_checks(now);
         self.autoscale(now);
         self.judge_canaries(now);
+        // A change is done when callers go by the view that says it: no change is judged by the view before.
+        self.renew_views(desired);
         let names: Vec<DeploymentName> = self.deployments.keys().cloned().collect();
+        let mut decided = false;
         for name in &names {
-            self.judge(name, now);
+            decided |= self.judge(name, now);
             let deployment = &self.deployments[name];
             if deployment.deleted && self.replicas_of(name).next().is_none() {
                 self.deployments.remove(name);
                 self.tell((name, None), "deleted", "every replica is gone".to_owned());
+                decided = true;
             }
         }
-        self.renew_views(desired);
+        if decided {
+            self.renew_views(desired);
+        }
     }
 
     /// Notes an order as under way.
@@ -465,11 +471,11 @@ impl Observed {
         }
     }
 
-    /// Looks whether a deployment's template is good by now, and its change done.
-    fn judge(&mut self, name: &DeploymentName, now: Instant) {
+    /// Looks whether a deployment's template is good by now, and its change done: whether either is so.
+    fn judge(&mut self, name: &DeploymentName, now: Instant) -> bool {
         let deployment = &self.deployments[name];
         if deployment.deleted || deployment.rollout.outcome != Outcome::Progressing {
-            return;
+            return false;
         }
         let template = &deployment.wanted.template;
         let good = self
@@ -477,7 +483,7 @@ impl Observed {
             .filter(|replica| replica.template == *template)
             .any(|replica| replica.good_since().is_some_and(|since| since + GOOD_LIFE <= now));
         let done = self.is_done(deployment, now);
-        let Some(deployment) = self.deployments.get_mut(name) else { return };
+        let Some(deployment) = self.deployments.get_mut(name) else { return false };
         let number = deployment.number();
         // Without a replica nothing was shown.
         if good || (done && number > 0) {
@@ -490,6 +496,7 @@ impl Observed {
             let message = format!("{number} of {number} replicas run version {version}");
             self.tell((name, None), "rollout-done", message);
         }
+        good || done
     }
 
     /// Whether everything is as wanted, and what was to go is gone: also what has failed on the way, for whoever is

@@ -34,6 +34,23 @@ fn a_new_deployment_gets_its_replicas_and_is_healthy_once_the_proxy_knows_them()
 }
 
 #[test]
+fn what_callers_are_to_be_told_is_done_once_the_proxy_goes_by_it() {
+    let mut world = World::with(&[spec("a", "1", 2)]);
+    let answers = world.proxy_answers.take();
+    let mut patient = spec("a", "1", 2);
+    patient.request_timeout = Some(Duration::from_secs(7));
+    world.deploy(patient.clone()).unwrap();
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.outcome("a"), RolloutOutcome::InProgress);
+
+    let mut world = World::with(&[spec("a", "1", 2)]);
+    world.proxy_answers = answers;
+    world.deploy(patient).unwrap();
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.outcome("a"), RolloutOutcome::Done);
+}
+
+#[test]
 fn the_same_version_again_changes_nothing() {
     let mut world = World::with(&[spec("a", "1", 2)]);
     let ids = world.ids("a");
