@@ -38,6 +38,13 @@ pub enum NameError {
     },
 }
 
+/// The known name nearest to what was written, if one is near.
+pub fn nearest<'k>(written: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    const NEAR: f64 = 0.85;
+    let scored = known.into_iter().map(|name| (strsim::jaro_winkler(written, name), name));
+    scored.filter(|(score, _)| *score >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+}
+
 fn check(
     what: &'static str,
     allowed: &'static str,

@@ -95,6 +95,8 @@ pub type OfReplica<R> = (ReplicaId, Result<R, CallFailed>);
 pub struct Call {
     engine: Arc<Engine>,
     key: CallKey,
+    /// The same in JSON, where the callee would misread it.
+    again: Option<Box<NewCall>>,
 }
 
 impl Client {
@@ -209,8 +211,7 @@ impl Handle {
     /// # Errors
     /// Nothing was sent: arguments that can't be encoded, no such deployment, no room.
     pub fn start(&self, method: &str, arguments: impl Serialize) -> Result<Call, CallFailed> {
-        let encoding = if self.takes(BINCODE) { BINCODE } else { JSON };
-        self.start_as(encoding, method, &arguments, None)
+        self.start_twice(self.call_of(method, &arguments, None)?, &arguments)
     }
 
     /// Calls a method that streams: its items, as they come.
@@ -249,14 +250,45 @@ impl Handle {
         arguments: impl Serialize,
     ) -> Result<Vec<OfReplica<R>>, CallFailed> {
         let replicas = self.engine.with(|caller, _| caller.replicas(&self.name))?.unwrap_or_default();
-        let encoding = if self.takes(BINCODE) { BINCODE } else { JSON };
         let mut calls = Vec::with_capacity(replicas.len());
         for replica in replicas {
-            let call = self.call_as(encoding, method, &arguments, Some(std::any::type_name::<R>()))?;
-            let call = self.start_call(NewCall { replica: Some(replica.clone()), ..call });
-            calls.push((replica, call));
+            let call = self.call_of(method, &arguments, Some(std::any::type_name::<R>()))?;
+            let call = NewCall { replica: Some(replica.clone()), ..call };
+            calls.push((replica, self.start_twice(call, &arguments)));
         }
         Ok(calls.into_iter().map(|(replica, call)| (replica, call.and_then(Call::wait))).collect())
+    }
+
+    /// A call in the encoding that suits the callee best.
+    fn call_of<A: Serialize>(
+        &self,
+        method: &str,
+        arguments: &A,
+        result: Option<&str>,
+    ) -> Result<NewCall, CallFailed> {
+        let encoding = if self.takes(BINCODE) { BINCODE } else { JSON };
+        self.call_as(encoding, method, arguments, result)
+    }
+
+    /// Starts a call that nobody is at hand to make again with its arguments: one in bincode has them in JSON with it, as
+    /// the callee may have other types.
+    fn start_twice<A: Serialize>(&self, call: NewCall, arguments: &A) -> Result<Call, CallFailed> {
+        let in_bincode = call.encoding == BINCODE && self.takes(JSON);
+        let json = in_bincode.then(|| serde_json::to_vec(arguments).ok()).flatten();
+        let again = json.map(|body| {
+            let (headers, id) = (Vec::new(), machine::new_request_id());
+            let (method, replica) = (call.method.clone(), call.replica.clone());
+            Box::new(NewCall {
+                headers,
+                replica,
+                id,
+                deadline_ns: call.deadline_ns,
+                ..self.new_call(&method, JSON, body)
+            })
+        });
+        let mut call = self.start_call(call)?;
+        call.again = again;
+        Ok(call)
     }
 
     fn takes(&self, encoding: u32) -> bool {
@@ -342,7 +374,7 @@ impl Handle {
 
     fn start_call(&self, call: NewCall) -> Result<Call, CallFailed> {
         let key = self.engine.with(|caller, now| caller.start(call, now))?;
-        Ok(Call { engine: Arc::clone(&self.engine), key })
+        Ok(Call { engine: Arc::clone(&self.engine), key, again: None })
     }
 }
 
@@ -351,12 +383,18 @@ impl Call {
     ///
     /// # Errors
     /// As [`Handle::call`].
-    pub fn wait<R: DeserializeOwned>(self) -> Result<R, CallFailed> {
-        let reply = self.reply()?;
-        match reply.encoding {
-            BINCODE => Ok(codec::decode_value(&reply.body)?),
-            _ => serde_json::from_slice(&reply.body).map_err(CallFailed::Result),
-        }
+    pub fn wait<R: DeserializeOwned>(mut self) -> Result<R, CallFailed> {
+        let reply = match (self.reply(), self.again.take()) {
+            (Err(CallFailed::Callee { status: UNSUPPORTED, .. }), Some(again)) => self.again(*again)?.reply(),
+            (reply, _) => reply,
+        };
+        read_result(&reply?)
+    }
+
+    /// Nothing has run: the same call in JSON.
+    fn again(&self, call: NewCall) -> Result<Self, CallFailed> {
+        let key = self.engine.with(|caller, now| caller.start(call, now))?;
+        Ok(Self { engine: Arc::clone(&self.engine), key, again: None })
     }
 
     /// Tells the callee that nobody waits for the result any more.
@@ -364,12 +402,7 @@ impl Call {
 
     /// The result, or the callee's error.
     fn reply(&self) -> Result<Reply, CallFailed> {
-        let reply = self.whole_reply()?;
-        if reply.status == 200 {
-            return Ok(reply);
-        }
-        let message = String::from_utf8_lossy(&reply.body).into_owned();
-        Err(CallFailed::Callee { status: reply.status, message })
+        good(self.whole_reply()?)
     }
 
     fn whole_reply(&self) -> Result<Reply, CallFailed> {
@@ -386,6 +419,22 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.engine.with(|caller, _| caller.free(self.key));
+    }
+}
+
+/// A reply that is a result.
+fn good(reply: Reply) -> Result<Reply, CallFailed> {
+    if reply.status == 200 {
+        return Ok(reply);
+    }
+    let message = String::from_utf8_lossy(&reply.body).into_owned();
+    Err(CallFailed::Callee { status: reply.status, message })
+}
+
+fn read_result<R: DeserializeOwned>(reply: &Reply) -> Result<R, CallFailed> {
+    match reply.encoding {
+        BINCODE => Ok(codec::decode_value(&reply.body)?),
+        _ => serde_json::from_slice(&reply.body).map_err(CallFailed::Result),
     }
 }
 

@@ -40,7 +40,10 @@ class Model {
         return number_in(args, "a number") > threshold_ ? "true" : "false";
     }
 
-    std::string learn(std::string_view) { return std::to_string(++learned_); }
+    std::string learn(std::string_view) {
+        decurion::count("learned"); // shown by `decurion metrics` as learned_total
+        return std::to_string(++learned_);
+    }
 
     // Asks another deployment's method of the same name.
     std::string ask(decurion::Request &request) const {

@@ -19,7 +19,7 @@ use crate::response::Response;
 use crate::streamed::Stream;
 use crate::streamed_response::StreamedResponse;
 use crate::sys::clock;
-use crate::sys::host::{self, Call, Outgoing, Reply};
+use crate::sys::host::{self, Call, Exchange, Outgoing, Reply};
 #[cfg(feature = "tokio")]
 use crate::sys::waking::HostWaker;
 use crate::{Error, Result, types};
@@ -89,7 +89,7 @@ impl Handle {
     /// As [`call`](Self::call).
     pub fn start(&self, method: &str, args: impl Arguments) -> Result<PendingCall> {
         let (encoding, types) = (self.encoding(false, &args)?, types_of_start(&args));
-        self.start_in(&Asks { encoding, types, ..Asks::to(method) }, &args)
+        self.start_twice(&Asks { encoding, types, ..Asks::to(method) }, &args)
     }
 
     /// Calls a method that streams: its items, as they come.
@@ -140,7 +140,7 @@ impl Handle {
         let start = |replica: String| {
             let types = types_of_call::<_, R>(args);
             let asks = Asks { encoding, types, replica: &replica, ..Asks::to(method) };
-            let call = self.start_in(&asks, args);
+            let call = self.start_twice(&asks, args);
             (replica, call)
         };
         Ok(replicas.into_iter().map(start).collect())
@@ -348,10 +348,6 @@ impl Handle {
     }
 
     fn start_in<A: Arguments>(&self, asks: &Asks<'_>, args: &A) -> Result<PendingCall> {
-        let types = asks.types.as_deref().filter(|_| asks.encoding == encoding::BINCODE);
-        let types = types.map(|types| (abi::TYPES_HEADER.as_bytes(), types.as_bytes()));
-        let streams = asks.streams.then_some((abi::STREAM_HEADER.as_bytes(), &b""[..]));
-        let headers: Vec<(&[u8], &[u8])> = types.into_iter().chain(streams).collect();
         // Started calls among the arguments are waited for here.
         let written = match asks.encoding {
             encoding::BINCODE => codec::encode(args).map_err(Error::from),
@@ -359,24 +355,63 @@ impl Handle {
         };
         let body = written.map_err(|error| handed_on::take_failure().unwrap_or(error))?;
         let parent = current::exchange();
-        let outgoing = Outgoing {
+        let (callee, deadline_ns) = (self.callee(asks.method), self.deadline());
+        let call = self.send(asks, &body, parent.as_deref(), deadline_ns);
+        let call = call.map_err(|status| callee.failed(status))?;
+        let of_parent = parent.as_ref().map_or(0, |parent| parent.facts().deadline_ns);
+        let due_ns = [deadline_ns, of_parent].into_iter().filter(|due| *due != 0).min();
+        let asked = Asked { call, again: None, types: 0 };
+        Ok(PendingCall { asked: Mutex::new(asked), callee, due_ns: due_ns.unwrap_or(u64::MAX) })
+    }
+
+    /// The same for a call that nobody is at hand to make again with its arguments: where it goes in bincode, and it is
+    /// not known yet that the callee reads these types so, it has them in JSON with it.
+    fn start_twice<A: Arguments>(&self, asks: &Asks<'_>, args: &A) -> Result<PendingCall> {
+        let mut pending = self.start_in(asks, args)?;
+        let (encoding::BINCODE, Some(types)) = (asks.encoding, &asks.types) else { return Ok(pending) };
+        let types = understood::key(&self.deployment, asks.method, types);
+        let parent = current::exchange();
+        let asked = pending.asked_mut();
+        asked.types = types;
+        if !understood::contains(types) {
+            match serde_json::to_vec(args) {
+                Ok(body) => {
+                    let (handle, method, replica) = (self.clone(), asks.method.into(), asks.replica.into());
+                    let deadline_ns = self.deadline();
+                    asked.again =
+                        Some(Box::new(Again { handle, method, replica, body, parent, deadline_ns }));
+                }
+                // A result that is handed on as it came is in bincode: there is no other way to send it.
+                Err(_) => _ = handed_on::take_failure(),
+            }
+        }
+        Ok(pending)
+    }
+
+    fn send(
+        &self,
+        asks: &Asks<'_>,
+        body: &[u8],
+        parent: Option<&Exchange>,
+        deadline_ns: u64,
+    ) -> std::result::Result<Call, i32> {
+        let types = asks.types.as_deref().filter(|_| asks.encoding == encoding::BINCODE);
+        let types = types.map(|types| (abi::TYPES_HEADER.as_bytes(), types.as_bytes()));
+        let streams = asks.streams.then_some((abi::STREAM_HEADER.as_bytes(), &b""[..]));
+        let headers: Vec<(&[u8], &[u8])> = types.into_iter().chain(streams).collect();
+        Call::start(&Outgoing {
             kind: kind::CALL,
             deployment: &self.deployment,
             method: asks.method,
             target: "",
             headers: &headers,
             encoding: asks.encoding,
-            body: &body,
-            parent: parent.as_deref(),
-            deadline_ns: self.deadline(),
+            body,
+            parent,
+            deadline_ns,
             model_id: self.model_id.as_deref().unwrap_or_default(),
             replica: asks.replica,
-        };
-        let callee = self.callee(asks.method);
-        let call = Call::start(&outgoing).map_err(|status| callee.failed(status))?;
-        let of_parent = parent.as_ref().map_or(0, |parent| parent.facts().deadline_ns);
-        let due_ns = [outgoing.deadline_ns, of_parent].into_iter().filter(|due| *due != 0).min();
-        Ok(PendingCall { call: Mutex::new(call), callee, due_ns: due_ns.unwrap_or(u64::MAX) })
+        })
     }
 
     fn callee(&self, method: &str) -> Callee {
@@ -436,10 +471,10 @@ impl Callee {
             }
             status::DEADLINE => Error::status(504, format_args!("the deadline passed while calling {to}")),
             status::CANCELLED => Error::status(499, format_args!("the call to {to} was cancelled")),
-            status::NOT_FOUND if method.is_empty() => {
-                Error::msg(format_args!("there is no deployment '{to}'"))
-            }
-            status::NOT_FOUND => Error::msg(format_args!("there is no deployment and method '{to}'")),
+            status::NOT_FOUND => match host::refusal_words() {
+                Some(words) => Error::msg(words),
+                None => Error::msg(format_args!("there is no deployment '{}'", self.deployment)),
+            },
             status::BROKEN => {
                 Error::msg(format_args!("the replica that ran {to} died, or cut its answer off"))
             }
@@ -481,10 +516,102 @@ impl Serialize for Handle {
 #[must_use = "a call that nobody waits for is cancelled"]
 #[derive(Debug)]
 pub struct PendingCall {
-    call: Mutex<Call>,
+    asked: Mutex<Asked>,
     callee: Callee,
     /// When it has to be answered; `u64::MAX`: whenever.
     due_ns: u64,
+}
+
+/// A call that may have to be made once more.
+#[derive(Debug)]
+struct Asked {
+    call: Call,
+    /// How, where the callee would misread it.
+    again: Option<Box<Again>>,
+    /// Names deployment, method and types; 0: nothing is to be remembered of them.
+    types: u64,
+}
+
+/// The same call in JSON.
+#[derive(Debug)]
+struct Again {
+    handle: Handle,
+    method: String,
+    replica: String,
+    body: Vec<u8>,
+    parent: Option<Arc<Exchange>>,
+    deadline_ns: u64,
+}
+
+impl Asked {
+    fn wait(&mut self) -> std::result::Result<Reply<'_>, i32> {
+        if self.types != 0 {
+            let status = self.call.wait()?.status;
+            self.answered(status)?;
+        }
+        self.call.wait()
+    }
+
+    /// It was answered with a status. True: it was made again, and that has to be waited for.
+    fn answered(&mut self, status: u32) -> std::result::Result<bool, i32> {
+        match (std::mem::take(&mut self.types), status) {
+            (0, _) => Ok(false),
+            (types, MISREAD) => {
+                understood::remove(types);
+                let Some(again) = self.again.take() else { return Ok(false) };
+                let Again { handle, method, replica, body, parent, deadline_ns } = *again;
+                let asks = Asks { replica: &replica, ..Asks::to(&method) };
+                self.call = handle.send(&asks, &body, parent.as_deref(), deadline_ns)?;
+                Ok(true)
+            }
+            (types, _) => {
+                understood::insert(types);
+                self.again = None;
+                Ok(false)
+            }
+        }
+    }
+}
+
+/// Status of an answer that says that bincode would be misread; nothing was run.
+const MISREAD: u32 = 415;
+
+/// Types that their callees were seen to read in bincode. A callee that comes to have others says so, once.
+mod understood {
+    use std::collections::HashSet;
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+    /// As many are remembered; then all are forgotten.
+    const MAX: usize = 4096;
+
+    static KEYS: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Mutex::default);
+
+    pub(super) fn key(deployment: &str, method: &str, types: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (deployment, method, types).hash(&mut hasher);
+        hasher.finish().max(1)
+    }
+
+    pub(super) fn contains(key: u64) -> bool {
+        keys().contains(&key)
+    }
+
+    pub(super) fn insert(key: u64) {
+        let mut keys = keys();
+        if keys.len() >= MAX {
+            keys.clear();
+        }
+        keys.insert(key);
+    }
+
+    pub(super) fn remove(key: u64) {
+        keys().remove(&key);
+    }
+
+    fn keys() -> MutexGuard<'static, HashSet<u64>> {
+        KEYS.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl PendingCall {
@@ -493,8 +620,8 @@ impl PendingCall {
     /// # Errors
     /// As [`Handle::call`].
     pub fn wait<R: DeserializeOwned>(mut self) -> Result<R> {
-        let call = self.call.get_mut().unwrap_or_else(|broken| broken.into_inner());
-        let reply = call.wait().map_err(|status| self.callee.failed(status))?;
+        let asked = self.asked.get_mut().unwrap_or_else(|broken| broken.into_inner());
+        let reply = asked.wait().map_err(|status| self.callee.failed(status))?;
         result_of(&reply).map_err(|failure| match failure {
             // Both sides have a clock, and the callee's may be the first to be looked at.
             Failure::Callee(error) if is_withdrawn(&error) && clock::monotonic() >= self.due_ns => {
@@ -522,28 +649,43 @@ impl PendingCall {
     /// Where there will be none; see [`Handle::call`].
     #[cfg(feature = "tokio")]
     pub async fn ready_async(&mut self) -> Result<()> {
-        let call = self.call.get_mut().unwrap_or_else(|broken| broken.into_inner());
-        ready(call).await.map_err(|status| self.callee.failed(status))
+        let asked = self.asked.get_mut().unwrap_or_else(|broken| broken.into_inner());
+        let waited = async {
+            ready(&mut asked.call).await?;
+            if asked.types != 0 {
+                // It is there, so that this does not wait.
+                let status = asked.call.wait()?.status;
+                if asked.answered(status)? {
+                    ready(&mut asked.call).await?;
+                }
+            }
+            Ok(())
+        };
+        waited.await.map_err(|status: i32| self.callee.failed(status))
     }
 
     /// Tells the callee that nobody waits.
     pub fn cancel(self) {
-        self.lock().cancel();
+        self.lock().call.cancel();
     }
 
     fn into_call(self) -> Call {
-        self.call.into_inner().unwrap_or_else(|broken| broken.into_inner())
+        self.asked.into_inner().unwrap_or_else(|broken| broken.into_inner()).call
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Call> {
-        self.call.lock().unwrap_or_else(|broken| broken.into_inner())
+    fn asked_mut(&mut self) -> &mut Asked {
+        self.asked.get_mut().unwrap_or_else(|broken| broken.into_inner())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(|broken| broken.into_inner())
     }
 }
 
 impl Serialize for PendingCall {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut call = self.lock();
-        let reply = call.wait().map_err(|status| handed_on::failed(self.callee.failed(status)))?;
+        let mut asked = self.lock();
+        let reply = asked.wait().map_err(|status| handed_on::failed(self.callee.failed(status)))?;
         if reply.status != 200 {
             return Err(handed_on::failed(of_callee(reply.status, reply.body)));
         }
@@ -640,7 +782,7 @@ fn is_withdrawn(error: &Error) -> bool {
 
 /// The callee would misread these types in bincode; nothing was run.
 fn is_misread(error: &Error) -> bool {
-    error.code().is_some_and(|code| code == 415)
+    error.code().is_some_and(|code| u32::from(code.as_u16()) == MISREAD)
 }
 
 enum Failure {

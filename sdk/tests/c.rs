@@ -1,11 +1,13 @@
-//! A class in C, loaded and driven through the ABI, and called from Rust.
+//! Classes in C and C++, loaded and driven through the ABI, and called from Rust.
 
 #![expect(unsafe_code, reason = "loads a library and trusts its table")]
+#![allow(unreachable_pub, reason = "`pub` is what makes a method callable")]
 
 use std::path::Path;
 use std::process::Command;
 
 use decurion::__private::{ForeignClass, abi};
+use decurion::Streamed;
 use decurion::prelude::*;
 use decurion::test::{Local, LocalApp};
 
@@ -19,15 +21,16 @@ fn deploy_with(header: &str, file: &str, class: &str, args: &Value) -> Result<Lo
     let folder = tempfile::tempdir()?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     std::fs::copy(root.join("sdk/abi").join(header), folder.path().join("decurion.h"))?;
+    let mut compiler = Command::new("cc");
+    compiler.arg("-I").arg(folder.path());
+    LocalApp::new().deploy_foreign(class, build(compiler, &root.join("examples/c").join(file), class)?, args)
+}
+
+/// Compiles and loads a class. The library stays loaded, as in a replica.
+fn build(mut compiler: Command, source: &Path, class: &str) -> Result<ForeignClass> {
+    let folder = tempfile::tempdir()?;
     let path = folder.path().join("lib.so");
-    let status = Command::new("cc")
-        .args(["-shared", "-fPIC", "-I"])
-        .arg(folder.path())
-        .arg("-o")
-        .arg(&path)
-        .arg(root.join("examples/c").join(file))
-        .status()?;
-    assert!(status.success());
+    assert!(compiler.args(["-shared", "-fPIC", "-o"]).args([&path, source]).status()?.success());
     // SAFETY: the example has no constructors of its own.
     let library = Box::leak(Box::new(unsafe { libloading::Library::new(&path) }?));
     // SAFETY: the symbol is a table of this type, as the header makes it.
@@ -35,8 +38,70 @@ fn deploy_with(header: &str, file: &str, class: &str, args: &Value) -> Result<Lo
     // SAFETY: static data of a library that stays loaded.
     let table = unsafe { **table };
     // SAFETY: made by the header's macros from functions that keep the ABI's word.
-    let class_of_c = unsafe { ForeignClass::new(table) };
-    LocalApp::new().deploy_foreign(class, class_of_c, args)
+    Ok(unsafe { ForeignClass::new(table) })
+}
+
+/// Whom `caller.cpp` calls.
+#[derive(Debug, Default)]
+struct Partner;
+
+#[deployment]
+impl Partner {
+    fn call(&self, _req: Request) -> &'static str {
+        "hello"
+    }
+
+    pub fn double(&self, number: i64) -> i64 {
+        number * 2
+    }
+
+    pub fn count(&self, to: u32, fail: bool) -> Streamed<u32> {
+        Streamed::new(move |out| {
+            for number in 0..to {
+                out.send(number)?;
+            }
+            if fail { Err(Error::status(418, "no more")) } else { Ok(()) }
+        })
+    }
+
+    pub fn model(&self) -> Option<String> {
+        decurion::model_id()
+    }
+
+    pub fn wait(&self) -> Result<()> {
+        let running = Request::running().ok_or_else(|| Error::msg("nothing runs"))?;
+        while !running.is_cancelled() {
+            std::thread::yield_now();
+        }
+        Err(Error::status(499, "cancelled"))
+    }
+}
+
+#[test]
+fn cpp_calls_others_and_measures() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut compiler = Command::new("c++");
+    compiler.args(["-std=c++17", "-Wall", "-Wextra", "-Werror", "-I"]).arg(root.join("abi/include"));
+    let class = build(compiler, &root.join("tests/caller.cpp"), "Caller").unwrap();
+    let app = LocalApp::new();
+    app.deploy::<Partner>("partner", ()).unwrap();
+    let caller = app.deploy_foreign("caller", class, Value::Null).unwrap();
+    let call = |method: &str, args: Value| caller.handle().json().call::<Value>(method, args).unwrap();
+    assert_eq!(call("items", json!([3, false])), json!("0;1;2;"));
+    assert_eq!(call("items", json!([2, true])), json!("0;1;418 no more"));
+    assert_eq!(call("no_items", json!([])), json!(400));
+    assert_eq!(call("head", json!([])), json!("200 he"));
+    assert_eq!(call("everywhere", json!([])), json!("local-0=8;"));
+    assert_eq!(call("model", json!([])), json!("m-1"));
+    assert_eq!(call("late", json!([])), json!(504));
+    assert_eq!(
+        call("nobody", json!([])),
+        json!("there is no deployment 'nobody'; there are: caller, partner")
+    );
+    assert_eq!(call("measure", json!([])), json!(true));
+    let measured = app.metrics();
+    assert_eq!((measured["rows_total"], measured["rows_total{kind=\"good\"}"]), (2.0, 3.0));
+    assert_eq!((measured["level"], measured["size_sum"]), (-1.5, 4.0));
 }
 
 #[test]

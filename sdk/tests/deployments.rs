@@ -206,8 +206,12 @@ fn numbers_of_other_types_are_converted_and_never_misread() {
     assert_eq!(model().call::<f32>("checked", (0.5f32,)).unwrap(), 0.5);
     let error = model().call::<i64>("checked", (0.5,)).unwrap_err();
     assert!(error.message().contains("is not a i64"), "{error}");
-    let error = model().handle().start("checked", (1i64,)).unwrap().wait::<f64>().unwrap_err();
-    assert_eq!(error.message(), "Model::checked takes (f64,) -> f64, and the call has (i64,) -> _");
+    // A started call goes again in JSON as well; also the second time, and where an earlier one was read as it was.
+    let model = model();
+    for _ in 0..2 {
+        assert_eq!(model.handle().start("checked", (1i64,)).unwrap().wait::<f64>().unwrap(), 1.0);
+        assert_eq!(model.handle().start("checked", (0.5,)).unwrap().wait::<f64>().unwrap(), 0.5);
+    }
 }
 
 #[test]
@@ -417,7 +421,7 @@ fn a_handle_that_is_written_wrong_is_refused() {
         "{error}"
     );
     let error = Local::<Caller>::new(json!({ "models": [], "typed": "@nobody" })).unwrap_err();
-    assert_eq!(error.message(), "there is no deployment 'nobody'");
+    assert_eq!(error.message(), "there is no deployment 'nobody'; there are: none");
 }
 
 /// Waits until it is cancelled.

@@ -1,5 +1,6 @@
 //! One call through a handle, from its arguments to its reply.
 
+use decurion_api::name::nearest;
 use decurion_api::{DeploymentName, ReplicaId};
 
 use super::REPLY_MAX;
@@ -60,7 +61,7 @@ pub struct Reply {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// There is no such deployment.
-    #[error("there is no deployment '{deployment}'; there are: {}", names(known))]
+    #[error("there is no deployment '{deployment}'{}; there are: {}", meant(deployment, known), names(known))]
     NotFound {
         /// Which was asked for.
         deployment: DeploymentName,
@@ -94,6 +95,11 @@ pub enum CallError {
     /// The replica died, or cut its answer off, after it had taken the call.
     #[error("the replica died while it ran the call")]
     Broken,
+}
+
+fn meant(asked: &DeploymentName, known: &[DeploymentName]) -> String {
+    let nearest = nearest(asked.as_str(), known.iter().map(DeploymentName::as_str));
+    nearest.map_or_else(String::new, |name| format!(", did you mean '{name}'?"))
 }
 
 fn names(known: &[DeploymentName]) -> String {

@@ -2,6 +2,7 @@
 //! it is given, and knows exchanges and calls by keys that are never reused, so that a library that holds on to one
 //! too long is told `INVALID`.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
@@ -57,6 +58,7 @@ pub(crate) fn table(runner: &'static Runner, context: &'static Context) -> &'sta
         deployment_replicas,
         models_hold,
         metric,
+        refusal_words,
     }))
 }
 
@@ -339,7 +341,19 @@ unsafe extern "C" fn fail(exchange: *mut Exchange, code: u32, public: Bytes, det
     })
 }
 
+thread_local! {
+    /// What was refused last, in words: an ABI status says little.
+    static REFUSED: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// A name that can be no deployment's.
+fn no_name(error: &decurion_api::NameError) -> i32 {
+    REFUSED.set(error.to_string());
+    status::NOT_FOUND
+}
+
 fn refusal(error: &CallError) -> i32 {
+    REFUSED.set(error.to_string());
     match error {
         CallError::NotFound { .. } | CallError::Gone(_) => status::NOT_FOUND,
         CallError::Busy { .. } | CallError::Unavailable(_) => status::BUSY,
@@ -403,7 +417,7 @@ fn new_call(runner: &Runner, spec: &CallSpec, parent: Option<Key>) -> Result<New
     if spec.flags != 0 || spec.encoding > encoding::BINCODE {
         return Err(status::INVALID);
     }
-    let deployment = text(spec.deployment).parse().map_err(|_| status::NOT_FOUND)?;
+    let deployment = text(spec.deployment).parse().map_err(|error| no_name(&error))?;
     let fields = fields(spec.headers, spec.header_count).ok_or(status::INVALID)?;
     let body = lent(spec.body).ok_or(status::INVALID)?.to_vec();
     let travels = parent.map(|parent| {
@@ -426,7 +440,7 @@ fn new_call(runner: &Runner, spec: &CallSpec, parent: Option<Key>) -> Result<New
     };
     let replica = match text(spec.replica) {
         any if any.is_empty() => None,
-        one => Some(ReplicaId::new(one).map_err(|_| status::NOT_FOUND)?),
+        one => Some(ReplicaId::new(one).map_err(|error| no_name(&error))?),
     };
     let headers = fields.into_iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
     Ok(NewCall {
@@ -549,7 +563,10 @@ fn find(runner: &Runner, deployment: &DeploymentName) -> Result<u32, CallError> 
 
 unsafe extern "C" fn deployment_find(deployment: Bytes, encodings: *mut u32) -> i32 {
     guard(status::ERROR, |runner| {
-        let Ok(name) = text(deployment).parse() else { return status::NOT_FOUND };
+        let name = match text(deployment).parse() {
+            Ok(name) => name,
+            Err(error) => return no_name(&error),
+        };
         match find(runner, &name) {
             Ok(known) => {
                 // SAFETY: the library lends a word, or null, for this call.
@@ -570,7 +587,10 @@ unsafe extern "C" fn deployment_replicas(
 ) -> i32 {
     guard(status::ERROR, |runner| {
         let Some(each) = each else { return status::INVALID };
-        let Ok(name) = text(deployment).parse() else { return status::NOT_FOUND };
+        let name = match text(deployment).parse() {
+            Ok(name) => name,
+            Err(error) => return no_name(&error),
+        };
         let found = find(runner, &name)
             .and_then(|_| runner.look(|engine| engine.calls.replicas(&name)))
             .map(Option::unwrap_or_default);
@@ -585,6 +605,20 @@ unsafe extern "C" fn deployment_replicas(
             Err(error) => refusal(&error),
         }
     })
+}
+
+unsafe extern "C" fn refusal_words(
+    data: *mut c_void,
+    each: Option<unsafe extern "C" fn(data: *mut c_void, words: Bytes)>,
+) -> i32 {
+    let Some(each) = each else { return status::INVALID };
+    let words = REFUSED.take();
+    if words.is_empty() {
+        return status::NOT_FOUND;
+    }
+    // SAFETY: the library gave function and data for this call; the words live through it.
+    unsafe { each(data, Bytes::from_slice(words.as_bytes())) };
+    status::OK
 }
 
 unsafe extern "C" fn models_hold(ids: *const Bytes, count: usize) -> i32 {

@@ -232,6 +232,9 @@ typedef struct decurion_host {
      * for a name, label or value that is not taken, BUSY where there are too many series. */
     int32_t (*metric)(uint32_t kind, decurion_bytes name, const decurion_header *labels, size_t label_count,
                       double value);
+    /* Since 1.1. Calls `each` with words on what a function of calls or deployments refused last on this thread, before
+     * it returns; NOT_FOUND where there are none. "there is no deployment 'x'; there are: a, b" */
+    int32_t (*refusal_words)(void *data, void (*each)(void *data, decurion_bytes words));
 } decurion_host;
 
 /* One class of deployments. */

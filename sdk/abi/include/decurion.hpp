@@ -25,6 +25,7 @@
 #ifndef DECURION_HPP
 #define DECURION_HPP
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -74,6 +75,26 @@ class Cancelled : public Error {
 
 namespace detail {
 
+/* Whether the host's table reaches up to and with this function. */
+#define DECURION_HOST_HAS(FIELD)                                                                                       \
+    (decurion_the_host->size >= offsetof(decurion_host, FIELD) + sizeof decurion_the_host->FIELD)
+
+/* CLOCK_MONOTONIC, the clock of all deadlines, in nanoseconds. */
+inline std::uint64_t now_ns() {
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
+}
+
+/* What the host said of what it refused last on this thread; empty: nothing. */
+inline std::string refusal_words() {
+    std::string words;
+    if (DECURION_HOST_HAS(refusal_words)) {
+        decurion_the_host->refusal_words(
+            &words, [](void *data, decurion_bytes said) { static_cast<std::string *>(data)->assign(view(said)); });
+    }
+    return words;
+}
+
 /* What a status below zero means to whoever asked for something. */
 [[noreturn]] inline void raise(std::ptrdiff_t status, const std::string &what) {
     switch (status) {
@@ -84,6 +105,9 @@ namespace detail {
     case DECURION_BUSY:
         throw Error(503, "there was no capacity while " + what);
     case DECURION_NOT_FOUND:
+        if (std::string words = refusal_words(); !words.empty()) {
+            throw Error(words);
+        }
         throw Error("there is no such deployment or method: " + what);
     case DECURION_BROKEN:
         throw Error("cut off while " + what);
@@ -121,6 +145,42 @@ inline std::vector<decurion_header> lend(const Headers &headers) {
 }
 
 } // namespace detail
+
+/* Metrics: shown with the supervisor's own, labelled with application, deployment and replica. What is not taken, a name
+ * that is none or one series too many, is said in the replica's log; nothing is thrown for it. */
+inline void measure(std::uint32_t kind, std::string_view name, double value, const Headers &labels = {}) {
+    if (DECURION_HOST_HAS(metric)) {
+        const std::vector<decurion_header> lent = detail::lend(labels);
+        decurion_the_host->metric(kind, bytes(name), lent.data(), lent.size(), value);
+    }
+}
+
+/* Adds to a counter, which is shown as NAME_total. */
+inline void count(std::string_view name, double more = 1, const Headers &labels = {}) {
+    measure(DECURION_METRIC_COUNTER, name, more, labels);
+}
+
+/* Sets a gauge. */
+inline void set_gauge(std::string_view name, double value, const Headers &labels = {}) {
+    measure(DECURION_METRIC_GAUGE, name, value, labels);
+}
+
+/* Records into a histogram; one whose name ends in _seconds has the buckets of durations. */
+inline void record(std::string_view name, double value, const Headers &labels = {}) {
+    measure(DECURION_METRIC_HISTOGRAM, name, value, labels);
+}
+
+/* Says which models this replica holds, in place of what was said before: requests for them come here. */
+inline void hold_models(const std::vector<std::string> &ids) {
+    if (DECURION_HOST_HAS(models_hold)) {
+        std::vector<decurion_bytes> lent;
+        lent.reserve(ids.size());
+        for (const std::string &id : ids) {
+            lent.push_back(bytes(id));
+        }
+        decurion_the_host->models_hold(lent.data(), lent.size());
+    }
+}
 
 /* A whole answer. */
 struct Response {
@@ -162,6 +222,10 @@ class Request {
     std::string_view query() const { return view(request_->query); }
     std::string_view traceparent() const { return view(request_->traceparent); }
     std::string_view model_id() const { return view(request_->model_id); }
+    /* Bytes of the body, where the client has said so. */
+    std::optional<std::uint64_t> content_length() const {
+        return request_->content_length == UINT64_MAX ? std::nullopt : std::optional(request_->content_length);
+    }
     /* CLOCK_MONOTONIC in nanoseconds; 0: none. */
     std::uint64_t deadline_ns() const { return request_->deadline_ns; }
     bool is_cancelled() const { return decurion_the_host->is_cancelled(exchange_) == 1; }
@@ -277,7 +341,8 @@ inline Stream Request::stream(std::uint32_t status, const Headers &headers) {
 /* A call under way. It is cancelled where it goes without having been waited for. */
 class Call {
   public:
-    Call(Call &&other) noexcept : call_(std::exchange(other.call_, nullptr)), what_(std::move(other.what_)) {}
+    Call(Call &&other) noexcept
+        : call_(std::exchange(other.call_, nullptr)), what_(std::move(other.what_)), due_ns_(other.due_ns_) {}
     Call(const Call &) = delete;
     Call &operator=(const Call &) = delete;
     Call &operator=(Call &&) = delete;
@@ -296,10 +361,35 @@ class Call {
             detail::raise(status, what_);
         }
         std::string body(view(reply.body));
+        /* Both sides have a clock, and the callee's may be the first to be looked at. */
+        if (reply.status == 499 && due_ns_ != 0 && detail::now_ns() >= due_ns_) {
+            detail::raise(DECURION_DEADLINE, what_);
+        }
         if (reply.status >= 400) {
             throw Error(reply.status == 500 ? 0 : reply.status, body);
         }
         return body;
+    }
+
+    /* Waits for the head alone: its status. The body is then read as it comes, in place of `wait`. */
+    std::uint32_t head() {
+        decurion_call_reply reply = {};
+        reply.size = sizeof reply;
+        std::int32_t status = DECURION_HOST_HAS(call_head) ? decurion_the_host->call_head(call_, &reply, nullptr)
+                                                           : static_cast<std::int32_t>(DECURION_INVALID);
+        if (status != DECURION_OK) {
+            detail::raise(status, what_);
+        }
+        return reply.status;
+    }
+
+    /* Reads from the answer's body as it comes: how much, 0 at the end. */
+    std::size_t read(void *buffer, std::size_t len) {
+        std::ptrdiff_t got = decurion_the_host->call_read(call_, buffer, len, nullptr);
+        if (got < 0) {
+            detail::raise(got, what_);
+        }
+        return static_cast<std::size_t>(got);
     }
 
     /* Tells the callee that nobody waits. */
@@ -307,9 +397,65 @@ class Call {
 
   private:
     friend class Handle;
-    Call(decurion_call *call, std::string what) : call_(call), what_(std::move(what)) {}
+    Call(decurion_call *call, std::string what, std::uint64_t due_ns)
+        : call_(call), what_(std::move(what)), due_ns_(due_ns) {}
     decurion_call *call_;
     std::string what_;
+    std::uint64_t due_ns_;
+};
+
+/* The items of a streaming method, each as JSON, as they come. Where it goes before its end, the method is told. */
+class Items {
+  public:
+    /* The next item; nothing at the end. Throws where the method fails, with the status that it chose. */
+    std::optional<std::string> next() {
+        char head[HEAD];
+        if (!fill(head, HEAD, true)) {
+            return std::nullopt;
+        }
+        std::size_t len = 0;
+        for (int byte = 3; byte >= 0; --byte) {
+            len = len << 8 | static_cast<unsigned char>(head[byte]);
+        }
+        std::string item;
+        /* As it comes: what is announced need not be true. */
+        char part[16 * 1024];
+        while (item.size() < len) {
+            const std::size_t want = len - item.size() < sizeof part ? len - item.size() : sizeof part;
+            fill(part, want, false);
+            item.append(part, want);
+        }
+        if (static_cast<unsigned char>(head[4]) == FAILED && len >= 2) {
+            const unsigned low = static_cast<unsigned char>(item[0]);
+            const unsigned high = static_cast<unsigned char>(item[1]);
+            throw Error(low | high << 8, item.substr(2));
+        }
+        return item;
+    }
+
+  private:
+    friend class Handle;
+    static constexpr std::size_t HEAD = 5;
+    static constexpr unsigned FAILED = 255;
+    explicit Items(Call call) : call_(std::move(call)) {}
+
+    /* Reads so much. False: the stream is over, where it may be. */
+    bool fill(char *into, std::size_t len, bool may_end) {
+        std::size_t filled = 0;
+        while (filled < len) {
+            const std::size_t got = call_.read(into + filled, len - filled);
+            if (got == 0) {
+                if (may_end && filled == 0) {
+                    return false;
+                }
+                throw Error("a stream was cut off");
+            }
+            filled += got;
+        }
+        return true;
+    }
+
+    Call call_;
 };
 
 /* The way to call another deployment. What a handler calls is done on behalf of its request: pass it along. */
@@ -319,6 +465,58 @@ class Handle {
         if (!deployment_.empty() && deployment_.front() == '@') {
             deployment_.erase(0, 1);
         }
+    }
+
+    /* The same handle, whose calls ask for a model: replicas that hold it are preferred. */
+    Handle with_model_id(std::string_view id) const {
+        Handle other = *this;
+        other.model_id_ = id;
+        return other;
+    }
+
+    /* The same handle, whose calls go to this one replica. */
+    Handle on_replica(std::string_view id) const {
+        Handle other = *this;
+        other.replica_ = id;
+        return other;
+    }
+
+    /* The same handle, whose calls have to be answered by then: CLOCK_MONOTONIC in nanoseconds. */
+    Handle with_deadline_ns(std::uint64_t deadline) const {
+        Handle other = *this;
+        other.deadline_ns_ = deadline;
+        return other;
+    }
+
+    /* Ids of the replicas that take calls now. Throws where there is no such deployment. */
+    std::vector<std::string> replicas() const {
+        std::vector<std::string> ids;
+        const std::int32_t status =
+            DECURION_HOST_HAS(deployment_replicas)
+                ? decurion_the_host->deployment_replicas(bytes(deployment_), &ids,
+                                                         [](void *data, decurion_bytes id) {
+                                                             static_cast<std::vector<std::string> *>(data)->emplace_back(
+                                                                 view(id));
+                                                         })
+                : static_cast<std::int32_t>(DECURION_INVALID);
+        if (status != DECURION_OK) {
+            detail::raise(status, "asking for the replicas of " + deployment_);
+        }
+        return ids;
+    }
+
+    /* Calls a method that streams: its items, as JSON. Throws what it fails with before its first item. */
+    Items stream(std::string_view method, std::string_view args, const Request *parent = nullptr) const {
+        Call call = begin(DECURION_KIND_CALL, method, "", DECURION_ENCODING_JSON, args, parent, true);
+        if (const std::uint32_t status = call.head(); status != 200) {
+            std::string text;
+            char part[4096];
+            while (std::size_t got = call.read(part, sizeof part)) {
+                text.append(part, got);
+            }
+            throw Error(status == 500 ? 0 : status, text);
+        }
+        return Items(std::move(call));
     }
 
     /* Calls a method; arguments and result are JSON. */
@@ -339,7 +537,7 @@ class Handle {
 
   private:
     Call begin(std::uint32_t kind, std::string_view method, std::string_view target, std::uint32_t encoding,
-               std::string_view body, const Request *parent) const {
+               std::string_view body, const Request *parent, bool streams = false) const {
         std::string what = "calling " + deployment_ + "." + std::string(method);
         decurion_call_spec spec = {};
         spec.size = sizeof spec;
@@ -350,15 +548,31 @@ class Handle {
         spec.encoding = encoding;
         spec.body = bytes(body);
         spec.parent = parent != nullptr ? parent->exchange() : nullptr;
+        spec.deadline_ns = deadline_ns_;
+        spec.model_id = bytes(model_id_);
+        spec.replica = bytes(replica_);
+        decurion_header wants_items;
+        wants_items.name = bytes("decurion-stream");
+        wants_items.value = bytes("");
+        spec.headers = streams ? &wants_items : nullptr;
+        spec.header_count = streams ? 1 : 0;
         decurion_call *call = nullptr;
         std::int32_t status = decurion_the_host->call_start(&spec, &call);
         if (status != DECURION_OK) {
             detail::raise(status, what);
         }
-        return Call(call, std::move(what));
+        std::uint64_t due_ns = deadline_ns_;
+        if (const std::uint64_t of_parent = parent != nullptr ? parent->deadline_ns() : 0;
+            of_parent != 0 && (due_ns == 0 || of_parent < due_ns)) {
+            due_ns = of_parent;
+        }
+        return Call(call, std::move(what), due_ns);
     }
 
     std::string deployment_;
+    std::string model_id_;
+    std::string replica_;
+    std::uint64_t deadline_ns_ = 0;
 };
 
 namespace detail {
@@ -471,6 +685,8 @@ template <class T, class M> std::int32_t invoke(void *instance, decurion_exchang
 
 } // namespace detail
 } // namespace decurion
+
+#undef DECURION_HOST_HAS
 
 /*
  * DECURION_CPP_CLASS(NAME, CALL, RECONFIGURE, CHECK_HEALTH, METHODS): exports a class as DECURION_CLASS does. NAME is a

@@ -514,6 +514,12 @@ pub struct Host {
         label_count: usize,
         value: f64,
     ) -> i32,
+    /// Since 1.1. Calls `each` with `data` and words for people on what a function of calls or deployments of this table
+    /// refused last on this thread, before it returns: `OK`, or `NOT_FOUND` where there are none.
+    pub refusal_words: unsafe extern "C" fn(
+        data: *mut c_void,
+        each: Option<unsafe extern "C" fn(data: *mut c_void, words: Bytes)>,
+    ) -> i32,
 }
 
 // SAFETY: function pointers and a pointer to data that lives and stays unchanged as long as the process.

@@ -553,6 +553,22 @@ fn count_of(read: isize, room: usize) -> Result<usize, i32> {
     }
 }
 
+/// What the host said of the last call that it refused on this thread.
+pub(crate) fn refusal_words() -> Option<String> {
+    unsafe extern "C" fn keep(data: *mut c_void, words: abi::Bytes) {
+        // SAFETY: `data` is the text below, which nobody else uses during the call.
+        let Some(text) = (unsafe { data.cast::<String>().as_mut() }) else { return };
+        // SAFETY: the host lends the words for this call.
+        let words = unsafe { words.as_slice() };
+        *text = String::from_utf8_lossy(words).into_owned();
+    }
+    let mut text = String::new();
+    let data = (&raw mut text).cast();
+    // SAFETY: `keep` is called with the text during the call alone.
+    let said = unsafe { (host()?.refusal_words)(data, Some(keep)) };
+    (said == status::OK && !text.is_empty()).then_some(text)
+}
+
 /// Ids of the replicas of a deployment that take calls now. The error is an ABI status.
 pub(crate) fn replicas_of(deployment: &str) -> Result<Vec<String>, i32> {
     unsafe extern "C" fn keep(data: *mut c_void, replica: abi::Bytes) {

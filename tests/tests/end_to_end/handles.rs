@@ -48,6 +48,13 @@ fn types_that_would_be_misread_travel_as_json() {
     let handle = client(&world).deployment("echo").expect("it exists").handle();
     // The callee takes a `Vec<u8>`; eight bytes an element would be read as garbage in bincode.
     assert_eq!(handle.call::<Vec<u64>>("echo", (vec![1u64, 2, 300 % 256],)).expect("a result"), [1, 2, 44]);
+    let started = handle.start("echo", (vec![1u64, 2],)).expect("it is on its way");
+    assert_eq!(started.wait::<Vec<u64>>().expect("a result"), [1, 2]);
+    let everywhere = handle.broadcast::<Vec<u64>>("echo", (vec![1u64, 2],)).expect("replicas");
+    assert_eq!(everywhere.len(), 2);
+    for (replica, value) in everywhere {
+        assert_eq!(value.unwrap_or_else(|error| panic!("{replica}: {error}")), [1, 2]);
+    }
     let wrong = handle.call::<Vec<u8>>("echo", ("text",));
     assert!(matches!(wrong, Err(CallFailed::Callee { .. })), "{wrong:?}");
 }
@@ -84,6 +91,10 @@ fn what_does_not_exist_is_named() {
     let client = client(&world);
     match client.deployment("nobody") {
         Err(CallFailed::Call(error)) => assert!(error.to_string().contains("echo, who"), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    match client.deployment("whoo") {
+        Err(CallFailed::Call(error)) => assert!(error.to_string().contains("did you mean 'who'?"), "{error}"),
         other => panic!("{other:?}"),
     }
     let handle = client.deployment("who").expect("it exists").handle();

@@ -76,7 +76,7 @@ impl Replica {
     pub(crate) fn report(&self) -> ReplicaReport {
         loop {
             match self.link.recv_timeout(Some(WATCHDOG)).expect("an open link").expect("a report in time").0 {
-                ReplicaReport::Log { .. } => {}
+                ReplicaReport::Log { .. } | ReplicaReport::Metrics(_) => {}
                 report => return report,
             }
         }

@@ -293,9 +293,7 @@ fn size_words(bytes: u64) -> String {
 }
 
 /// The known name nearest to what was written, if one is near.
-fn suggestion<'k>(written: &str, known: &'k [String]) -> Option<&'k String> {
-    const NEAR: f64 = 0.85;
+fn suggestion<'k>(written: &str, known: &'k [String]) -> Option<&'k str> {
     let written = written.to_ascii_lowercase().replace('-', "_");
-    let score = |name: &String| strsim::jaro_winkler(&written, name);
-    known.iter().filter(|name| score(name) >= NEAR).max_by(|a, b| score(a).total_cmp(&score(b)))
+    crate::name::nearest(&written, known.iter().map(String::as_str))
 }

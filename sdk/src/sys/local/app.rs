@@ -61,6 +61,10 @@ impl App {
         Ok(())
     }
 
+    fn names(&self) -> Vec<String> {
+        lock(&self.instances).keys().cloned().collect()
+    }
+
     /// What was measured.
     pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
         lock(&self.meter).values()
@@ -172,6 +176,18 @@ pub(super) fn resolve(name: &str, parent: Option<&Exchange>) -> Option<(Arc<App>
     let own = parent.and_then(|parent| parent.app.upgrade()).or_else(|| RUNNING.with_borrow(Option::clone));
     let app = own.or_else(|| alive.into_iter().find(|app| app.instance(name).is_some()))?;
     app.instance(name).is_some().then(|| (app, name.to_owned()))
+}
+
+/// Names that a call could mean, for people.
+pub(super) fn names(parent: Option<&Exchange>) -> String {
+    let own = parent.and_then(|parent| parent.app.upgrade()).or_else(|| RUNNING.with_borrow(Option::clone));
+    let apps = match own {
+        Some(app) => vec![app],
+        None => lock(&APPS).iter().filter_map(Weak::upgrade).collect(),
+    };
+    let mut names: Vec<String> = apps.iter().flat_map(|app| app.names()).collect();
+    names.sort_unstable();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 /// Measures for the set whose code this thread runs, or else for the only one there is. An ABI status.

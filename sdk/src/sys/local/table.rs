@@ -1,5 +1,6 @@
 //! The ABI's table of the host in this process.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::{Arc, LazyLock};
@@ -66,6 +67,7 @@ const EMPTY: abi::Host = abi::Host {
     deployment_replicas,
     models_hold,
     metric,
+    refusal_words,
 };
 
 /// A call under way: what the ABI's pointer is to.
@@ -252,9 +254,8 @@ unsafe extern "C" fn call_start(spec: *const abi::CallSpec, call: *mut *mut abi:
     if !matches!(slice(spec.replica), b"" | REPLICA) {
         return status::NOT_FOUND;
     }
-    let Ok(name) = std::str::from_utf8(slice(spec.deployment)) else { return status::NOT_FOUND };
     let parent = exchange(spec.parent);
-    let Some((app, name)) = app::resolve(name, parent.as_deref()) else { return status::NOT_FOUND };
+    let Some((app, name)) = find(spec.deployment, parent.as_deref()) else { return status::NOT_FOUND };
     let Some(headers) = fields(spec.headers, spec.header_count) else { return status::INVALID };
     let incoming = Incoming {
         kind: spec.kind,
@@ -365,7 +366,7 @@ unsafe extern "C" fn call_free(raw: *mut abi::Call) {
 }
 
 unsafe extern "C" fn deployment_find(deployment: abi::Bytes, encodings: *mut u32) -> i32 {
-    let found = std::str::from_utf8(slice(deployment)).ok().and_then(|name| app::resolve(name, None));
+    let found = find(deployment, None);
     let Some(found) = found.and_then(|(app, name)| app.encodings_of(&name)) else {
         return status::NOT_FOUND;
     };
@@ -380,12 +381,37 @@ unsafe extern "C" fn deployment_replicas(
     each: Option<unsafe extern "C" fn(data: *mut c_void, replica: abi::Bytes)>,
 ) -> i32 {
     let Some(each) = each else { return status::INVALID };
-    let found = std::str::from_utf8(slice(deployment)).ok().and_then(|name| app::resolve(name, None));
-    if found.is_none() {
+    if find(deployment, None).is_none() {
         return status::NOT_FOUND;
     }
     // SAFETY: the library gave function and data for this call.
     unsafe { each(data, abi::Bytes::from_slice(REPLICA)) };
+    status::OK
+}
+
+thread_local! {
+    /// What was refused last, in words.
+    static REFUSED: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// The set and the plain name of a deployment; where there is none, the words for it are kept.
+fn find(deployment: abi::Bytes, parent: Option<&Exchange>) -> Option<(Arc<app::App>, String)> {
+    let name = String::from_utf8_lossy(slice(deployment));
+    let found = app::resolve(&name, parent);
+    if found.is_none() {
+        REFUSED.set(format!("there is no deployment '{name}'; there are: {}", app::names(parent)));
+    }
+    found
+}
+
+unsafe extern "C" fn refusal_words(
+    data: *mut c_void,
+    each: Option<unsafe extern "C" fn(data: *mut c_void, words: abi::Bytes)>,
+) -> i32 {
+    let words = REFUSED.take();
+    let Some(each) = each.filter(|_| !words.is_empty()) else { return status::NOT_FOUND };
+    // SAFETY: the library gave function and data for this call; the words live through it.
+    unsafe { each(data, abi::Bytes::from_slice(words.as_bytes())) };
     status::OK
 }
 
