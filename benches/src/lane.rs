@@ -1,6 +1,6 @@
 //! An echo over one lane of shared memory, in the ways that two sides can wait for each other.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use decurion_ipc::attach::{self, UpBell};
 use decurion_ipc::board::BoardReader;
@@ -9,6 +9,7 @@ use decurion_ipc::channel::{
 };
 use decurion_ipc::spin::{SPIN_MAX, Spin};
 use decurion_ipc::sys::bell::BellReader;
+use decurion_ipc::sys::sleeper::Sleeper;
 use decurion_ipc::sys::spin::spin;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -45,7 +46,6 @@ pub struct Client {
 #[derive(Debug)]
 pub struct Server {
     lane: Responder,
-    bell: BellReader,
     waiter: Waiter,
     body: Vec<u8>,
     received: usize,
@@ -56,13 +56,13 @@ pub struct Server {
 #[must_use]
 pub fn echo(wait: Wait) -> (Client, Server) {
     let (mut connected, mut accepted) =
-        attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel within one process");
-    let waiter = || Waiter::new(wait);
-    let client = Client { lane: connected.lanes.remove(0), waiter: waiter(), _board: connected.board };
+        attach::local(1, geometry(), UpBell::Pipe).expect("a channel within one process");
+    let lane = connected.lanes.remove(0);
+    let bell = lane.bell_reader().expect("a descriptor");
+    let client = Client { lane, waiter: Waiter::new(wait, bell), _board: connected.board };
     let server = Server {
         lane: accepted.lanes.remove(0),
-        bell: accepted.bell,
-        waiter: waiter(),
+        waiter: Waiter::new(wait, accepted.bell),
         body: Vec::new(),
         received: 0,
         streams: 0,
@@ -70,16 +70,16 @@ pub fn echo(wait: Wait) -> (Client, Server) {
     (client, server)
 }
 
+/// As between one worker of the proxy and one replica.
+pub(crate) fn geometry() -> Geometry {
+    Geometry::fitting(1, 1, 64)
+}
+
 #[derive(Debug)]
 pub(crate) struct Waiter {
     wait: Wait,
     habit: Spin,
-}
-
-impl Waiter {
-    pub(crate) fn new(wait: Wait) -> Self {
-        Self { wait, habit: Spin::new(SPIN_MAX, 2, 2) }
-    }
+    sleeper: Sleeper,
 }
 
 impl Client {
@@ -124,15 +124,17 @@ impl Client {
                 Ok(mut block) => {
                     sent += self.lane.fill(&mut block, &body[sent..]);
                     self.lane.send(stream, block, sent == body.len());
-                    self.lane.flush();
                 }
                 Err(NoRoom::Later) => {
+                    // One bell for all that there was room for, as the product has it.
+                    self.lane.flush();
                     self.wait();
                     self.lane.poll(BUDGET, &mut |_| {}).expect("the server keeps the rules");
                 }
                 Err(no_room) => panic!("{no_room}"),
             }
         }
+        self.lane.flush();
     }
 
     /// Takes in what came: whether that was the end.
@@ -169,11 +171,7 @@ impl Client {
     }
 
     fn wait(&mut self) {
-        if self.waiter.spins(|| self.lane.has_news()) || !self.lane.arm() {
-            return;
-        }
-        sleep(self.lane.bell());
-        self.lane.disarm();
+        self.waiter.wait(&mut self.lane);
     }
 }
 
@@ -181,11 +179,7 @@ impl Server {
     /// Answers until it is stopped.
     pub fn run(&mut self) {
         while self.turn() {
-            if self.waiter.spins(|| self.lane.has_news()) || !self.lane.arm() {
-                continue;
-            }
-            sleep(self.bell.as_fd());
-            self.bell.drain();
+            self.waiter.wait(&mut self.lane);
         }
     }
 
@@ -245,10 +239,8 @@ impl Server {
             match self.lane.block(stream, body.len() - sent) {
                 Ok(block) => sent += self.send(stream, block, &body[sent..]),
                 Err(NoRoom::Later) => {
-                    if !self.waiter.spins(|| self.lane.has_news()) && self.lane.arm() {
-                        sleep(self.bell.as_fd());
-                        self.bell.drain();
-                    }
+                    self.lane.flush();
+                    self.waiter.wait(&mut self.lane);
                     self.lane.poll(BUDGET, &mut |_| {}).expect("the client keeps the rules");
                 }
                 Err(no_room) => panic!("{no_room}"),
@@ -260,12 +252,54 @@ impl Server {
     fn send(&mut self, stream: StreamId, mut block: OutBlock, rest: &[u8]) -> usize {
         let count = self.lane.fill(&mut block, rest);
         self.lane.send(stream, block, count == rest.len());
-        self.lane.flush();
         count
     }
 }
 
+/// What can be waited for.
+pub(crate) trait End {
+    fn has_news(&self) -> bool;
+    fn arm(&mut self) -> bool;
+}
+
+impl End for Requester {
+    fn has_news(&self) -> bool {
+        self.has_news()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.arm()
+    }
+}
+
+impl End for Responder {
+    fn has_news(&self) -> bool {
+        self.has_news()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.arm()
+    }
+}
+
 impl Waiter {
+    pub(crate) fn new(wait: Wait, bell: BellReader) -> Self {
+        let sleeper = Sleeper::new().expect("a sleeper");
+        sleeper.add(bell, "the other side".to_owned()).expect("a bell");
+        Self { wait, habit: Spin::new(SPIN_MAX, 2, 2), sleeper }
+    }
+
+    /// Waits for news as a replica and a process with handles do.
+    pub(crate) fn wait(&mut self, lane: &mut impl End) {
+        if self.spins(|| lane.has_news()) {
+            return;
+        }
+        self.sleeper.arming();
+        if lane.arm() {
+            self.sleeper.sleep(None);
+        }
+    }
+
     /// Looks as long as this way of waiting does; true: there is something.
     pub(crate) fn spins(&mut self, mut has_news: impl FnMut() -> bool) -> bool {
         match self.wait {

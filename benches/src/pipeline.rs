@@ -1,18 +1,17 @@
 //! Many messages under way at once, and bodies that stream: what batches of doorbells, and warm blocks, come to.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::time::Duration;
 
 use decurion_ipc::attach::{self, UpBell};
-use decurion_ipc::channel::{Event, Geometry, InBlock, NoRoom, Request, Requester, Responder, StreamId};
+use decurion_ipc::channel::{Event, InBlock, NoRoom, Request, Requester, Responder, StreamId};
 use ipc_channel::ipc;
 use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::contest::{between, rate};
-use crate::lane::{BUDGET, HEAD, Wait, Waiter, sleep};
+use crate::lane::{BUDGET, HEAD, Wait, Waiter, geometry};
 use crate::place::Place;
 
 /// How many are under way at once, how large each is, and where the sides run.
@@ -34,23 +33,20 @@ const STOP: &[u8] = b"stop";
 #[must_use]
 pub fn lane(depth: Depth, wait: Wait, lasts: Duration) -> f64 {
     let (mut connected, mut accepted) =
-        attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel within one process");
+        attach::local(1, geometry(), UpBell::Pipe).expect("a channel within one process");
     let mut near = connected.lanes.remove(0);
     let mut far = accepted.lanes.remove(0);
     let server = move || {
-        let mut waiter = Waiter::new(wait);
+        let mut waiter = Waiter::new(wait, accepted.bell);
         let mut scratch = vec![0; depth.size];
         while answer(&mut far, &mut scratch) {
-            if !waiter.spins(|| far.has_news()) && far.arm() {
-                sleep(accepted.bell.as_fd());
-                accepted.bell.drain();
-            }
+            waiter.wait(&mut far);
         }
     };
     between(depth.place, server, || {
         let body = vec![1; depth.size];
         let mut scratch = vec![0; depth.size];
-        let (mut waiter, mut under_way) = (Waiter::new(wait), 0);
+        let (mut waiter, mut under_way) = (Waiter::new(wait, near.bell_reader().expect("a bell")), 0);
         let figure = rate(lasts, || {
             while under_way < depth.messages && near.open(&HEAD, &body, true).is_ok() {
                 under_way += 1;
@@ -58,9 +54,8 @@ pub fn lane(depth: Depth, wait: Wait, lasts: Duration) -> f64 {
             near.flush();
             let answered = hear(&mut near, &mut scratch);
             under_way -= answered;
-            if answered == 0 && !waiter.spins(|| near.has_news()) && near.arm() {
-                sleep(near.bell());
-                near.disarm();
+            if answered == 0 {
+                waiter.wait(&mut near);
             }
             answered
         });
@@ -227,20 +222,17 @@ const CHUNK: usize = 64 << 10;
 #[must_use]
 pub fn lane_body(place: Place, lasts: Duration) -> f64 {
     let (mut connected, mut accepted) =
-        attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel within one process");
+        attach::local(1, geometry(), UpBell::Pipe).expect("a channel within one process");
     let (mut near, mut far) = (connected.lanes.remove(0), accepted.lanes.remove(0));
     let server = move || {
-        let mut waiter = Waiter::new(Wait::Adaptive);
+        let mut waiter = Waiter::new(Wait::Adaptive, accepted.bell);
         let mut scratch = vec![0; CHUNK];
         while sink(&mut far, &mut scratch) {
-            if !waiter.spins(|| far.has_news()) && far.arm() {
-                sleep(accepted.bell.as_fd());
-                accepted.bell.drain();
-            }
+            waiter.wait(&mut far);
         }
     };
     between(place, server, || {
-        let mut waiter = Waiter::new(Wait::Adaptive);
+        let mut waiter = Waiter::new(Wait::Adaptive, near.bell_reader().expect("a bell"));
         let chunk = vec![1; CHUNK];
         let figure = rate(lasts, || {
             let stream = near.open(&HEAD, &[], false).expect("an idle lane has room");
@@ -257,10 +249,7 @@ pub fn lane_body(place: Place, lasts: Duration) -> f64 {
                         Err(no_room) => panic!("{no_room}"),
                     }
                 }
-                if !waiter.spins(|| near.has_news()) && near.arm() {
-                    sleep(near.bell());
-                    near.disarm();
-                }
+                waiter.wait(&mut near);
                 answered = hear(&mut near, &mut []);
             }
             BODY

@@ -29,6 +29,7 @@ use crate::attach::Connected;
 use crate::channel::{Busy, Event, InBlock, Phase, ResetCode, StreamId};
 use crate::control::{Availability, CallerOrder, CallerReport, DeploymentView};
 use crate::record::HEAD_MAX;
+use crate::sys::bell::BellReader;
 
 /// Slots taken from one replica before the next has its turn.
 const POLL_BUDGET: u32 = 256;
@@ -364,15 +365,16 @@ impl Caller {
         quiet
     }
 
-    /// Takes the announcement back, on waking.
-    pub fn disarm(&mut self) {
-        self.peers.values_mut().for_each(|peer| peer.lane.disarm());
-    }
-
     /// The bell of a replica's lane, to sleep on.
     #[must_use]
-    pub fn bell(&self, replica: &ReplicaId) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.peers.get(replica).map(|peer| peer.lane.bell())
+    pub fn bell(&self, replica: &ReplicaId) -> Option<BellReader> {
+        self.peers.get(replica).and_then(|peer| peer.lane.bell_reader().ok())
+    }
+
+    /// Whether there is a channel to a replica.
+    #[must_use]
+    pub fn has_channel(&self, replica: &ReplicaId) -> bool {
+        self.peers.contains_key(replica)
     }
 
     /// The earliest deadline.

@@ -294,6 +294,16 @@ pub enum CallerKind {
     },
 }
 
+impl std::fmt::Display for CallerKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CallerKind::Proxy => write!(f, "the proxy"),
+            CallerKind::Replica(id) => write!(f, "replica {id}"),
+            CallerKind::Client { pid } => write!(f, "the client with pid {pid}"),
+        }
+    }
+}
+
 /// Supervisor to replica.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ReplicaOrder {

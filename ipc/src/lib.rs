@@ -15,6 +15,8 @@ pub mod control;
 mod event_index;
 pub mod metrics;
 pub mod record;
+#[cfg(not(loom))]
+mod rings;
 pub mod spin;
 pub mod stats;
 mod sync;

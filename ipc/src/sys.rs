@@ -11,4 +11,5 @@ pub mod link;
 pub mod memory;
 #[cfg(feature = "proxy-control")]
 pub mod proxy_control;
+pub mod sleeper;
 pub mod spin;

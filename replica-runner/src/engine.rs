@@ -744,11 +744,6 @@ impl Engine {
         quiet
     }
 
-    /// Takes the announcement back, on waking.
-    pub(crate) fn disarm(&mut self) {
-        self.calls.disarm();
-    }
-
     /// When something has to happen although nothing comes in, in CLOCK_MONOTONIC nanoseconds.
     pub(crate) fn next_timer(&self) -> Option<u64> {
         let deadline = self.woken.first().map(|(at, _)| *at).filter(|at| *at != u64::MAX);

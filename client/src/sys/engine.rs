@@ -18,8 +18,8 @@ use decurion_ipc::channel::Geometry;
 use decurion_ipc::control::{CallerOrder, CallerReport};
 use decurion_ipc::link::{Link, LinkError};
 use decurion_ipc::sys::adoption::reach;
+use decurion_ipc::sys::sleeper::{BellKey, Sleeper};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use crate::handle::CallFailed;
@@ -40,7 +40,8 @@ pub(crate) enum Step<T> {
 #[derive(Debug)]
 pub(crate) struct Engine {
     turn: Mutex<Turn>,
-    wake: EventFd,
+    /// Where the leader sleeps.
+    sleeper: Sleeper,
     /// To the supervisor; tied anew with the next one where that dies.
     link: Link,
     socket: String,
@@ -106,8 +107,7 @@ impl Turn {
 struct Peer {
     replica: ReplicaId,
     pidfd: Option<OwnedFd>,
-    /// A copy of the lane's bell, so that a sleeping leader's descriptors stay open.
-    bell: Option<Arc<OwnedFd>>,
+    bell: Option<BellKey>,
     /// Held open: its hang-up tells the replica that we are gone.
     _attach: Link,
 }
@@ -131,8 +131,8 @@ impl Engine {
         let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(unreachable)?;
         let address = UnixAddr::new(path).map_err(unreachable)?;
         connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address).map_err(unreachable)?;
-        let wake =
-            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(unreachable)?;
+        let sleeper =
+            Sleeper::new().map_err(|error| CallFailed::Unreachable { socket: path.to_owned(), error })?;
         let turn = Turn {
             caller: Caller::new(),
             leader: None,
@@ -142,7 +142,7 @@ impl Engine {
         };
         let link = Link::from_fd(fd);
         let socket = path.to_string_lossy().into_owned();
-        let engine = Arc::new(Self { turn: Mutex::new(turn), wake, link, socket });
+        let engine = Arc::new(Self { turn: Mutex::new(turn), sleeper, link, socket });
         let weak = Arc::downgrade(&engine);
         let thread = std::thread::Builder::new().name("decurion-client".to_owned());
         let spawned = thread.spawn(move || listen(&weak));
@@ -224,32 +224,21 @@ impl Engine {
             return turn;
         }
         turn.caller.flush();
+        self.sleeper.arming();
         if turn.caller.arm() {
             let deadline = (deadline_ns != 0).then_some(deadline_ns);
             let ends = turn.caller.next_timer().into_iter().chain(deadline);
             let due_ns = ends.fold(now_ns() + TICK_NS, u64::min);
             turn.leader = Some(Leader { awaits, due_ns });
-            let bells: Vec<Arc<OwnedFd>> = turn.peers.iter().filter_map(|peer| peer.bell.clone()).collect();
             drop(turn);
-            self.sleep(&bells, due_ns);
+            self.sleeper.sleep(Some(until(due_ns)));
             turn = self.lock();
         }
-        turn.caller.disarm();
         turn.caller.poll(now_ns());
         turn.leader = Some(Leader { awaits: None, due_ns: 0 });
         turn.tell(false);
         turn.leader = None;
         turn
-    }
-
-    fn sleep(&self, bells: &[Arc<OwnedFd>], due_ns: u64) {
-        let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
-        fds.extend(bells.iter().map(|bell| PollFd::new(bell.as_fd(), PollFlags::POLLIN)));
-        let timeout =
-            PollTimeout::try_from(until(due_ns) + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-        // An interrupted sleep is a short one: whoever leads looks again.
-        let _ = nix::poll::poll(&mut fds, timeout);
-        let _ = self.wake.read();
     }
 
     fn leave(&self, mut turn: MutexGuard<'_, Turn>, all: bool) {
@@ -258,7 +247,7 @@ impl Engine {
         let reports = turn.caller.take_reports();
         drop(turn);
         if wakes_leader {
-            let _ = self.wake.write(1);
+            self.sleeper.wake();
         }
         for report in reports {
             self.report(&report);
@@ -296,7 +285,7 @@ impl Engine {
         let Some((replica, key)) = join else {
             let mut turn = self.lock();
             let Turn { caller, peers, .. } = &mut *turn;
-            peers.retain(|peer| caller.bell(&peer.replica).is_some());
+            self.forget(peers, |replica| !caller.has_channel(replica));
             return;
         };
         let mut fds = fds.into_iter();
@@ -338,11 +327,19 @@ impl Engine {
             return;
         }
         turn.caller.attached(replica.clone(), made);
-        let bell = turn.caller.bell(&replica).and_then(|bell| bell.try_clone_to_owned().ok()).map(Arc::new);
-        turn.peers.retain(|peer| peer.replica != replica);
+        let bell = turn.caller.bell(&replica);
+        let bell = bell.and_then(|bell| self.sleeper.add(bell, format!("replica {replica}")).ok());
+        self.forget(&mut turn.peers, |known| *known == replica);
         turn.peers.push(Peer { replica, pidfd, bell, _attach: attach });
         self.leave(turn, true);
-        let _ = self.wake.write(1);
+        self.sleeper.wake();
+    }
+
+    /// Lets go of what belongs to such replicas beside their lanes.
+    fn forget(&self, peers: &mut Vec<Peer>, is_gone: impl Fn(&ReplicaId) -> bool) {
+        for gone in peers.extract_if(.., |peer| is_gone(&peer.replica)) {
+            gone.bell.into_iter().for_each(|bell| self.sleeper.remove(bell));
+        }
     }
 
     /// Descriptors whose readiness means that a replica is dead.
@@ -400,7 +397,7 @@ fn listen(client: &Weak<Engine>) {
         let dead = deaths.iter().zip(&polled).filter(|(_, fd)| fd.any().unwrap_or(false));
         for ((replica, _), _) in dead {
             engine.change(|caller, _| caller.died(replica));
-            engine.lock().peers.retain(|peer| peer.replica != *replica);
+            engine.forget(&mut engine.lock().peers, |known| known == replica);
         }
         if !link_open && engine.return_home() {
             link_open = true;

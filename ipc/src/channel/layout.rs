@@ -32,6 +32,9 @@ const ARENA_MAX: u32 = 8 * 1024 * 1024;
 pub(crate) const ARENAS_BUDGET: u64 = 256 * 1024 * 1024;
 /// Larger arenas are for those only who need them for the number of their streams.
 const ARENA_ENOUGH: u64 = 1024 * 1024;
+/// A body that streams sleeps once for each window: by this size, copying takes so much longer that sleeping does not
+/// show. What one stream takes of it shrinks with what is left.
+const WINDOW_ENOUGH: u32 = 8 * BLOCK_BYTES;
 /// Streams that a lane has where its arenas allow it, however few its replica takes at once: that can be changed.
 const STREAMS_USUAL: u32 = 128;
 const BYTES_PER_STREAM: u32 = 2 * GRANULE;
@@ -101,7 +104,7 @@ impl Geometry {
         Geometry {
             down_arena: arena,
             up_arena: arena,
-            window: (arena / 2).clamp(BLOCK_BYTES, 2 * BLOCK_BYTES),
+            window: (arena / 2).clamp(BLOCK_BYTES, WINDOW_ENOUGH),
             streams: u16::try_from(streams).unwrap_or(STREAMS_MAX),
         }
     }

@@ -265,7 +265,8 @@ impl Requester {
         self.lane.arm()
     }
 
-    /// Quiets the bell after waking, before polling.
+    /// Quiets the bell after waking, before polling: for who is told of it as long as it is not read. A sleeper of
+    /// [`sys::sleeper`](crate::sys::sleeper) sees to its bells by itself.
     pub fn disarm(&mut self) {
         self.bell.drain();
     }
@@ -274,6 +275,14 @@ impl Requester {
     #[must_use]
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
+    }
+
+    /// The bell for a sleeper.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn bell_reader(&self) -> io::Result<BellReader> {
+        self.bell.try_clone()
     }
 
     /// Streams in use, those given up and not yet confirmed included.

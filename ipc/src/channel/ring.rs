@@ -6,7 +6,7 @@ use super::slot::Slot;
 use super::{Fault, Layout};
 use crate::event_index::{self, Load, Publisher};
 use crate::sync::Ordering;
-use crate::sys::bell::Ringer;
+use crate::sys::bell::{Heard, Ringer};
 use crate::sys::memory::{ReadOnly, Writable};
 
 /// The memory of one lane and the bell of the other side.
@@ -17,6 +17,8 @@ pub(crate) struct Shared {
     pub(crate) own_layout: Layout,
     pub(crate) peer_layout: Layout,
     pub(crate) ringer: Ringer,
+    /// Of our own bell.
+    pub(crate) heard: Heard,
 }
 
 /// The ring that we write.
@@ -110,6 +112,7 @@ impl Incoming {
             return;
         }
         self.published = self.head;
+        shared.heard.note();
         // SYNC POINT: reused slots. Pairs with the writer's acquiring load of `head`.
         shared.own.word(shared.own_layout.head()).store(self.head, Ordering::Release);
     }

@@ -273,6 +273,7 @@ impl Offer {
                     own_layout: Layout::new(&self.geometry, Direction::Down, lane),
                     peer_layout: Layout::new(&self.geometry, Direction::Up, lane),
                     ringer: self.ringer.clone(),
+                    heard: bell.heard_by(),
                 };
                 Requester::new(shared, &self.geometry, bell)
             })
@@ -328,6 +329,7 @@ fn answer(hello: &Hello, fds: Vec<OwnedFd>, kind: &CallerKind) -> Result<Answer,
                 own_layout: Layout::new(&geometry, Direction::Up, lane),
                 peer_layout: Layout::new(&geometry, Direction::Down, lane),
                 ringer,
+                heard: bell.heard_by(),
             };
             Responder::new(shared, &geometry)
         })

@@ -3,11 +3,13 @@
 //! Whoever rings must never be blocked by whoever is rung, so the ringing end has an open file description that
 //! the other side does not share: of a pipe, the writer makes both ends and sends the reading one, and the reader
 //! opens that one anew, so that its flags are its own as well. An eventfd has one description for both; it is for
-//! a reader that the ringing side trusts. It is registered edge-triggered and never read.
+//! a reader that the ringing side trusts. It is registered edge-triggered and never read. A pipe is read now and then
+//! (`sleeper`), or after each wake-up by who polls it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -50,11 +52,26 @@ impl Ringer {
     }
 }
 
+/// Counts what has come from those that one bell rings for: whether a ring was in vain. A bell of several lanes has one
+/// for all of them, that only changes have a meaning of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard(Arc<AtomicU32>);
+
+impl Heard {
+    /// Something has come.
+    #[inline]
+    pub(crate) fn note(&self) {
+        // Its lanes belong to one thread at a time; one that is counted over by another has been counted.
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
 /// The end that is rung: readable after a ring.
 #[derive(Debug)]
 pub struct BellReader {
     fd: OwnedFd,
     drains: bool,
+    heard: Heard,
 }
 
 impl BellReader {
@@ -62,7 +79,7 @@ impl BellReader {
     pub(crate) fn event_fd() -> io::Result<(BellReader, OwnedFd)> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let fd = event.as_fd().try_clone_to_owned()?;
-        Ok((BellReader { fd, drains: false }, OwnedFd::from(event)))
+        Ok((BellReader { fd, drains: false, heard: Heard::default() }, OwnedFd::from(event)))
     }
 
     /// Takes the reading end of a pipe that the other side has made.
@@ -73,7 +90,26 @@ impl BellReader {
         }
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        Ok(BellReader { fd: open(path.as_str(), flags, Mode::empty())?, drains: true })
+        let fd = open(path.as_str(), flags, Mode::empty())?;
+        Ok(BellReader { fd, drains: true, heard: Heard::default() })
+    }
+
+    /// The same bell, to be listened to by a sleeper of its own.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn try_clone(&self) -> io::Result<BellReader> {
+        Ok(BellReader { fd: self.fd.try_clone()?, drains: self.drains, heard: self.heard.clone() })
+    }
+
+    /// For the lanes that it rings for.
+    pub(crate) fn heard_by(&self) -> Heard {
+        self.heard.clone()
+    }
+
+    /// Another number whenever something has come from those that ring.
+    pub(crate) fn heard(&self) -> u32 {
+        self.heard.0.load(Ordering::Relaxed)
     }
 
     /// Takes all rings there are, so that the bell is quiet until the next one. Bounded, never blocks.

@@ -24,13 +24,13 @@ use decurion_ipc::board::BoardWriter;
 use decurion_ipc::control::{ReplicaOrder, ReplicaReport, ReplicaStart, StartFailure};
 use decurion_ipc::link::{Link, LinkError};
 use decurion_ipc::sys::child;
+use decurion_ipc::sys::sleeper::Sleeper;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use crate::engine::Engine;
 use crate::sys::clock::now_ns;
 use crate::sys::outbox::Outbox;
 use crate::sys::runner::Runner;
-use crate::sys::sleeper::Sleeper;
 use bond::{Answer, Bond};
 use callers::Callers;
 use life::Life;

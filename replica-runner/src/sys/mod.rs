@@ -7,4 +7,3 @@ pub(crate) mod library;
 mod metrics;
 pub(crate) mod outbox;
 pub(crate) mod runner;
-pub(crate) mod sleeper;

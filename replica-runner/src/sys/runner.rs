@@ -18,13 +18,13 @@ use std::time::Duration;
 use decurion_abi::level;
 use decurion_ipc::control::ReplicaReport;
 use decurion_ipc::spin::{SPIN_MAX, Spin};
+use decurion_ipc::sys::sleeper::Sleeper;
 use decurion_ipc::sys::spin::{processors, spin};
 
 use crate::engine::{Engine, Job, Messages};
 use crate::meter::Meter;
 use crate::sys::clock::now_ns;
 use crate::sys::outbox::Outbox;
-use crate::sys::sleeper::Sleeper;
 
 /// Who waits in the middle of something looks so often: a bell that a caller or callee withholds costs that long, and no
 /// hang.
@@ -317,6 +317,7 @@ impl Runner {
         if came {
             return turn;
         }
+        self.sleeper.arming();
         if turn.engine.arm() {
             let deadline = (deadline_ns != 0).then_some(deadline_ns);
             let tick = (role == Role::Waiter).then(|| now_ns() + TICK_NS);
@@ -325,10 +326,13 @@ impl Runner {
             turn.due_ns = due.unwrap_or(u64::MAX);
             drop(turn);
             self.sleeper.sleep(due.and_then(until));
+            for who in self.sleeper.take_named() {
+                let message = format!("{who} rings without end and has nothing to say");
+                self.outbox.log(level::WARN, "decurion", None, message);
+            }
             turn = self.lock();
             turn.asleep = false;
         }
-        turn.engine.disarm();
         turn
     }
 

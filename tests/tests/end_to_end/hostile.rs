@@ -1,5 +1,6 @@
 //! A replica that turns on its host: it is named and replaced, and nobody else notices.
 
+use decurion_client::Client;
 use decurion_tests::{Account, Load, Tally, Verified, World, library};
 
 /// A well-behaved deployment under load beside a hostile one, and the processes that must not change.
@@ -141,6 +142,33 @@ fn a_replica_that_rings_without_end_is_named_and_harms_nobody() {
     scene.verified.answer_more(200);
     assert_eq!(scene.world.get("/bad").text(), flooding, "it still answers what it is asked");
     let _ = scene.unharmed();
+}
+
+#[test]
+fn a_replica_that_rings_its_callers_over_handles_without_end_is_named_and_still_answers() {
+    let world = World::start();
+    let config = format!(
+        "application = \"hostile\"\n\
+         [[deployment]]\nname = \"bad\"\nlibrary = \"{0}\"\nclass = \"Hostile\"\n\
+         [[deployment]]\nname = \"relay\"\nlibrary = \"{0}\"\nclass = \"Relay\"\nargs = {{ gate = \"@bad\" }}\n",
+        library("fixtures").display()
+    );
+    let _ = world.deploy(&config).ok();
+    let pids = [world.pids("bad"), world.pids("relay")];
+    let client = Client::connect_to(&world.socket().with_file_name("handle.sock")).expect("a client");
+    let bad = client.deployment("bad").expect("a deployment").handle();
+    assert!(bad.call::<bool>("hold", ("", "/ring")).expect("an answer"));
+    world.until("it is named", |_| {
+        // Sent there as well, so that the relay has a bell to be rung by.
+        assert_eq!(world.get("/relay?until=").text(), "true");
+        let named = |line: &str| line.contains("replica bad-") && line.contains("relay");
+        world.log().lines().any(|line| line.contains("rings without end") && named(line))
+    });
+    for _ in 0..100 {
+        assert!(bad.call::<bool>("hold", ("", "")).expect("an answer"), "a client gets its answers");
+        assert_eq!(world.get("/relay?until=").text(), "true");
+    }
+    assert_eq!([world.pids("bad"), world.pids("relay")], pids, "nobody was replaced");
 }
 
 #[test]

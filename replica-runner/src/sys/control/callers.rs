@@ -6,11 +6,11 @@ use decurion_abi::level;
 use decurion_ipc::attach::{self, Accepted, AttachError};
 use decurion_ipc::control::{CallerKind, ReplicaReport};
 use decurion_ipc::link::{Link, LinkError};
+use decurion_ipc::sys::sleeper::BellKey;
 
 use super::pidfd_or;
 use crate::slab::Key;
 use crate::sys::runner::Runner;
-use crate::sys::sleeper::BellKey;
 
 /// Callers of one replica, at most.
 const CALLERS_MAX: usize = 1024;
@@ -93,7 +93,7 @@ impl CallerEnd {
             return false;
         }
         match attach::accept(&self.attach, &self.kind, board) {
-            Ok(Accepted { lanes, bell }) => match runner.sleeper.add(bell) {
+            Ok(Accepted { lanes, bell }) => match runner.sleeper.add(bell, self.kind.to_string()) {
                 Ok(bell) => {
                     self.bell = Some(bell);
                     let kind = &self.kind;

@@ -9,10 +9,10 @@ use decurion_ipc::caller::{JOIN_FIRST, JoinKey};
 use decurion_ipc::channel::Geometry;
 use decurion_ipc::control::CallerOrder;
 use decurion_ipc::link::Link;
+use decurion_ipc::sys::sleeper::BellKey;
 
 use super::{Notice, Notify, pidfd_or};
 use crate::sys::runner::Runner;
-use crate::sys::sleeper::BellKey;
 
 /// See the module.
 pub(super) struct Peers {
@@ -91,7 +91,10 @@ impl Peers {
         let Some((connected, attach, pidfd)) = made else {
             return self.runner.nudge(|engine| engine.calls.attached(replica, None));
         };
-        let bell = connected.lanes.first().and_then(|lane| self.runner.sleeper.watch(lane.bell()).ok());
+        let bell = connected.lanes.first().and_then(|lane| {
+            let bell = lane.bell_reader().ok()?;
+            self.runner.sleeper.add(bell, format!("replica {replica}")).ok()
+        });
         // A lane that can't be heard is no lane.
         let connected = bell.is_some().then_some(connected);
         self.runner.nudge(|engine| engine.calls.attached(replica.clone(), connected));
@@ -113,7 +116,7 @@ impl Peers {
 
     /// Lets go of those that the engine has let go of.
     fn forget_retired(&mut self) {
-        let known = |id: &&ReplicaId| self.runner.look(|engine| engine.calls.bell(id).is_none());
+        let known = |id: &&ReplicaId| !self.runner.look(|engine| engine.calls.has_channel(id));
         let gone: Vec<ReplicaId> = self.ends.keys().filter(known).cloned().collect();
         gone.iter().for_each(|replica| self.forget(replica));
     }

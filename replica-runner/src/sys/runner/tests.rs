@@ -61,7 +61,7 @@ impl Scene {
 
     fn caller(&self) -> Caller {
         let (mut near, mut far) = attach::local(1, Geometry::default(), UpBell::Pipe).unwrap();
-        self.runner.sleeper.add(far.bell).unwrap();
+        self.runner.sleeper.add(far.bell, "the test".to_owned()).unwrap();
         self.runner.nudge(|engine| engine.add_lane(far.lanes.remove(0), CallerKind::Proxy));
         Caller { lane: near.lanes.remove(0) }
     }
