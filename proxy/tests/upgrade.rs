@@ -119,6 +119,23 @@ fn a_tunnel_has_flow_control_both_ways_and_loses_nothing() {
     assert_eq!(writer.join().unwrap(), sum);
 }
 
+#[test]
+fn what_a_client_has_not_read_yet_when_its_tunnel_ends_still_comes() {
+    const SIZE: usize = 512 * 1024;
+    let (rig, _replica) = Rig::serving("echo", Behaviour::Switch("echo"));
+    let mut client = tunnel(&rig);
+    client.send(vec![b'x'; SIZE]).half_close();
+    // The proxy is through with it, and the kernel is not.
+    loop {
+        rig.order(ProxyOrder::Count, vec![]);
+        if rig.stats().connections.open == 0 {
+            break;
+        }
+    }
+    assert!(client.take(SIZE) == vec![b'x'; SIZE]);
+    client.assert_closed();
+}
+
 /// One deployment that switches, by a proxy whose limits are all short but this one.
 fn impatient(upgrade_idle_timeout: Duration) -> (Rig, FakeReplica) {
     let short = Duration::from_millis(100);

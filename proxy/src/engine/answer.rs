@@ -200,6 +200,8 @@ impl<S: Socket, L: Lane<S>> Connection<S, L> {
     /// The answer is all written: what comes next on this connection.
     fn answered(&mut self, keep_alive: bool, now: Nanos, settings: &decurion_ipc::control::ProxySettings) {
         self.served += 1;
+        // There is nothing left that could be cut: what the kernel has not sent yet stays good.
+        self.request.answer = Answer::Nothing;
         let complete = self.request.complete;
         if !keep_alive {
             let quiet = complete && self.input.bytes().len() <= self.request.taken;
