@@ -64,7 +64,7 @@ pub struct Connections {
     pub open: u64,
     /// Taken since the last report.
     pub accepted: u64,
-    /// Turned away since the last report, because there were too many.
+    /// Turned away since the last report, because there were too many, or no descriptors.
     pub refused: u64,
 }
 

@@ -10,6 +10,7 @@ mod lane;
 mod mailbox;
 pub mod process;
 mod pulse;
+mod reserve;
 mod share;
 mod socket;
 mod tls;

@@ -2,31 +2,49 @@
 
 mod rig;
 
+use decurion_ipc::control::ProxyOrder;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rig::Rig;
 use rig::replica::Behaviour;
-use rig::{Rig, client::Client};
+use std::fs::{File, read_dir};
 
 #[test]
-fn running_out_of_descriptors_is_waited_out() {
+fn who_finds_no_descriptors_is_told_so_and_served_once_there_are_some() {
     let (rig, _replica) = Rig::serving("hello", Behaviour::Hello);
     assert_eq!(rig.client().get("/hello").status, 200);
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let in_use = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
-    setrlimit(Resource::RLIMIT_NOFILE, in_use + 40, hard).unwrap();
-    // Each connection takes two descriptors of this process, ours and the proxy's, until none is left for either.
-    let mut clients: Vec<Client> = Vec::new();
-    while let Some(mut client) = Client::try_connect(rig.address) {
-        client.request("GET", "/hello", "", b"");
-        clients.push(client);
+    // Each connection takes two descriptors of this process, ours and the proxy's: ours have their places.
+    let mut places: Vec<File> = (0..60).map(|_| File::open("/dev/null").unwrap()).collect();
+    let in_use = read_dir("/proc/self/fd").unwrap().count() as u64;
+    setrlimit(Resource::RLIMIT_NOFILE, in_use + 20, hard).unwrap();
+    let (mut served, mut refused) = (Vec::new(), Vec::new());
+    while let Some(place) = places.pop() {
+        drop(place);
+        let mut client = rig.client();
+        let response = client.get("/hello");
+        match response.status {
+            200 => served.push(client),
+            status => {
+                let fields = ["connection", "retry-after"].map(|name| response.header(name));
+                assert_eq!((status, fields), (503, [Some("close"), Some("1")]));
+                client.assert_closed();
+                refused.push(client);
+            }
+        }
     }
-    assert!(clients.len() >= 19, "{}", clients.len());
-    // Those at the end were perhaps not accepted. They are, as others leave.
-    let mut late = clients.split_off(clients.len() - 3);
-    drop(clients);
-    for client in &mut late {
-        assert_eq!(client.response().text(), "Hello world!");
-    }
-    for _ in 0..50 {
-        assert_eq!(rig.client().get("/hello").status, 200);
-    }
+    assert!(served.len() >= 15 && refused.len() >= 20, "{} and {}", served.len(), refused.len());
+    served.iter_mut().for_each(|client| assert_eq!(client.get("/hello").status, 200));
+    let counted: u64 = std::iter::repeat_with(|| {
+        rig.order(ProxyOrder::Count, vec![]);
+        rig.stats().connections.refused
+    })
+    .scan(0, |sum, refused| {
+        *sum += refused;
+        Some(*sum)
+    })
+    .find(|sum| *sum >= refused.len() as u64)
+    .unwrap();
+    assert_eq!(counted, refused.len() as u64);
+    served.truncate(5);
+    while rig.client().get("/hello").status != 200 {}
 }

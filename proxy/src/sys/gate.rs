@@ -40,6 +40,11 @@ impl Gate {
         pass
     }
 
+    /// One was turned away for another reason than the limits here.
+    pub(super) fn note_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How many are open, and what became of others since the last time.
     pub(super) fn take_counts(&self) -> Connections {
         Connections {

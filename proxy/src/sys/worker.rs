@@ -1,8 +1,8 @@
 //! One worker thread: an epoll loop around an [`Engine`].
 
 use std::collections::HashMap;
-use std::io::{self, Write};
-use std::net::IpAddr;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -17,11 +17,13 @@ use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use nix::libc;
 
 use super::clock;
 use super::door::Door;
 use super::gate::{Gate, Pass};
 use super::mailbox::{Mail, Mailboxes};
+use super::reserve::Reserve;
 use super::share::Shares;
 use super::socket::Client;
 use super::tls::Tls;
@@ -42,7 +44,7 @@ const CONNECTION: u64 = 1 << 63;
 const EVENTS: usize = 1024;
 /// Connections accepted before the others have their turn.
 const ACCEPT_BATCH: usize = 32;
-/// How long nothing is accepted after descriptors ran out; a connection that ends frees one as well.
+/// How long nothing is accepted where not even the descriptor is left that is kept to say so with.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// `decurion_abi::level`, which is plain numbers on the wire.
@@ -97,6 +99,7 @@ struct Worker<T> {
     door: Option<Door>,
     accept_ready: bool,
     accept_paused_until: Nanos,
+    reserve: Reserve,
     pidfds: HashMap<LaneIndex, Arc<OwnedFd>>,
     dated: Nanos,
     draining: bool,
@@ -117,6 +120,7 @@ pub(super) fn run<T: From<FromWorker> + Send>(seat: Seat, tell: Sender<T>) {
         door: None,
         accept_ready: false,
         accept_paused_until: Nanos(0),
+        reserve: Reserve::new(),
         pidfds: HashMap::new(),
         dated: Nanos(0),
         draining: false,
@@ -379,14 +383,42 @@ impl<T: From<FromWorker> + Send> Worker<T> {
                         return;
                     }
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ if is_shortage(&error) && self.turn_away_for_want(now) => {
+                        if !self.accept_ready {
+                            return;
+                        }
+                    }
                     _ => {
-                        // No descriptors, no memory: those who wait stay in the kernel's queue meanwhile.
+                        // Those who wait stay in the kernel's queue meanwhile.
                         self.accept_paused_until = now.after(ACCEPT_PAUSE);
                         return;
                     }
                 },
             }
         }
+    }
+
+    /// Tells whoever waits next that there are no descriptors, with the one that is kept for that. Whether it could.
+    fn turn_away_for_want(&mut self, now: Nanos) -> bool {
+        let Some(door) = self.door.as_ref().filter(|_| self.reserve.spend()) else { return false };
+        match door.accept() {
+            Ok((stream, _)) => {
+                turn_away(stream, self.seat.tls.is_some());
+                self.seat.gate.note_refused();
+                self.engine.note_turned_away(TURNED_AWAY, now);
+                if let Some(count) = self.reserve.note(now) {
+                    self.log(
+                        LEVEL_ERROR,
+                        format!("no file descriptors are left: {count} connections got a 503"),
+                    );
+                }
+            }
+            // The kernel finds a descriptor first, and then that nobody waits.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.accept_ready = false,
+            Err(_) => {}
+        }
+        self.reserve.renew();
+        true
     }
 
     fn welcome(&mut self, stream: TcpStream, address: IpAddr, pass: Pass, now: Nanos) {
@@ -453,6 +485,14 @@ fn lane_token(lane: LaneIndex, which: usize) -> Token {
 /// Status of the answer below.
 const TURNED_AWAY: u16 = 503;
 
+/// What a client may have sent already of a request that is not read.
+const UNREAD_MAX: usize = 64 * 1024;
+
+/// Whether the process, or the system, has no more descriptors.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// There are too many connections already.
 fn turn_away(mut stream: TcpStream, tls: bool) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n\
@@ -460,5 +500,14 @@ fn turn_away(mut stream: TcpStream, tls: bool) {
     // A handshake only to say no would cost more than the connection.
     if !tls {
         let _ = stream.write(ANSWER);
+        let _ = stream.shutdown(Shutdown::Write);
+        // A socket that is closed with bytes unread is reset, and the answer with it.
+        let mut unread = [0; 4096];
+        let mut seen = 0;
+        while seen < UNREAD_MAX
+            && let Ok(read @ 1..) = stream.read(&mut unread)
+        {
+            seen += read;
+        }
     }
 }

@@ -198,7 +198,7 @@ impl Snapshot {
             .sample(&[], self.traffic.accepted);
         text.counter(
             "decurion_http_connections_refused_total",
-            "Clients' connections turned away because there were too many.",
+            "Clients' connections turned away because there were too many, or no descriptors.",
         )
         .sample(&[], self.traffic.refused);
     }

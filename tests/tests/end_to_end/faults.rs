@@ -1,6 +1,8 @@
 //! Faults: what replicas do to themselves, and what is done to processes.
 
-use decurion_tests::{Load, World, library};
+use std::process::Command;
+
+use decurion_tests::{Connection, Load, World, eventually, library};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -38,6 +40,50 @@ fn a_killed_replica_is_replaced_and_status_says_why() {
     );
     let shown = world.run(&["status", "who"]).ok();
     assert!(shown.stdout.contains("who"), "{}", shown.stdout);
+}
+
+#[test]
+fn a_proxy_without_descriptors_says_so_and_serves_again_once_it_has_some() {
+    let world = World::start_with("workers = 2");
+    let _ = world.deploy(&deployment("who", "Who", "")).ok();
+    let proxy = world.status().proxy.pid.expect("a proxy");
+    let in_use = std::fs::read_dir(format!("/proc/{proxy}/fd")).expect("a proxy").count();
+    let limit = format!("--nofile={0}:{0}", in_use + 8);
+    let limited = Command::new("prlimit").args(["--pid", &proxy.to_string(), &limit]).status();
+    assert!(limited.is_ok_and(|status| status.success()), "prlimit of util-linux is needed");
+    let mut served: Vec<Connection> = Vec::new();
+    let refusal = loop {
+        let mut client = world.connect();
+        let answer = client.get("/who").expect("an answer");
+        if answer.status != 200 {
+            break answer;
+        }
+        served.push(client);
+        assert!(served.len() < 20, "the limit is not kept");
+    };
+    for _ in 0..50 {
+        let answer = world.get("/who");
+        let fields = ["connection", "retry-after"].map(|name| answer.header(name));
+        assert_eq!((answer.status, fields), (503, [Some("close"), Some("1")]), "{refusal:?}");
+    }
+    // Whoever has a connection is none the worse for it.
+    for client in &mut served {
+        assert_eq!(client.get("/who").expect("an answer").status, 200);
+    }
+    drop(served);
+    eventually("it serves again", || world.get("/who").status == 200);
+    assert_eq!(world.status().proxy.restarts, 0);
+    let line = "no file descriptors are left";
+    eventually("the log says it", || world.log().contains(line));
+    // Not once for each of them.
+    assert!(world.log().matches(line).count() <= 4, "{}", world.log());
+    eventually("the metrics count them", || {
+        let metrics = world.admin().metrics().expect("metrics");
+        let refused = metrics.lines().find_map(|line| {
+            line.strip_prefix("decurion_http_connections_refused_total ")?.trim().parse::<u64>().ok()
+        });
+        refused.is_some_and(|count| count >= 51)
+    });
 }
 
 #[test]
