@@ -12,7 +12,7 @@ use super::input::{Fill, Input};
 use super::pages::Page;
 use super::port::{Lane, Socket};
 use super::{ConnectionId, Engine, Notice, PIPELINE_MAX, Step};
-use crate::balance::{Admission, LaneIndex, Replica};
+use crate::balance::{Admission, Deployment, LaneIndex, Place, Replica};
 use crate::exchange::{Loss, Standing, Verdict, after_loss};
 use crate::http1::{Framing, Head, Refusal, Storage};
 use crate::time::Nanos;
@@ -102,7 +102,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             let admission =
                 route.deployment.admit(&route.backends, self.turn, waiter, None, now, &*self.post);
             if let Admission::Queued(place) = admission {
-                conn.phase = Phase::Queued { place, deployment: Arc::clone(&route.deployment) };
+                conn.wait_in_queue(place, &route.deployment, now);
                 tell_of_waiting(route, &mut self.notices);
                 self.note_news(now);
                 return Step::Wait;
@@ -140,7 +140,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let admission = route.deployment.admit(&route.backends, self.turn, waiter, again, now, &*self.post);
         if let Admission::Queued(place) = admission {
             if let Some(conn) = self.connections.get_mut(id) {
-                conn.phase = Phase::Queued { place, deployment: Arc::clone(&route.deployment) };
+                conn.wait_in_queue(place, &route.deployment, now);
             }
             tell_of_waiting(route, &mut self.notices);
             self.note_news(now);
@@ -347,6 +347,16 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     pub(super) fn refuse_body(&mut self, id: ConnectionId, now: Nanos) -> Step {
         self.let_go(id);
         self.refuse(id, Refusal::BodyTooLarge, now)
+    }
+}
+
+impl<S: Socket, L: Lane<S>> Connection<S, L> {
+    /// Its request waits for a replica. What the client had for its head or its body is no limit to that: it has done
+    /// its part, or is not read from meanwhile. Only one that may be gone is not waited for long.
+    fn wait_in_queue(&mut self, place: Place, deployment: &Arc<Deployment>, now: Nanos) {
+        self.phase = Phase::Queued { place, deployment: Arc::clone(deployment) };
+        let may_be_gone = self.half_closed && self.request.complete;
+        self.quiet = if may_be_gone { now.after(super::HALF_CLOSED_GRACE) } else { Nanos::NEVER };
     }
 }
 

@@ -739,6 +739,42 @@ fn a_replica_that_is_stuck_keeps_only_what_it_may_run() {
     }
 }
 
+/// What a client has for its head and its body is over long before: it has done its part.
+#[test]
+fn a_request_that_waits_for_a_replica_has_no_other_limit_than_its_own() {
+    for chunked in [false, true] {
+        let mut world = World::new(1);
+        world.max_ongoing = 1;
+        world.add_replica();
+        for client in 0..2 {
+            let framed = if chunked { "Transfer-Encoding: chunked\r\n\r\n" } else { "\r\n" };
+            let mut bytes = format!("PUT /d/{client} HTTP/1.1\r\nHost: h\r\n{framed}").into_bytes();
+            if chunked {
+                bytes.extend_from_slice(b"0\r\n\r\n");
+            }
+            let all = bytes.len();
+            world.add_client(bytes);
+            let (id, wire) = &world.clients[client];
+            (wire.borrow_mut().arrived, wire.borrow_mut().room) = (all, 10_000);
+            world.engine.ready(*id, Ready { readable: true, ..Ready::default() }, world.now);
+            world.turn();
+        }
+        assert_eq!(world.deployment.waiting(), 1);
+        for _ in 0..10 {
+            world.now = world.now.after(Duration::from_secs(60));
+            world.engine.expire(world.now);
+            world.turn();
+        }
+        for _ in 0..200 {
+            world.serve(0, false);
+            world.turn();
+        }
+        for (_, wire) in &world.clients {
+            assert_eq!(responses(&wire.borrow().from_proxy).0.len(), 1, "chunked: {chunked}");
+        }
+    }
+}
+
 #[test]
 fn clients_that_leave_at_any_moment_leave_nothing_behind() {
     for seed in 1..80u64 {
