@@ -1,5 +1,5 @@
-//! What authors pay: a batched method against the same one alone, and a handle's call from replica to replica against the
-//! bare ring. Real replicas under a real supervisor; ratios of interleaved rounds.
+//! What authors pay: a batched method against the same one alone, a handle's call from replica to replica against the
+//! bare ring, a graph against the same steps composed by hand, and a router of axum against a handler without. Real replicas under a real supervisor; ratios of interleaved rounds.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
@@ -34,16 +34,85 @@ fn main() -> Result<(), Box<dyn Error>> {
              threads = 1\nargs = {{ cost_us = {cost}{partner} }}\n"
         )
     };
+    let graph = "[[graph]]\nname = \"chain\"\nroute_prefix = \"\"\n[graph.steps]\n\
+                 a = { call = \"partner.next\", args = [\"$input\"] }\n\
+                 b = { call = \"partner.next\", args = [\"$a\"] }\n\
+                 c = { call = \"partner.next\", args = [\"$b\"] }\n";
+    let http = |name: &str, file: &str| {
+        format!("[[deployment]]\nname = \"{name}\"\nlibrary = \"{}\"\nthreads = 1\n", library_of(file))
+    };
     let config = format!(
-        "application = \"costs\"\n{}{}{}",
+        "application = \"costs\"\n{}{}{}{}{}{}{graph}",
         deployment("costly", COST.as_micros(), ""),
         deployment("partner", 0, ""),
-        deployment("caller", 0, ", partner = \"@partner\"")
+        deployment("composed", 0, ", partner = \"@partner\""),
+        deployment("caller", 0, ", partner = \"@partner\""),
+        http("plain", "hello"),
+        http("routed", "axum_ingress"),
     );
     let _ = world.deploy(&config).ok();
     let client = Client::connect_to(&world.socket().with_file_name("handle.sock"))?;
-    batching(&client.deployment("costly")?.handle())?;
-    handle_calls(&client.deployment("caller")?.handle())
+    let handle = |name: &str| client.deployment(name).map(|found| found.handle());
+    batching(&handle("costly")?)?;
+    handle_calls(&handle("caller")?)?;
+    graphs(&handle("caller")?)?;
+    routers(&handle("plain")?, &handle("routed")?)
+}
+
+fn library_of(name: &str) -> String {
+    library(name).display().to_string()
+}
+
+/// Three steps, asked for from inside a replica.
+fn graphs(caller: &Handle) -> Result<(), Box<dyn Error>> {
+    let (mut calls, mut by_hand, mut graphs) = (Vec::new(), Vec::new(), Vec::new());
+    let ask = |deployment: &str, method: &str| -> Result<Duration, Box<dyn Error>> {
+        Ok(Duration::from_nanos(caller.call("call_ns", (deployment, method, ROUND_TRIPS))?))
+    };
+    for _ in 0..ROUNDS {
+        calls.push(ask("partner", "next")?);
+        by_hand.push(ask("composed", "thrice")?);
+        graphs.push(ask("chain", "run")?);
+    }
+    let (call, by_hand, graph) = (median(calls), median(by_hand), median(graphs));
+    let mut out = io::stdout().lock();
+    writeln!(out, "three steps one after the other, medians of {ROUNDS} rounds")?;
+    writeln!(out, "  one call         {call:>12.1?}")?;
+    writeln!(out, "  composed in Rust {by_hand:>12.1?}   {:.2} x four calls", ratio(by_hand, call * 4))?;
+    writeln!(out, "  a graph          {graph:>12.1?}   {:.2} x composed in Rust", ratio(graph, by_hand))?;
+    writeln!(
+        out,
+        "  its three steps  {:>12.1?}   {:.2} x three calls",
+        graph - call,
+        ratio(graph - call, call * 3)
+    )?;
+    Ok(())
+}
+
+/// A small GET, without HTTP before it: what the replica does.
+fn routers(plain: &Handle, routed: &Handle) -> Result<(), Box<dyn Error>> {
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        without.push(request(plain)?);
+        with.push(request(routed)?);
+    }
+    let (without, with) = (median(without), median(with));
+    let mut out = io::stdout().lock();
+    writeln!(out, "a small GET by handle, one at a time, medians of {ROUNDS} rounds")?;
+    writeln!(out, "  a handler        {without:>12.1?}")?;
+    writeln!(out, "  a router of axum {with:>12.1?}   {:.1?} more", with.saturating_sub(without))?;
+    Ok(())
+}
+
+fn request(handle: &Handle) -> Result<Duration, Box<dyn Error>> {
+    let mut times = Vec::with_capacity(ROUND_TRIPS);
+    for _ in 0..ROUND_TRIPS {
+        let start = Instant::now();
+        let answer = handle.request("GET", "/", Vec::new(), Vec::new())?;
+        times.push(start.elapsed());
+        assert_eq!(answer.status, 200);
+    }
+    Ok(median(times))
 }
 
 fn batching(costly: &Handle) -> Result<(), Box<dyn Error>> {

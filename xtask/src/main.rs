@@ -144,7 +144,7 @@ fn bench(arguments: &[&str]) -> Outcome {
         }
         some => {
             // What the replica bench starts.
-            let fixtures = ["-p", "decurion-fixtures"];
+            let fixtures = ["-p", "decurion-fixtures", "-p", "axum-ingress"];
             let served = if matches!(some, None | Some(&"authors")) { &fixtures[..] } else { &[] };
             cargo(&[&["build", "--release", "-p", "hello"], &PROGRAMS[..], served].concat())?;
             let one: Vec<&str> = some.into_iter().flat_map(|name| ["--bench", name]).collect();
