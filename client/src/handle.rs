@@ -8,6 +8,21 @@
 //! # Ok(()) }
 //! ```
 //!
+//! With the feature `tokio` each has a twin that waits without holding a thread, on any runtime:
+//!
+//! ```no_run
+//! # #[cfg(feature = "tokio")]
+//! # async fn example() -> Result<(), decurion_client::CallFailed> {
+//! let client = decurion_client::Client::connect()?;
+//! let model = client.deployment_async("model").await?.handle();
+//! let answer: String = model.call_async("predict", (0.7,)).await?;
+//! let mut words = model.stream_async::<String>("words", (answer,)).await?;
+//! while let Some(word) = words.next_async().await {
+//!     println!("{}", word?);
+//! }
+//! # Ok(()) }
+//! ```
+//!
 //! The supervisor is asked once for a deployment's replicas; calls then go to them without it, also while it is
 //! dead.
 
@@ -19,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decurion_api::{DeploymentName, ReplicaId};
-use decurion_ipc::caller::{CallKey, NewCall, Outcome, Reply};
+use decurion_ipc::caller::{CallError, CallKey, Caller, NewCall, Outcome, Reply};
 use decurion_ipc::codec;
 use decurion_ipc::control::DeploymentView;
 use decurion_ipc::record::Kind;
@@ -122,14 +137,34 @@ impl Client {
     /// # Errors
     /// There is none of that name, or the supervisor does not answer.
     pub fn deployment(&self, name: &str) -> Result<Deployment, CallFailed> {
+        let (name, deadline) = self.resolve(name)?;
+        let found = self.engine.wait(None, deadline, |caller| view_of(caller, &name));
+        self.found(name, found)
+    }
+
+    /// [`deployment`](Self::deployment), waiting without holding a thread.
+    ///
+    /// # Errors
+    /// As [`deployment`](Self::deployment).
+    #[cfg(feature = "tokio")]
+    pub async fn deployment_async(&self, name: &str) -> Result<Deployment, CallFailed> {
+        let (name, deadline) = self.resolve(name)?;
+        let found = self.engine.wait_async(None, deadline, |caller| view_of(caller, &name)).await;
+        self.found(name, found)
+    }
+
+    /// Asks for a deployment; until when an answer is waited for.
+    fn resolve(&self, name: &str) -> Result<(DeploymentName, u64), CallFailed> {
         let name: DeploymentName = name.parse().map_err(CallFailed::Name)?;
         self.engine.with(|caller, _| caller.resolve(&name));
-        let deadline = machine::now_ns().saturating_add(nanos(RESOLVE_TIMEOUT));
-        let found = self.engine.wait(None, deadline, |caller| match caller.find(&name) {
-            Ok(None) => Step::Wait,
-            Ok(Some(view)) => Step::Done(Ok(view.clone())),
-            Err(error) => Step::Done(Err(error)),
-        });
+        Ok((name, machine::now_ns().saturating_add(nanos(RESOLVE_TIMEOUT))))
+    }
+
+    fn found(
+        &self,
+        name: DeploymentName,
+        found: Option<Result<DeploymentView, CallError>>,
+    ) -> Result<Deployment, CallFailed> {
         match found {
             Some(found) => {
                 let DeploymentView { http, methods, encodings, .. } = found?;
@@ -223,13 +258,7 @@ impl Handle {
         method: &str,
         arguments: impl Serialize,
     ) -> Result<Stream<T>, CallFailed> {
-        let begin = |encoding| {
-            let mut call = self.call_as(encoding, method, &arguments, Some(std::any::type_name::<T>()))?;
-            call.headers.push((STREAM_HEADER.into(), Vec::new()));
-            let call = self.start_call(call)?;
-            self.engine.with(|caller, _| caller.stream(call.key));
-            Stream::begin(call)
-        };
+        let begin = |encoding| Stream::begin(self.start_stream::<T>(encoding, method, &arguments)?);
         if !self.takes(BINCODE) {
             return begin(JSON);
         }
@@ -249,14 +278,36 @@ impl Handle {
         method: &str,
         arguments: impl Serialize,
     ) -> Result<Vec<OfReplica<R>>, CallFailed> {
+        let calls = self.start_everywhere::<R>(method, &arguments)?;
+        Ok(calls.into_iter().map(|(replica, call)| (replica, call.and_then(Call::wait))).collect())
+    }
+
+    fn start_stream<T>(
+        &self,
+        encoding: u32,
+        method: &str,
+        arguments: &impl Serialize,
+    ) -> Result<Call, CallFailed> {
+        let mut call = self.call_as(encoding, method, arguments, Some(std::any::type_name::<T>()))?;
+        call.headers.push((STREAM_HEADER.into(), Vec::new()));
+        let call = self.start_call(call)?;
+        self.engine.with(|caller, _| caller.stream(call.key));
+        Ok(call)
+    }
+
+    fn start_everywhere<R>(
+        &self,
+        method: &str,
+        arguments: &impl Serialize,
+    ) -> Result<Vec<OfReplica<Call>>, CallFailed> {
         let replicas = self.engine.with(|caller, _| caller.replicas(&self.name))?.unwrap_or_default();
         let mut calls = Vec::with_capacity(replicas.len());
         for replica in replicas {
-            let call = self.call_of(method, &arguments, Some(std::any::type_name::<R>()))?;
+            let call = self.call_of(method, arguments, Some(std::any::type_name::<R>()))?;
             let call = NewCall { replica: Some(replica.clone()), ..call };
-            calls.push((replica, self.start_twice(call, &arguments)));
+            calls.push((replica, self.start_twice(call, arguments)));
         }
-        Ok(calls.into_iter().map(|(replica, call)| (replica, call.and_then(Call::wait))).collect())
+        Ok(calls)
     }
 
     /// A call in the encoding that suits the callee best.
@@ -289,6 +340,91 @@ impl Handle {
         let mut call = self.start_call(call)?;
         call.again = again;
         Ok(call)
+    }
+
+    /// [`call`](Self::call), waiting without holding a thread. Dropped, the call is cancelled.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    #[cfg(feature = "tokio")]
+    pub async fn call_async<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        arguments: impl Serialize,
+    ) -> Result<R, CallFailed> {
+        let call = self.call_of(method, &arguments, Some(std::any::type_name::<R>()))?;
+        let in_bincode = call.encoding == BINCODE && self.takes(JSON);
+        match self.start_call(call)?.wait_async().await {
+            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if in_bincode => {
+                self.start_as(JSON, method, &arguments, None)?.wait_async().await
+            }
+            done => done,
+        }
+    }
+
+    /// [`stream`](Self::stream), waiting without holding a thread; its items are then read by
+    /// [`next_async`](Stream::next_async).
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    #[cfg(feature = "tokio")]
+    pub async fn stream_async<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        arguments: impl Serialize,
+    ) -> Result<Stream<T>, CallFailed> {
+        let mut encoding = if self.takes(BINCODE) { BINCODE } else { JSON };
+        loop {
+            let call = self.start_stream::<T>(encoding, method, &arguments)?;
+            match Stream::begin_async(call).await {
+                Err(CallFailed::Callee { status: UNSUPPORTED, .. })
+                    if encoding == BINCODE && self.takes(JSON) =>
+                {
+                    encoding = JSON;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// [`broadcast`](Self::broadcast), waiting without holding a thread.
+    ///
+    /// # Errors
+    /// As [`broadcast`](Self::broadcast).
+    #[cfg(feature = "tokio")]
+    pub async fn broadcast_async<R: DeserializeOwned>(
+        &self,
+        method: &str,
+        arguments: impl Serialize,
+    ) -> Result<Vec<OfReplica<R>>, CallFailed> {
+        let calls = self.start_everywhere::<R>(method, &arguments)?;
+        drop(arguments);
+        let mut results = Vec::with_capacity(calls.len());
+        for (replica, call) in calls {
+            let result = match call {
+                Ok(call) => call.wait_async().await,
+                Err(error) => Err(error),
+            };
+            results.push((replica, result));
+        }
+        Ok(results)
+    }
+
+    /// [`request`](Self::request), waiting without holding a thread.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    #[cfg(feature = "tokio")]
+    pub async fn request_async(
+        &self,
+        method: &str,
+        target: &str,
+        headers: Vec<(Vec<u8>, Vec<u8>)>,
+        body: Vec<u8>,
+    ) -> Result<Answer, CallFailed> {
+        let call = self.start_request(method, target, headers, body)?;
+        let Reply { status, headers, body, .. } = call.whole_reply_async().await?;
+        Ok(Answer { status, headers, body })
     }
 
     fn takes(&self, encoding: u32) -> bool {
@@ -348,10 +484,20 @@ impl Handle {
         headers: Vec<(Vec<u8>, Vec<u8>)>,
         body: Vec<u8>,
     ) -> Result<Answer, CallFailed> {
-        let target = target.to_owned();
-        let call = NewCall { kind: Kind::Http, target, headers, ..self.new_call(method, RAW, body) };
-        let Reply { status, headers, body, .. } = self.start_call(call)?.whole_reply()?;
+        let call = self.start_request(method, target, headers, body)?;
+        let Reply { status, headers, body, .. } = call.whole_reply()?;
         Ok(Answer { status, headers, body })
+    }
+
+    fn start_request(
+        &self,
+        method: &str,
+        target: &str,
+        headers: Vec<(Vec<u8>, Vec<u8>)>,
+        body: Vec<u8>,
+    ) -> Result<Call, CallFailed> {
+        let target = target.to_owned();
+        self.start_call(NewCall { kind: Kind::Http, target, headers, ..self.new_call(method, RAW, body) })
     }
 
     fn new_call(&self, method: &str, encoding: u32, body: Vec<u8>) -> NewCall {
@@ -391,6 +537,28 @@ impl Call {
         read_result(&reply?)
     }
 
+    /// [`wait`](Self::wait) without holding a thread. Dropped, the call is cancelled.
+    ///
+    /// # Errors
+    /// As [`Handle::call`].
+    #[cfg(feature = "tokio")]
+    pub async fn wait_async<R: DeserializeOwned>(mut self) -> Result<R, CallFailed> {
+        let reply = match (self.whole_reply_async().await.and_then(good), self.again.take()) {
+            (Err(CallFailed::Callee { status: UNSUPPORTED, .. }), Some(again)) => {
+                self.again(*again)?.whole_reply_async().await.and_then(good)
+            }
+            (reply, _) => reply,
+        };
+        read_result(&reply?)
+    }
+
+    #[cfg(feature = "tokio")]
+    async fn whole_reply_async(&self) -> Result<Reply, CallFailed> {
+        let key = self.key;
+        let outcome = self.engine.wait_async(Some(key), 0, |caller| outcome_of(caller, key)).await;
+        outcome.ok_or(CallFailed::NoAnswer { after: Duration::ZERO })?.map_err(CallFailed::from)
+    }
+
     /// Nothing has run: the same call in JSON.
     fn again(&self, call: NewCall) -> Result<Self, CallFailed> {
         let key = self.engine.with(|caller, now| caller.start(call, now))?;
@@ -406,11 +574,7 @@ impl Call {
     }
 
     fn whole_reply(&self) -> Result<Reply, CallFailed> {
-        let outcome = self.engine.wait(Some(self.key), 0, |caller| match caller.outcome(self.key) {
-            Outcome::Pending => Step::Wait,
-            Outcome::Ready => Step::Done(Ok(caller.take_reply(self.key).unwrap_or_default())),
-            Outcome::Failed(error) => Step::Done(Err(error)),
-        });
+        let outcome = self.engine.wait(Some(self.key), 0, |caller| outcome_of(caller, self.key));
         // Without a deadline of its own, the wait ends with the call's outcome only.
         outcome.ok_or(CallFailed::NoAnswer { after: Duration::MAX })?.map_err(CallFailed::from)
     }
@@ -419,6 +583,22 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.engine.with(|caller, _| caller.free(self.key));
+    }
+}
+
+fn view_of(caller: &mut Caller, name: &DeploymentName) -> Step<Result<DeploymentView, CallError>> {
+    match caller.find(name) {
+        Ok(None) => Step::Wait,
+        Ok(Some(view)) => Step::Done(Ok(view.clone())),
+        Err(error) => Step::Done(Err(error)),
+    }
+}
+
+fn outcome_of(caller: &mut Caller, key: CallKey) -> Step<Result<Reply, CallError>> {
+    match caller.outcome(key) {
+        Outcome::Pending => Step::Wait,
+        Outcome::Ready => Step::Done(Ok(caller.take_reply(key).unwrap_or_default())),
+        Outcome::Failed(error) => Step::Done(Err(error)),
     }
 }
 

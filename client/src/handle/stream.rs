@@ -4,7 +4,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use decurion_ipc::caller::CallError;
+use decurion_ipc::caller::{CallError, CallKey, Caller};
 use decurion_ipc::codec;
 use serde::de::DeserializeOwned;
 
@@ -34,19 +34,36 @@ impl<T: DeserializeOwned> Stream<T> {
     /// Waits for the first word of a call that was asked to stream.
     pub(super) fn begin(call: Call) -> Result<Self, CallFailed> {
         let key = call.key;
-        let status = call.engine.wait(Some(key), 0, |caller| match caller.head(key) {
-            Ok(None) => Step::Wait,
-            Ok(Some(reply)) => Step::Done(Ok(reply.status)),
-            Err(error) => Step::Done(Err(error)),
-        });
+        let status = call.engine.wait(Some(key), 0, |caller| status_of(caller, key));
         let status = status.unwrap_or(Err(CallError::Broken))?;
-        let mut stream = Self { call, buffer: Vec::new(), over: false, item: PhantomData };
+        let mut stream = Self::new(call);
         if status == 200 {
             return Ok(stream);
         }
         while stream.read_on()? > 0 {}
-        let message = String::from_utf8_lossy(&stream.buffer).into_owned();
-        Err(CallFailed::Callee { status, message })
+        Err(stream.failed(status))
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) async fn begin_async(call: Call) -> Result<Self, CallFailed> {
+        let key = call.key;
+        let status = call.engine.wait_async(Some(key), 0, |caller| status_of(caller, key)).await;
+        let status = status.unwrap_or(Err(CallError::Broken))?;
+        let mut stream = Self::new(call);
+        if status == 200 {
+            return Ok(stream);
+        }
+        while stream.read_on_async().await? > 0 {}
+        Err(stream.failed(status))
+    }
+
+    fn new(call: Call) -> Self {
+        Self { call, buffer: Vec::new(), over: false, item: PhantomData }
+    }
+
+    /// What was read is the callee's error.
+    fn failed(&self, status: u16) -> CallFailed {
+        CallFailed::Callee { status, message: String::from_utf8_lossy(&self.buffer).into_owned() }
     }
 
     /// Reads what has come, or waits for it: how much, 0 at the end.
@@ -54,14 +71,48 @@ impl<T: DeserializeOwned> Stream<T> {
         let (key, filled) = (self.call.key, self.buffer.len());
         self.buffer.resize(filled + READ_LEN, 0);
         let buffer = &mut self.buffer[filled..];
-        let read = self.call.engine.wait(Some(key), 0, |caller| match caller.read(key, buffer) {
-            Ok(None) => Step::Wait,
-            Ok(Some(count)) => Step::Done(Ok(count)),
-            Err(error) => Step::Done(Err(error)),
-        });
+        let read = self.call.engine.wait(Some(key), 0, |caller| read_into(caller, key, buffer));
+        self.have_read(filled, read)
+    }
+
+    #[cfg(feature = "tokio")]
+    async fn read_on_async(&mut self) -> Result<usize, CallFailed> {
+        let (key, filled) = (self.call.key, self.buffer.len());
+        // Its own until it is filled: dropped while it waits, the stream has read nothing.
+        let mut part = vec![0; READ_LEN];
+        let read =
+            self.call.engine.wait_async(Some(key), 0, |caller| read_into(caller, key, &mut part)).await;
+        self.buffer.extend_from_slice(&part);
+        self.have_read(filled, read)
+    }
+
+    fn have_read(
+        &mut self,
+        filled: usize,
+        read: Option<Result<usize, CallError>>,
+    ) -> Result<usize, CallFailed> {
         let read = read.unwrap_or(Err(CallError::Broken));
         self.buffer.truncate(filled + *read.as_ref().unwrap_or(&0));
         Ok(read?)
+    }
+
+    /// The next item, waiting without holding a thread. `None` at the end.
+    #[cfg(feature = "tokio")]
+    pub async fn next_async(&mut self) -> Option<Result<T, CallFailed>> {
+        while !self.over {
+            let item = match self.front() {
+                Some(item) => Some(item),
+                None => match self.read_on_async().await {
+                    Ok(0) if self.buffer.is_empty() => None,
+                    Ok(0) => Some(Err(CallError::Broken.into())),
+                    Ok(_) => continue,
+                    Err(error) => Some(Err(error)),
+                },
+            };
+            self.over = !matches!(item, Some(Ok(_)));
+            return item;
+        }
+        None
     }
 
     /// The item at the front, if it was read whole.
@@ -101,6 +152,22 @@ impl<T: DeserializeOwned> Stream<T> {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+}
+
+fn status_of(caller: &mut Caller, key: CallKey) -> Step<Result<u16, CallError>> {
+    match caller.head(key) {
+        Ok(None) => Step::Wait,
+        Ok(Some(reply)) => Step::Done(Ok(reply.status)),
+        Err(error) => Step::Done(Err(error)),
+    }
+}
+
+fn read_into(caller: &mut Caller, key: CallKey, buffer: &mut [u8]) -> Step<Result<usize, CallError>> {
+    match caller.read(key, buffer) {
+        Ok(None) => Step::Wait,
+        Ok(Some(count)) => Step::Done(Ok(count)),
+        Err(error) => Step::Done(Err(error)),
     }
 }
 

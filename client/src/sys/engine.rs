@@ -3,11 +3,17 @@
 //! One waiting thread at a time leads: it sleeps on every bell, for all; the others follow, each on a condition variable of
 //! its own. Whoever finds that something has become of a call wakes the one that waits for it; whoever stops leading wakes
 //! one to lead. Nobody else is woken.
+//!
+//! Tasks wait without a thread: while there are any, one thread of ours is among those that lead or follow, for them all.
 
+#![cfg_attr(not(feature = "tokio"), allow(dead_code, reason = "tasks wait with the feature alone"))]
+
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use decurion_api::ReplicaId;
@@ -42,6 +48,8 @@ pub(crate) struct Engine {
     turn: Mutex<Turn>,
     /// Where the leader sleeps.
     sleeper: Sleeper,
+    /// Told when there is a task to wait for.
+    has_tasks: Condvar,
     /// To the supervisor; tied anew with the next one where that dies.
     link: Link,
     socket: String,
@@ -54,7 +62,23 @@ struct Turn {
     leader: Option<Leader>,
     followers: Vec<Follower>,
     last_follower: u64,
+    /// Tasks that wait for calls.
+    tasks: HashMap<CallKey, Waker>,
+    /// Tasks that wait for views.
+    onlookers: Vec<Onlooker>,
+    /// Those that are to be woken, as soon as nothing is locked: a waker may be the last share of its task.
+    woken: Vec<Waker>,
+    /// A thread waits for all tasks.
+    driven: bool,
     peers: Vec<Peer>,
+}
+
+/// A task that waits for a view.
+#[derive(Debug)]
+struct Onlooker {
+    number: u64,
+    due_ns: u64,
+    waker: Waker,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +103,10 @@ impl Turn {
             Some(call) => touched.contains(&call),
             None => all,
         };
+        self.woken.extend(touched.iter().filter_map(|call| self.tasks.remove(call)));
+        if all {
+            self.woken.extend(self.onlookers.drain(..).map(|onlooker| onlooker.waker));
+        }
         let mut woken = 0;
         for follower in self.followers.iter().filter(|follower| concerned(follower.awaits)) {
             follower.wake.notify_one();
@@ -138,11 +166,16 @@ impl Engine {
             leader: None,
             followers: Vec::new(),
             last_follower: 0,
+            tasks: HashMap::new(),
+            onlookers: Vec::new(),
+            woken: Vec::new(),
+            driven: false,
             peers: Vec::new(),
         };
         let link = Link::from_fd(fd);
         let socket = path.to_string_lossy().into_owned();
-        let engine = Arc::new(Self { turn: Mutex::new(turn), sleeper, link, socket });
+        let has_tasks = Condvar::new();
+        let engine = Arc::new(Self { turn: Mutex::new(turn), sleeper, has_tasks, link, socket });
         let weak = Arc::downgrade(&engine);
         let thread = std::thread::Builder::new().name("decurion-client".to_owned());
         let spawned = thread.spawn(move || listen(&weak));
@@ -192,6 +225,74 @@ impl Engine {
                 Some(_) => self.follow(turn, awaits, deadline_ns),
                 None => self.lead(turn, awaits, deadline_ns),
             };
+            turn = self.wake_tasks(turn);
+        }
+    }
+
+    /// [`wait`](Self::wait) for a task. Dropped, it waits no more; what it waited for is its owner's to give up.
+    pub(crate) async fn wait_async<T>(
+        self: &Arc<Self>,
+        awaits: Option<CallKey>,
+        deadline_ns: u64,
+        mut look: impl FnMut(&mut Caller) -> Step<T>,
+    ) -> Option<T> {
+        let number = {
+            let mut turn = self.lock();
+            turn.last_follower += 1;
+            turn.last_follower
+        };
+        let place = Place { engine: self, awaits, number };
+        std::future::poll_fn(|cx| place.poll(deadline_ns, &mut look, cx)).await
+    }
+
+    /// Wakes tasks that something has become of.
+    fn wake_tasks<'a>(&'a self, mut turn: MutexGuard<'a, Turn>) -> MutexGuard<'a, Turn> {
+        if turn.woken.is_empty() {
+            return turn;
+        }
+        let woken = std::mem::take(&mut turn.woken);
+        drop(turn);
+        woken.into_iter().for_each(Waker::wake);
+        self.lock()
+    }
+
+    /// Has a thread wait for the tasks. Whether there is one.
+    fn drive(self: &Arc<Self>, turn: &mut Turn) -> bool {
+        if turn.driven {
+            self.has_tasks.notify_one();
+            return true;
+        }
+        let engine = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("decurion-tasks".to_owned());
+        turn.driven = thread.spawn(move || engine.wait_for_tasks()).is_ok();
+        turn.driven
+    }
+
+    /// The life of the thread that waits for tasks; it ends when there have been none for a while.
+    fn wait_for_tasks(&self) {
+        let mut turn = self.lock();
+        loop {
+            let idle = |turn: &Turn| turn.tasks.is_empty() && turn.onlookers.is_empty();
+            if idle(&turn) {
+                let waited = self.has_tasks.wait_timeout(turn, DRIVER_IDLE);
+                let (back, over) = waited.unwrap_or_else(PoisonError::into_inner);
+                turn = back;
+                if idle(&turn) && over.timed_out() {
+                    turn.driven = false;
+                    return;
+                }
+                continue;
+            }
+            let due_ns = turn.onlookers.iter().map(|onlooker| onlooker.due_ns).min().unwrap_or(0);
+            turn = match turn.leader {
+                Some(_) => self.follow(turn, None, due_ns),
+                None => self.lead(turn, None, due_ns),
+            };
+            let now_ns = now_ns();
+            let late = turn.onlookers.extract_if(.., |onlooker| onlooker.due_ns <= now_ns);
+            let late: Vec<Waker> = late.map(|onlooker| onlooker.waker).collect();
+            turn.woken.extend(late);
+            turn = self.wake_tasks(turn);
         }
     }
 
@@ -244,8 +345,15 @@ impl Engine {
     fn leave(&self, mut turn: MutexGuard<'_, Turn>, all: bool) {
         turn.caller.flush();
         let wakes_leader = turn.tell(all);
+        self.part(turn, wakes_leader);
+    }
+
+    /// Lets go of the lock, and then says what there is to say.
+    fn part(&self, mut turn: MutexGuard<'_, Turn>, wakes_leader: bool) {
         let reports = turn.caller.take_reports();
+        let woken = std::mem::take(&mut turn.woken);
         drop(turn);
+        woken.into_iter().for_each(Waker::wake);
         if wakes_leader {
             self.sleeper.wake();
         }
@@ -350,6 +458,67 @@ impl Engine {
         watched.filter_map(|(replica, pidfd)| Some((replica, copy(pidfd).ok()?))).collect()
     }
 }
+
+/// Where a task waits.
+struct Place<'e> {
+    engine: &'e Arc<Engine>,
+    awaits: Option<CallKey>,
+    /// Where it waits for no call.
+    number: u64,
+}
+
+impl Place<'_> {
+    fn poll<T>(
+        &self,
+        deadline_ns: u64,
+        look: &mut impl FnMut(&mut Caller) -> Step<T>,
+        cx: &Context<'_>,
+    ) -> Poll<Option<T>> {
+        let mut turn = self.engine.lock();
+        if let Step::Done(found) = look(&mut turn.caller) {
+            self.engine.leave(turn, false);
+            return Poll::Ready(Some(found));
+        }
+        if deadline_ns != 0 && now_ns() >= deadline_ns {
+            return Poll::Ready(None);
+        }
+        // What `look` has sent goes on its way, and what it has found out is told now: it is no news for this task.
+        turn.caller.flush();
+        let wakes_leader = turn.tell(false);
+        let waker = cx.waker().clone();
+        let before = match self.awaits {
+            Some(call) => {
+                turn.caller.watch(call);
+                turn.tasks.insert(call, waker)
+            }
+            None => {
+                let due_ns = if deadline_ns == 0 { u64::MAX } else { deadline_ns };
+                turn.onlookers.retain(|onlooker| onlooker.number != self.number);
+                turn.onlookers.push(Onlooker { number: self.number, due_ns, waker });
+                None
+            }
+        };
+        let driven = self.engine.drive(&mut turn);
+        self.engine.part(turn, wakes_leader);
+        drop(before);
+        if driven { Poll::Pending } else { Poll::Ready(None) }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut turn = self.engine.lock();
+        let waker = self.awaits.and_then(|call| turn.tasks.remove(&call));
+        let number = self.number;
+        let gone: Vec<Onlooker> =
+            turn.onlookers.extract_if(.., |onlooker| onlooker.number == number).collect();
+        drop(turn);
+        drop((waker, gone));
+    }
+}
+
+/// The thread that waits for tasks ends when there have been none for so long.
+const DRIVER_IDLE: Duration = Duration::from_secs(1);
 
 /// Who waits for a call looks so often by itself: a bell that a replica withholds costs that long, and no hang.
 const TICK_NS: u64 = 50_000_000;

@@ -9,7 +9,9 @@
 //!
 //! - **Compatibility.** [`MAGIC`], major, minor and `size` come first and are checked before anything is called.
 //!   A table of another major is refused. Fields are only ever appended: a reader uses a field only where
-//!   `size` covers it. Flags and enumeration values that a side does not know are refused, never guessed.
+//!   `size` covers it. A library of an earlier minor version works with every later host. One of a later minor version
+//!   than its host's is refused when it is deployed, before any of its code runs: it may call what the host does not
+//!   have, and a class in Rust does. Operators upgrade first, authors then. Flags and enumeration values that a side does not know are refused, never guessed.
 //! - **Memory never changes owner.** Every pointer is borrowed for the call it is passed to, or for as long as
 //!   its documentation says. Whoever receives bytes copies what it keeps.
 //! - **No unwinding crosses the boundary.** Each entry of either side catches what it may throw.

@@ -1,7 +1,9 @@
 //! Handles, from the command, from another process, and from replica to replica.
 
 use decurion_client::{CallFailed, Client};
-use decurion_tests::{World, library};
+use decurion_tests::{World, eventually, is_running, library};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 fn world() -> World {
     let world = World::start();
@@ -159,4 +161,138 @@ fn thirty_two_mebibytes_go_there_and_back() {
     assert!(handle.call::<String>("echo_text", (&text,)).expect("a result") == text);
     let back = handle.call_json("echo_text", &serde_json::json!([text])).expect("a result");
     assert!(back.as_str() == Some(&text));
+}
+
+/// On this thread alone: none waits for a call.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(future)
+}
+
+/// Has a future look once: it is not through.
+async fn poll_once<T>(future: &mut std::pin::Pin<Box<impl Future<Output = T>>>) {
+    std::future::poll_fn(|cx| {
+        assert!(future.as_mut().poll(cx).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+}
+
+#[test]
+fn a_thousand_tasks_on_one_thread_share_one_client() {
+    let world = world();
+    let client = client(&world);
+    block_on(async {
+        let handle = client.deployment_async("echo").await.expect("it exists").handle();
+        let calls: Vec<_> = (0..1000u32)
+            .map(|number| {
+                let handle = handle.clone();
+                tokio::spawn(async move {
+                    let value = number.to_le_bytes().to_vec();
+                    let answer: Vec<u8> = handle.call_async("echo", (&value,)).await.expect("a result");
+                    assert_eq!(answer, value);
+                })
+            })
+            .collect();
+        for call in calls {
+            call.await.expect("no task fails");
+        }
+        let started = handle.start("echo", (vec![1u64, 2],)).expect("it is on its way");
+        assert_eq!(started.wait_async::<Vec<u64>>().await.expect("a result"), [1, 2]);
+        let everywhere = handle.broadcast_async::<Vec<u64>>("echo", (vec![3u64],)).await.expect("replicas");
+        let good = everywhere.iter().filter(|(_, value)| value.as_ref().is_ok_and(|it| it == &[3]));
+        assert_eq!(good.count(), 2, "{everywhere:?}");
+        let wrong = handle.call_async::<Vec<u8>>("ehco", (vec![1u8],)).await;
+        assert!(matches!(wrong, Err(CallFailed::Callee { status: 404, .. })), "{wrong:?}");
+        let nobody = client.deployment_async("nobody").await.expect_err("there is none");
+        assert!(nobody.to_string().contains("echo, who"), "{nobody}");
+        let who = client.deployment_async("who").await.expect("it exists").handle();
+        let answer = who.request_async("GET", "/", Vec::new(), Vec::new()).await.expect("an answer");
+        assert!(answer.status == 200 && answer.body.ends_with(b" here"), "{answer:?}");
+    });
+}
+
+#[test]
+fn a_future_that_is_dropped_cancels_its_call() {
+    let world = World::start();
+    let config = format!(
+        "application = \"handles\"\n[[deployment]]\nname = \"drip\"\nlibrary = \"{}\"\nclass = \"Drip\"\n\
+         threads = 2\n",
+        library("fixtures").display()
+    );
+    let _ = world.deploy(&config).ok();
+    let client = client(&world);
+    let file = |name: &str| world.path().join(name).display().to_string();
+    block_on(async {
+        let drip = client.deployment_async("drip").await.expect("it exists").handle();
+        let mut call = Box::pin(drip.call_async::<()>("hold", (file("begun"), file("cancelled"))));
+        poll_once(&mut call).await;
+        eventually("the call to have begun", || world.path().join("begun").exists());
+        drop(call);
+        eventually("the call to be cancelled", || world.path().join("cancelled").exists());
+
+        let mut items = drip.stream_async::<u32>("count", (3u32, file("gate"))).await.expect("it begins");
+        assert!(matches!(items.next_async().await, Some(Ok(1))));
+        // Given up half way, it loses nothing.
+        poll_once(&mut Box::pin(items.next_async())).await;
+        std::fs::write(file("gate"), "").expect("open the gate");
+        assert!(matches!(items.next_async().await, Some(Ok(2))));
+        assert!(matches!(items.next_async().await, Some(Ok(3))));
+        assert!(items.next_async().await.is_none());
+    });
+}
+
+/// A callee and a deployment that has a handle to it.
+fn who_and_front(version: &str) -> String {
+    format!(
+        "application = \"handles\"\n\
+         [[deployment]]\nname = \"who\"\nlibrary = \"{0}\"\nclass = \"Who\"\nroute_prefix = \"\"\nargs = [\"{version}\"]\n\
+         [[deployment]]\nname = \"front\"\nlibrary = \"{0}\"\nclass = \"Front\"\nargs = [\"@who\"]\n",
+        library("fixtures").display()
+    )
+}
+
+#[test]
+fn handles_survive_updates_deaths_and_upgrades_and_wait_for_their_callee() {
+    let mut world = World::start_copied();
+    let _ = world.deploy(&who_and_front("a")).ok();
+    let front = world.pids("front");
+    let handle = client(&world).deployment("who").expect("it exists").handle();
+    // From replica to replica, and from this process.
+    let both_say = |world: &World, version: &str| {
+        for _ in 0..20 {
+            let by_replica = world.get("/front");
+            assert_eq!(by_replica.status, 200, "{}", by_replica.text());
+            assert!(by_replica.text().ends_with(version), "{} is not of {version}", by_replica.text());
+            let by_client: String = handle.call("who", ()).expect("a result");
+            assert!(by_client.ends_with(version), "{by_client} is not of {version}");
+        }
+    };
+    both_say(&world, " a");
+    let _ = world.deploy(&who_and_front("b")).ok();
+    both_say(&world, " b");
+
+    // Its only replica dies: calls wait for the next one, and are answered.
+    let killed = world.pids("who")[0];
+    kill(Pid::from_raw(killed), Signal::SIGKILL).expect("killed");
+    eventually("it to be dead", || !is_running(killed));
+    both_say(&world, " b");
+
+    assert_eq!(world.end_supervisor(Signal::SIGKILL), -1);
+    both_say(&world, " b");
+    world.start_supervisor();
+    both_say(&world, " b");
+    let _ = world.deploy(&who_and_front("c")).ok();
+    both_say(&world, " c");
+
+    let proxy = world.status().proxy.pid;
+    world.install();
+    kill(world.supervisor_pid(), Signal::SIGUSR2).expect("a supervisor");
+    eventually("another proxy", || {
+        world.admin().status().is_ok_and(|it| it.proxy.ready && it.proxy.pid != proxy)
+    });
+    both_say(&world, " c");
+    let _ = world.deploy(&who_and_front("d")).ok();
+    both_say(&world, " d");
+    assert_eq!(world.pids("front"), front, "the one with the handle was never restarted");
 }
