@@ -598,6 +598,19 @@ words = { call = "chat.words", args = ["$pre"], stream = true }
 }
 
 #[test]
+fn the_graphs_of_the_documentation_are_graphs() {
+    let page = include_str!("../../../../docs/graphs.md");
+    let snippets: Vec<&str> =
+        page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(snippets.len() >= 2, "{snippets:?}");
+    for snippet in snippets {
+        let text = format!("application = \"docs\"\n{snippet}");
+        let spec = read_toml(&text, "docs/graphs.md").unwrap_or_else(|error| panic!("{error}\n{snippet}"));
+        assert!(spec.deployments[0].graph.is_some());
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_graph_is_told_with_its_line() {
     let refused = |steps: &str| {
         let text = format!("application = \"demo\"\n[[graph]]\nname = \"sum\"\n{steps}\n");
