@@ -38,6 +38,10 @@ pub const VERSION_MAX: usize = 128;
 pub const ENV_VARS_MAX: usize = 256;
 /// Bytes of a deployment's environment variables, names and values together.
 pub const ENV_BYTES_MAX: usize = 64 * 1024;
+/// Folders in a deployment's `library_path`.
+pub const LIBRARY_PATH_MAX: usize = 64;
+/// Bytes of one folder's path.
+pub const FOLDER_BYTES_MAX: usize = 4_096;
 /// Longest duration that a setting takes: seven days.
 pub const DURATION_MAX: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
 /// Shortest period of a health check, and shortest limit on a step of a replica's life.

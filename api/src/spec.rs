@@ -167,6 +167,25 @@ impl Share {
 pub struct RuntimeEnvSpec {
     /// Variables to set.
     pub env_vars: BTreeMap<String, String>,
+    /// Folders that the loader looks for libraries in before all others. Relative to the file's own folder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub library_path: Vec<String>,
+    /// The folder that replicas run in; `None`: the supervisor's. Relative to the file's own folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+}
+
+impl RuntimeEnvSpec {
+    /// Every folder, to be looked at or changed.
+    pub fn folders_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        self.library_path.iter_mut().chain(&mut self.working_dir)
+    }
+
+    /// Every folder with the name of its field.
+    pub fn folders(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let libraries = self.library_path.iter().map(|path| ("library_path", path.as_str()));
+        libraries.chain(self.working_dir.iter().map(|path| ("working_dir", path.as_str())))
+    }
 }
 
 /// The proxy's settings.

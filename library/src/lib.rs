@@ -9,16 +9,12 @@ mod elf;
 mod error;
 mod facts;
 mod metadata;
-#[expect(
-    unsafe_code,
-    clippy::disallowed_methods,
-    reason = "asks the C library and the environment of this machine"
-)]
+#[expect(unsafe_code, reason = "asks this machine's C library")]
 mod sys;
 
 pub use error::LibraryError;
 pub use facts::{BatchFacts, ClassFacts, Concurrency, GlibcVersion, LibraryFacts, MethodFacts};
-pub use sys::{Problem, check_host};
+pub use sys::{Problem, check_host, folders_of};
 
 /// Classes in one library.
 pub const CLASSES_MAX: usize = 256;

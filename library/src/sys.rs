@@ -44,16 +44,16 @@ impl fmt::Display for Problem {
 }
 
 /// What would keep this machine from loading a library. `origin` is the folder that it lies in when it is loaded:
-/// what `$ORIGIN` stands for in its own search path.
+/// what `$ORIGIN` stands for in its own search path. `library_path` is what `LD_LIBRARY_PATH` says then.
 #[must_use]
-pub fn check_host(facts: &LibraryFacts, origin: &Path) -> Vec<Problem> {
+pub fn check_host(facts: &LibraryFacts, origin: &Path, library_path: &[PathBuf]) -> Vec<Problem> {
     let mut problems = Vec::new();
     if let (Some(needed), Some(found)) = (facts.glibc, glibc_here())
         && needed > found
     {
         problems.push(Problem::GlibcTooOld { needed, found });
     }
-    let folders = search_path(facts, origin);
+    let folders = search_path(facts, origin, library_path);
     let cache = fs::read("/etc/ld.so.cache").unwrap_or_default();
     for name in &facts.needed {
         if !is_found(name, &folders, &cache) {
@@ -78,16 +78,19 @@ fn glibc_here() -> Option<GlibcVersion> {
     None
 }
 
+/// The folders of an `LD_LIBRARY_PATH`.
+#[must_use]
+pub fn folders_of(library_path: &str) -> Vec<PathBuf> {
+    library_path.split([':', ';']).filter(|folder| !folder.is_empty()).map(PathBuf::from).collect()
+}
+
 /// The folders in the loader's order: the library's own, the environment's, the system's.
-fn search_path(facts: &LibraryFacts, origin: &Path) -> Vec<PathBuf> {
+fn search_path(facts: &LibraryFacts, origin: &Path, library_path: &[PathBuf]) -> Vec<PathBuf> {
     let origin = origin.to_string_lossy();
     let own = facts
         .run_path
         .iter()
         .map(|folder| PathBuf::from(folder.replace("${ORIGIN}", &origin).replace("$ORIGIN", &origin)));
-    let environment = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-    let environment: Vec<PathBuf> =
-        environment.split([':', ';']).filter(|folder| !folder.is_empty()).map(PathBuf::from).collect();
     let multiarch = format!("{}-linux-gnu", elf::HOST.1);
     let system = [
         Path::new("/lib").join(&multiarch),
@@ -97,7 +100,7 @@ fn search_path(facts: &LibraryFacts, origin: &Path) -> Vec<PathBuf> {
         PathBuf::from("/lib"),
         PathBuf::from("/usr/lib"),
     ];
-    own.chain(environment).chain(system).collect()
+    own.chain(library_path.iter().cloned()).chain(system).collect()
 }
 
 fn is_found(name: &str, folders: &[PathBuf], cache: &[u8]) -> bool {
@@ -133,12 +136,12 @@ mod tests {
 
     #[test]
     fn what_every_machine_has_is_found() {
-        assert_eq!(check_host(&facts(&["libc.so.6", "libm.so.6"], &[], None), Path::new("/")), []);
+        assert_eq!(check_host(&facts(&["libc.so.6", "libm.so.6"], &[], None), Path::new("/"), &[]), []);
     }
 
     #[test]
     fn a_library_that_no_folder_holds_is_named() {
-        let problems = check_host(&facts(&["libnone-such.so.7"], &[], None), Path::new("/"));
+        let problems = check_host(&facts(&["libnone-such.so.7"], &[], None), Path::new("/"), &[]);
         assert_eq!(problems.len(), 1);
         assert!(problems[0].to_string().contains("libnone-such.so.7"), "{}", problems[0]);
     }
@@ -154,14 +157,16 @@ mod tests {
         });
         assert_eq!(file.unwrap(), 64);
         let facts = facts(&["libown.so"], &["$ORIGIN"], None);
-        assert_eq!(check_host(&facts, folder.path()), []);
-        assert_eq!(check_host(&facts, Path::new("/")).len(), 1);
+        assert_eq!(check_host(&facts, folder.path(), &[]), []);
+        assert_eq!(check_host(&facts, Path::new("/"), &[]).len(), 1);
+        let library_path = folders_of(&format!(":/none;{}", folder.path().display()));
+        assert_eq!(check_host(&facts, Path::new("/"), &library_path), []);
     }
 
     #[test]
     fn a_newer_glibc_than_this_machine_has_is_named() {
         let needed = GlibcVersion { major: 9, minor: 1 };
-        let problems = check_host(&facts(&[], &[], Some(needed)), Path::new("/"));
+        let problems = check_host(&facts(&[], &[], Some(needed)), Path::new("/"), &[]);
         assert!(matches!(problems[..], [Problem::GlibcTooOld { .. }]), "{problems:?}");
     }
 }

@@ -15,6 +15,7 @@ mod node;
 mod problems;
 mod recycle;
 mod resources;
+mod runtime_env;
 mod table;
 #[cfg(test)]
 mod tests;

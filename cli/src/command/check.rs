@@ -4,11 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use decurion_api::limits::LIBRARY_MAX;
-use decurion_library::{BatchFacts, ClassFacts, Concurrency, LibraryFacts, MethodFacts, check_host, inspect};
+use decurion_library::{
+    BatchFacts, ClassFacts, Concurrency, LibraryFacts, MethodFacts, check_host, folders_of, inspect,
+};
 use serde::Serialize;
 
 use crate::failure::{Exit, Failure, chain};
 use crate::output::{Output, Table, TableCell, Tone, printable};
+use crate::sys;
 
 /// For programs.
 #[derive(Serialize)]
@@ -25,7 +28,11 @@ struct Report<'a> {
 pub(super) fn check(library: &Path, output: &Output) -> Result<Exit, Failure> {
     let facts = read(library);
     let problems = match &facts {
-        Ok(facts) => check_host(facts, &folder_of(library)).iter().map(ToString::to_string).collect(),
+        Ok(facts) => {
+            let library_path = sys::variable("LD_LIBRARY_PATH").unwrap_or_default();
+            let library_path = folders_of(&library_path.to_string_lossy());
+            check_host(facts, &folder_of(library), &library_path).iter().map(ToString::to_string).collect()
+        }
         Err(problem) => vec![problem.clone()],
     };
     let facts = facts.ok();

@@ -71,7 +71,7 @@ impl Target {
                     return Err(Failure::usage(words));
                 }
                 let mut spec = read_file(path)?;
-                absolute_tls(&mut spec, path)?;
+                absolute_paths(&mut spec, path)?;
                 upload_all(&mut spec, path, admin)?;
                 Ok(Ready::Application(Box::new(spec)))
             }
@@ -102,9 +102,11 @@ fn read_file(path: &Path) -> Result<ApplicationSpec, Failure> {
     Ok(file::read_toml(&text, &name)?)
 }
 
-/// The supervisor reads these files, and does not know where this one lies.
-fn absolute_tls(spec: &mut ApplicationSpec, file: &Path) -> Result<(), Failure> {
-    for path in spec.http.iter_mut().flat_map(|http| &mut http.tls).flat_map(TlsSpec::paths_mut) {
+/// The supervisor goes to these places, and does not know where this file lies.
+fn absolute_paths(spec: &mut ApplicationSpec, file: &Path) -> Result<(), Failure> {
+    let tls = spec.http.iter_mut().flat_map(|http| &mut http.tls).flat_map(TlsSpec::paths_mut);
+    let folders = spec.deployments.iter_mut().flat_map(|it| it.runtime_env.folders_mut());
+    for path in tls.chain(folders) {
         let near = file.parent().unwrap_or(Path::new(".")).join(&path);
         let whole = std::path::absolute(&near)
             .map_err(|error| Failure::of(format!("{path} has no absolute path"), &error).nothing_changed())?;

@@ -1,9 +1,8 @@
 //! What the reconciler wants done. The one who carries it out has no choice left, and reports by facts.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use decurion_api::spec::HttpSpec;
+use decurion_api::spec::{HttpSpec, RuntimeEnvSpec};
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{DeploymentView, Generation, ReplicaStart, RouteView};
 
@@ -177,7 +176,7 @@ pub struct Spawn {
     /// What it is told first. `library` is the digest: the one who carries it out knows the path.
     pub start: ReplicaStart,
     /// Environment beside the usual.
-    pub env_vars: BTreeMap<String, String>,
+    pub runtime_env: RuntimeEnvSpec,
     /// What it has of the machine.
     pub reservation: Reservation,
     /// What it runs.

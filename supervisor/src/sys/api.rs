@@ -13,7 +13,7 @@ use axum::body::Bytes;
 use axum::serve::Listener;
 use decurion_api::DeploymentName;
 use decurion_api::admin::problem;
-use decurion_api::spec::{DeploymentSpec, LibraryRef};
+use decurion_api::spec::{DeploymentSpec, LibraryRef, RuntimeEnvSpec};
 use decurion_client::{CallFailed, Client};
 use decurion_library::LibraryFacts;
 use serde_json::Value;
@@ -159,7 +159,12 @@ impl Api {
             Some(digest) => LibraryRef::Digest(digest.to_owned()),
             None => LibraryRef::Path(library),
         };
-        waiting(move || artifacts.resolve(&library).map(|(digest, facts)| Uploaded { digest, facts })).await
+        let check = move || {
+            let (digest, facts) = artifacts.resolve(&library)?;
+            artifacts.check_host(&facts, &RuntimeEnvSpec::default())?;
+            Ok(Uploaded { digest, facts })
+        };
+        waiting(check).await
     }
 
     /// Begins to take a library in.

@@ -1,7 +1,7 @@
 //! Libraries, stored by the hash of their bytes: what a replica loads is never the file that was deployed from, and
 //! never changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use decurion_api::limits::LIBRARY_MAX;
-use decurion_api::spec::{ApplicationSpec, DeploymentSpec, LibraryRef, TlsSpec};
+use decurion_api::spec::{ApplicationSpec, DeploymentSpec, LibraryRef, RuntimeEnvSpec, TlsSpec};
 use decurion_api::{ClassName, DeploymentName};
-use decurion_library::{Concurrency, LibraryError, LibraryFacts};
+use decurion_library::{Concurrency, LibraryError, LibraryFacts, folders_of};
 use sha2::{Digest, Sha256};
 
 use crate::change::{Libraries, StoredLibrary, library_key};
@@ -68,6 +68,18 @@ pub enum ArtifactError {
     /// This machine can't load it.
     #[error("{}", .0.join("; "))]
     Host(Vec<String>),
+    /// A folder that replicas are to use is none.
+    #[error("{field} of deployment '{name}', {path}, can't be used: {why}")]
+    Folder {
+        /// Of `runtime_env`.
+        field: &'static str,
+        /// Of which deployment.
+        name: DeploymentName,
+        /// As it was asked for.
+        path: String,
+        /// Why.
+        why: String,
+    },
     /// Whose library it is.
     #[error("the library of deployment '{name}' is refused: {error}")]
     Of {
@@ -137,7 +149,7 @@ impl Artifacts {
             io::ErrorKind::NotFound => ArtifactError::NotStored(digest.to_owned()),
             _ => self.failed(source),
         })?;
-        self.check(&bytes)
+        Ok(decurion_library::inspect(&bytes)?)
     }
 
     /// The library that a reference means, taken in where it is a path.
@@ -156,16 +168,21 @@ impl Artifacts {
         live: impl Fn(&DeploymentSpec) -> bool,
     ) -> Result<Libraries, ArtifactError> {
         let mut libraries = Libraries::new();
+        let mut known = BTreeMap::new();
         for spec in specs {
+            check_folders(spec)?;
             let key = library_key(&spec.library);
             // The live version's code stays as it is: what the request says of it is not even looked at.
-            if libraries.contains_key(&key) || live(spec) {
+            if live(spec) {
                 continue;
             }
-            let (digest, facts) = self
-                .resolve(&spec.library)
-                .map_err(|error| ArtifactError::Of { name: spec.name.clone(), error: Box::new(error) })?;
-            libraries.insert(key, StoredLibrary { digest, classes: classes_of(&facts) });
+            let of = |error| ArtifactError::Of { name: spec.name.clone(), error: Box::new(error) };
+            let (digest, facts) = match known.get(&key) {
+                Some(known) => known,
+                None => known.entry(key.clone()).or_insert(self.resolve(&spec.library).map_err(of)?),
+            };
+            self.check_host(facts, &spec.runtime_env).map_err(of)?;
+            libraries.insert(key, StoredLibrary { digest: digest.clone(), classes: classes_of(facts) });
         }
         Ok(libraries)
     }
@@ -184,11 +201,12 @@ impl Artifacts {
         }
     }
 
-    fn check(&self, bytes: &[u8]) -> Result<LibraryFacts, ArtifactError> {
-        let facts = decurion_library::inspect(bytes)?;
-        let problems = decurion_library::check_host(&facts, &self.folder);
+    /// Whether this machine can load a library of the store, in an environment.
+    pub(crate) fn check_host(&self, facts: &LibraryFacts, env: &RuntimeEnvSpec) -> Result<(), ArtifactError> {
+        let library_path = library_path(env).map(|text| folders_of(&text)).unwrap_or_default();
+        let problems = decurion_library::check_host(facts, &self.folder, &library_path);
         if problems.is_empty() {
-            return Ok(facts);
+            return Ok(());
         }
         Err(ArtifactError::Host(problems.iter().map(ToString::to_string).collect()))
     }
@@ -213,7 +231,7 @@ impl Incoming {
     pub(crate) fn finish(self) -> Result<(String, LibraryFacts), ArtifactError> {
         let failed = |source| self.store.failed(source);
         let bytes = fs::read(&self.temporary).map_err(failed)?;
-        let facts = self.store.check(&bytes)?;
+        let facts = decurion_library::inspect(&bytes)?;
         let digest: String =
             self.hasher.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let path = self.store.path_of(&digest);
@@ -232,6 +250,33 @@ impl Drop for Incoming {
         let _ = fs::remove_file(&self.temporary);
     }
 }
+
+/// What `LD_LIBRARY_PATH` is in an environment; `None`: it is not set.
+pub(crate) fn library_path(env: &RuntimeEnvSpec) -> Option<String> {
+    let given = env.env_vars.get(LIBRARY_PATH).filter(|given| !given.is_empty());
+    let folders: Vec<&str> =
+        env.library_path.iter().map(String::as_str).chain(given.map(String::as_str)).collect();
+    (!folders.is_empty()).then(|| folders.join(":"))
+}
+
+/// Whether every folder that replicas are to use is one.
+fn check_folders(spec: &DeploymentSpec) -> Result<(), ArtifactError> {
+    for (field, path) in spec.runtime_env.folders() {
+        let why = match fs::metadata(path) {
+            _ if !Path::new(path).is_absolute() => {
+                "it does not begin with '/', and there is no file that it could be relative to".to_owned()
+            }
+            Ok(metadata) if metadata.is_dir() => continue,
+            Ok(_) => "it is no folder".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        return Err(ArtifactError::Folder { field, name: spec.name.clone(), path: path.to_owned(), why });
+    }
+    Ok(())
+}
+
+/// Where the loader looks first.
+pub(crate) const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
 /// The classes of a library, as the desired state keeps them.
 pub(crate) fn classes_of(facts: &LibraryFacts) -> Vec<ClassInfo> {
@@ -272,7 +317,9 @@ pub(crate) fn read_config(path: &Path) -> Result<ApplicationSpec, ConfigError> {
             *library = folder.join(&library).display().to_string();
         }
     }
-    for path in spec.http.iter_mut().flat_map(|http| &mut http.tls).flat_map(TlsSpec::paths_mut) {
+    let tls = spec.http.iter_mut().flat_map(|http| &mut http.tls).flat_map(TlsSpec::paths_mut);
+    let folders = spec.deployments.iter_mut().flat_map(|it| it.runtime_env.folders_mut());
+    for path in tls.chain(folders) {
         *path = folder.join(&path).display().to_string();
     }
     Ok(spec)

@@ -87,20 +87,26 @@ impl Executables {
         &self.proxy
     }
 
-    /// Starts one, with the far end of a new link as its standard input.
+    /// Starts one, with the far end of a new link as its standard input, in a folder or in ours.
     pub(crate) fn spawn(
         &self,
         program: Program,
         label: &str,
         environment: &BTreeMap<String, String>,
+        folder: Option<&Path>,
     ) -> io::Result<(Process, Link)> {
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            let why = format!("its working_dir {} is no folder any more", folder.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, why));
+        }
         let (near, far) = Link::pair()?;
         let (file, name) = match program {
             Program::Proxy => (&self.proxy, "decurion-proxy"),
             Program::Runner => (&self.runner, "decurion-replica-runner"),
         };
         let inherited = PASSED_ON.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
-        let mut child = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        command
             .arg0(format!("{name} {label}"))
             .env_clear()
             .envs(inherited)
@@ -109,8 +115,11 @@ impl Executables {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // Ctrl-C in a terminal is for us, who pass on what it means.
-            .process_group(0)
-            .spawn()?;
+            .process_group(0);
+        if let Some(folder) = folder {
+            command.current_dir(folder);
+        }
+        let mut child = command.spawn()?;
         let pidfd = match open_pidfd(child.id()) {
             Ok(pidfd) => pidfd,
             Err(error) => {

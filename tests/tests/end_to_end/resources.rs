@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -182,4 +183,80 @@ fn the_next_supervisor_knows_what_is_taken() {
         status.deployments.iter().any(|it| it.name.as_str() == "b" && it.message.contains("no room"))
     });
     assert_eq!(world.pids("a"), pids);
+}
+
+/// Compiles a library in C.
+fn compile(arguments: &[&str], folder: &std::path::Path) {
+    let include = concat!(env!("CARGO_MANIFEST_DIR"), "/../sdk/abi/include");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-I", include])
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("cc runs");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+}
+
+#[test]
+fn a_library_finds_what_it_needs_in_its_library_path() {
+    const WORD: &str = "const char *word(void) { return \"found\"; }";
+    const SPEAKER: &str = "#include \"decurion.h\"\nextern const char *word(void);\n\
+        static int32_t answer(void *unused, decurion_exchange *exchange) {\n\
+        (void)unused; return decurion_respond_text(exchange, 200, word()); }\n\
+        DECURION_FUNCTION(speaker, answer)\n";
+    let world = World::start();
+    let folder = world.path();
+    fs::create_dir(folder.join("parts")).expect("a folder");
+    fs::write(folder.join("word.c"), WORD).expect("write");
+    fs::write(folder.join("speaker.c"), SPEAKER).expect("write");
+    compile(&["word.c", "-o", "parts/libword.so"], folder);
+    compile(&["speaker.c", "-o", "speaker.so", "-Lparts", "-lword"], folder);
+    let config = |env: &str| {
+        format!("application = \"a\"\n[[deployment]]\nname = \"a\"\nlibrary = \"speaker.so\"\n{env}\n")
+    };
+    let refused = world.deploy(&config("")).code(1).stderr;
+    assert!(refused.contains("the library needs libword.so, which is not found in"), "{refused}");
+    let none = world.deploy(&config("runtime_env = { library_path = [\"none\"] }")).code(1).stderr;
+    assert!(
+        none.contains("library_path of deployment 'a', ") && none.contains("/none, can't be used"),
+        "{none}"
+    );
+    let _ = world.deploy(&config("runtime_env = { library_path = [\"parts\"] }")).ok();
+    assert_eq!(world.get("/a").text(), "found");
+    let pids = world.pids("a");
+    let more = "runtime_env = { library_path = [\"parts\"], env_vars = { LD_LIBRARY_PATH = \"/opt/x\" } }";
+    let _ = world.deploy(&config(more)).ok();
+    assert_ne!(world.pids("a"), pids, "another environment is another version");
+    let parts = format!("{}/parts:/opt/x", folder.display());
+    assert!(environment(world.pids("a")[0])["LD_LIBRARY_PATH"].ends_with(&parts));
+}
+
+#[test]
+fn a_replica_runs_in_its_working_dir() {
+    let world = World::start();
+    let place = |pid: i32| fs::read_link(format!("/proc/{pid}/cwd")).expect("a process that runs");
+    for name in ["first", "second"] {
+        fs::create_dir(world.path().join(name)).expect("a folder");
+    }
+    let mut pids = Vec::new();
+    for name in ["first", "second"] {
+        let env = format!("runtime_env = {{ working_dir = \"{name}\" }}");
+        let _ = world.deploy(&who("a", 1, "", &env)).ok();
+        let pid = world.pids("a")[0];
+        assert_eq!(place(pid), fs::canonicalize(world.path().join(name)).expect("a folder"));
+        assert!(!pids.contains(&pid), "another folder is another version");
+        pids.push(pid);
+    }
+    let revision = world.status().revision;
+    let refused = world.deploy(&who("a", 1, "", "runtime_env = { working_dir = \"supervisor.log\" }"));
+    let refused = refused.code(1).stderr;
+    assert!(
+        refused.contains("working_dir of deployment 'a', ") && refused.contains("it is no folder"),
+        "{refused}"
+    );
+    assert_eq!((world.status().revision, world.pids("a")[0]), (revision, pids[1]));
+    // Whoever starts when it is gone says so.
+    fs::remove_dir(world.path().join("second")).expect("an empty folder");
+    let _ = world.run(&["restart", "a", "--no-wait"]).ok();
+    world.until("a reason", |status| status.deployments[0].message.contains("is no folder any more"));
 }

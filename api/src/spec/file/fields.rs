@@ -1,6 +1,6 @@
 //! The fields of a configuration file: their names, defaults and ranges, table by table.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,8 +13,7 @@ use super::problems::Problems;
 use super::table::{Field, Table, not_supported, whole_of};
 use crate::limits::*;
 use crate::spec::{
-    AccessLog, ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, RolloutSpec, RuntimeEnvSpec, Share,
-    TlsSpec,
+    AccessLog, ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, RolloutSpec, Share, TlsSpec,
 };
 use crate::{ApplicationName, ClassName, DeploymentName, NameError, RoutePrefix};
 
@@ -281,7 +280,9 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
     let health_check_timeout = seconds(table, "health_check_timeout", some.clone(), 30);
     let startup_timeout = seconds(table, "startup_timeout", some, 300);
     let rollout = table.take("rollout").and_then(|field| rollout(&field, p)).unwrap_or_default();
-    let runtime_env = table.take("runtime_env").and_then(|field| runtime_env(&field, p)).unwrap_or_default();
+    let runtime_env = table.take("runtime_env");
+    let runtime_env =
+        runtime_env.and_then(|field| super::runtime_env::runtime_env(&field, p)).unwrap_or_default();
     let resources = table.take("resources");
     let resources = resources.and_then(|field| super::resources::resources(&field, p)).unwrap_or_default();
     let recycle = table.take("recycle").and_then(|field| super::recycle::recycle(&field, p));
@@ -438,60 +439,6 @@ fn rollout(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<RolloutSpec
         field.refuse(problems, message);
     }
     Some(RolloutSpec { max_unavailable, max_surge, auto_rollback, canary })
-}
-
-fn runtime_env(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<RuntimeEnvSpec> {
-    let mut table = Table::open(field.node, &field.path, problems)?;
-    let env_vars = table.take("env_vars").and_then(|field| env_vars(&field, problems)).unwrap_or_default();
-    table.later("library_path", "link the library with an rpath of $ORIGIN or an absolute path", problems);
-    table.later("working_dir", "give absolute paths in args", problems);
-    table.finish(problems);
-    Some(RuntimeEnvSpec { env_vars })
-}
-
-fn env_vars(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<BTreeMap<String, String>> {
-    let NodeValue::Table(entries) = &field.node.value else {
-        field.expected(problems, "a table of strings");
-        return None;
-    };
-    let mut vars = BTreeMap::new();
-    for entry in entries {
-        let path = format!("{}.{}", field.path, entry.key);
-        match (&entry.node.value, env_name_misfit(&entry.key)) {
-            (_, Some(misfit)) => problems.add(entry.at, &path, misfit),
-            (NodeValue::Text(text), _) if text.contains('\0') => {
-                problems.add(entry.node.at, &path, "holds a NUL, which no variable can".to_owned());
-            }
-            (NodeValue::Text(text), _) => {
-                vars.insert(entry.key.clone(), text.clone());
-            }
-            _ => {
-                let field = Field { path, node: &entry.node };
-                field.expected(problems, "a string");
-            }
-        }
-    }
-    let bytes: usize = vars.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if vars.len() > ENV_VARS_MAX || bytes > ENV_BYTES_MAX {
-        let given = format!("{} variables with {bytes} bytes", vars.len());
-        field.refuse(
-            problems,
-            format!("{given}; at most {ENV_VARS_MAX} with {ENV_BYTES_MAX} bytes are allowed"),
-        );
-    }
-    Some(vars)
-}
-
-/// Why a variable may not have this name.
-fn env_name_misfit(name: &str) -> Option<String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(fits) {
-        return Some(
-            "a variable's name is made of letters, digits and '_', and starts with no digit".to_owned(),
-        );
-    }
-    name.starts_with("DECURION_")
-        .then(|| "names with DECURION_ are set by the supervisor; take another".to_owned())
 }
 
 fn named<T>(field: &Field<'_>, name: Result<T, NameError>, problems: &mut Problems<'_>) -> Option<T> {

@@ -134,7 +134,14 @@ fn resources_to_json(spec: &ResourcesSpec) -> Value {
 }
 
 fn env_to_json(env: &RuntimeEnvSpec) -> Value {
-    if env.env_vars.is_empty() { Value::Null } else { json!({ "env_vars": env.env_vars }) }
+    if *env == RuntimeEnvSpec::default() {
+        return Value::Null;
+    }
+    without_nulls(json!({
+        "env_vars": Some(&env.env_vars).filter(|it| !it.is_empty()),
+        "library_path": Some(&env.library_path).filter(|it| !it.is_empty()),
+        "working_dir": env.working_dir,
+    }))
 }
 
 fn http_to_json(http: &HttpSpec) -> Value {

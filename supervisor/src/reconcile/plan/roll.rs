@@ -383,7 +383,7 @@ fn spawn(form: &Wanted, replica: ReplicaId, (place, number): (u32, u32), reserva
             rank: place,
             world_size: number,
         },
-        env_vars: spec.runtime_env.env_vars.clone(),
+        runtime_env: spec.runtime_env.clone(),
         reservation,
         template: form.template.clone(),
         config: form.config.clone(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use decurion_api::spec::{Amount, HttpSpec};
 use decurion_api::{DeploymentName, ReplicaId};
@@ -15,6 +16,7 @@ use crate::reconcile::replica::Replica;
 use crate::reconcile::{CallerId, Fact, Order, ProxyInstance, Spawn};
 use crate::roster::{Child, Entry, ReplicaEntry};
 use crate::sys::affinity::OwnCpus;
+use crate::sys::artifacts::{LIBRARY_PATH, library_path};
 use crate::sys::children::{Pipe, Post};
 use crate::sys::clock;
 use crate::sys::machine::reports::lost_link;
@@ -111,13 +113,17 @@ impl Machine {
         if let Some(gpus) = &reservation.gpus {
             environment.insert("CUDA_VISIBLE_DEVICES".to_owned(), gpus.join(","));
         }
-        environment.extend(spawn.env_vars);
+        let env = spawn.runtime_env;
+        let library_path = library_path(&env);
+        environment.extend(env.env_vars);
+        environment.extend(library_path.map(|path| (LIBRARY_PATH.to_owned(), path)));
         environment.insert("DECURION_DEPLOYMENT".to_owned(), deployment.to_string());
         environment.insert("DECURION_REPLICA".to_owned(), id.to_string());
         environment.insert("DECURION_VERSION".to_owned(), start.version.clone());
         let (mut process, link) = {
             let _own = OwnCpus::of_next_child(&reservation.cpu_ids);
-            self.executables.spawn(Program::Runner, id.as_str(), &environment)?
+            let folder = env.working_dir.as_deref().map(Path::new);
+            self.executables.spawn(Program::Runner, id.as_str(), &environment, folder)?
         };
         self.note_replica(&id, &process);
         let mut post = Post::new(link);
@@ -175,7 +181,7 @@ impl Machine {
     fn start_proxy(&mut self, instance: ProxyInstance, settings: HttpSpec) -> io::Result<i32> {
         self.bind(&settings.listen)?;
         let label = instance.0.to_string();
-        let (mut process, link) = self.executables.spawn(Program::Proxy, &label, &BTreeMap::new())?;
+        let (mut process, link) = self.executables.spawn(Program::Proxy, &label, &BTreeMap::new(), None)?;
         self.note_child(&process, Child::Proxy(instance.0));
         let pipes = pipes(&mut process)?;
         let pid = process.pid();
