@@ -15,5 +15,5 @@ pub mod spec;
 pub mod status;
 
 pub use histogram::Histogram;
-pub use name::{ApplicationName, ClassName, DeploymentName, NameError, ReplicaId};
+pub use name::{ApplicationName, ClassName, DeploymentName, NameError, ReplicaId, SetName};
 pub use route::{RouteError, RoutePrefix};

@@ -143,6 +143,14 @@ name!(
     |c| c.is_ascii_alphanumeric() || "-_.".contains(c)
 );
 name!(
+    /// Deployments of one application that change over together.
+    SetName,
+    "set's name",
+    "letters, digits, '-', '_' and '.', and starts with a letter or digit",
+    |c| c.is_ascii_alphanumeric(),
+    |c| c.is_ascii_alphanumeric() || "-_.".contains(c)
+);
+name!(
     /// A class of a library; also a part of its symbols' names.
     ClassName,
     "class name",

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{ApplicationName, ClassName, DeploymentName, RoutePrefix};
+use crate::{ApplicationName, ClassName, DeploymentName, RoutePrefix, SetName};
 
 pub use autoscaling::AutoscalingSpec;
 pub use canary::{CANARY_DURATION_DEFAULT, CANARY_ERROR_RATE_DEFAULT, CanarySpec};
@@ -115,6 +115,10 @@ pub struct RolloutSpec {
     /// How a new version is tried first; `None`: it is not.
     #[serde(default)]
     pub canary: Option<CanarySpec>,
+    /// The set of this application's deployments that it changes over with; `None`: it is in none. A request that has
+    /// entered the one version of a set meets no other of it.
+    #[serde(default)]
+    pub together: Option<SetName>,
 }
 
 impl Default for RolloutSpec {
@@ -124,6 +128,7 @@ impl Default for RolloutSpec {
             max_surge: Share::Percent(20),
             auto_rollback: true,
             canary: None,
+            together: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use decurion_ipc::attach::{self, UpBell};
 use decurion_ipc::board::BoardReader;
 use decurion_ipc::channel::{Event, Geometry, Requester};
 use decurion_ipc::control::{CallerKind, ReplicaOrder, ReplicaReport, ReplicaStart};
+use decurion_ipc::epoch::Epoch;
 use decurion_ipc::link::Link;
 use decurion_ipc::record::{Kind, RequestHead};
 use decurion_ipc::spin::{SPIN_MAX, Spin};
@@ -146,6 +147,7 @@ fn head() -> Vec<u8> {
         content_length: None,
         encoding: 0,
         method_index: u32::MAX,
+        epoch: Epoch::default(),
     };
     let fields: [(&[u8], &[u8]); 4] = [
         (b"host", b"127.0.0.1:8000"),

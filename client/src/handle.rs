@@ -515,6 +515,7 @@ impl Handle {
             deadline_ns,
             model_id: self.model_id.clone(),
             replica: None,
+            epoch: None,
         }
     }
 

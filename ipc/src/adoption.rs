@@ -17,7 +17,7 @@ use decurion_api::{DeploymentName, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 /// Counts up with each change of the control messages that an older child would not understand.
-pub const CONTROL_VERSION: u32 = 1;
+pub const CONTROL_VERSION: u32 = 2;
 /// Between the first two tries to reach the next supervisor.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 /// The longest time between two tries.

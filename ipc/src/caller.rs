@@ -28,6 +28,7 @@ use crate::adoption::Standing;
 use crate::attach::Connected;
 use crate::channel::{Busy, Event, InBlock, Phase, ResetCode, StreamId};
 use crate::control::{Availability, CallerOrder, CallerReport, DeploymentView};
+use crate::epoch::{Entered, Epoch};
 use crate::record::HEAD_MAX;
 use crate::sys::bell::BellReader;
 
@@ -39,6 +40,10 @@ pub const CALLS_MAX: usize = 65_536;
 pub const REPLY_MAX: usize = 1 << 30;
 /// Bytes of a streamed reply kept here before the callee has to wait.
 const STREAM_BUFFER: usize = 256 * 1024;
+
+/// A request was on its way for so long that it was not waited for any more.
+const PAST: &str =
+    "the set of deployments has changed over to other versions, and those that this request entered are gone";
 
 /// All calls of one process.
 #[derive(Debug, Default)]
@@ -55,6 +60,8 @@ pub struct Caller {
     touched: Vec<CallKey>,
     /// Sent calls whose arguments found no room so far.
     partly_sent: BTreeSet<CallKey>,
+    /// Calls that have entered here before the present epoch.
+    entered: Entered<CallKey>,
 }
 
 /// What a lane told of one stream, copied out of its callback.
@@ -140,6 +147,7 @@ impl Caller {
         self.joins.end(replica);
         self.bury(replica);
         self.settle_views();
+        self.tell_entered();
     }
 
     /// Asks for a deployment, so that [`find`](Self::find) will know.
@@ -195,7 +203,11 @@ impl Caller {
                 return Err(CallError::Unavailable(why.clone()));
             }
             let bound = view.max_queued_requests.map_or(usize::MAX, |bound| bound as usize);
-            let room = view.in_rotation().filter_map(|id| self.peers.get(id)).any(|peer| peer.has_room(view));
+            let epoch = new.epoch.unwrap_or(view.entry);
+            let room = view
+                .in_rotation_at(epoch)
+                .filter_map(|id| self.peers.get(id))
+                .any(|peer| peer.has_room(view));
             if !room && callee.waiting.len() >= bound {
                 return Err(CallError::Busy { waiting: callee.waiting.len() });
             }
@@ -272,6 +284,7 @@ impl Caller {
     /// Nobody waits for this call any more. It still has to be freed.
     pub fn cancel(&mut self, key: CallKey) {
         self.end(key, CallError::Cancelled);
+        self.tell_entered();
     }
 
     /// Forgets a call, cancelling it where it still runs.
@@ -280,6 +293,7 @@ impl Caller {
         if let Some(call) = self.calls.remove(&key) {
             self.deadlines.remove(&(call.new.deadline_ns, key));
         }
+        self.tell_entered();
     }
 
     /// Puts a call among those that [`take_touched`](Self::take_touched) tells of, once.
@@ -312,6 +326,7 @@ impl Caller {
             self.end(key, CallError::Deadline);
             progress = true;
         }
+        self.tell_entered();
         progress
     }
 
@@ -397,6 +412,26 @@ impl Caller {
             }
             self.retire();
             self.dispatch(&name);
+            self.renew_entry();
+        }
+    }
+
+    /// A view has come: calls enter by another epoch perhaps, and those that came before are told apart.
+    fn renew_entry(&mut self) {
+        let Some(entry) = self.callees.values().filter_map(Callee::entry).min() else { return };
+        let calls = &self.calls;
+        self.entered.enter(entry, || {
+            calls.iter().filter(|(_, call)| call.has_entered_before(entry)).map(|(key, _)| *key).collect()
+        });
+        self.tell_entered();
+    }
+
+    fn tell_entered(&mut self) {
+        let calls = &self.calls;
+        let is_left =
+            |key: &CallKey, entry| calls.get(key).is_some_and(|call| call.has_entered_before(entry));
+        if let Some(oldest) = self.entered.news(is_left) {
+            self.reports.push(CallerReport::Oldest(oldest));
         }
     }
 
@@ -426,6 +461,8 @@ impl Caller {
 
     fn send_waiting(&mut self, deployment: &DeploymentName) {
         let mut place = 0;
+        // For which no replica has room.
+        let mut full: Vec<Epoch> = Vec::new();
         while let Some(callee) = self.callees.get_mut(deployment) {
             let Some(key) = callee.waiting.get(place).copied() else { return };
             callee.turn = callee.turn.wrapping_add(1);
@@ -444,8 +481,10 @@ impl Caller {
                 continue;
             };
             let only = call.new.replica.clone();
+            let epoch = call.new.epoch.unwrap_or(view.entry);
             let refusal = match (&only, &view.availability) {
                 (Some(only), _) if !view.replicas.contains(only) => Some(CallError::Gone(only.clone())),
+                (None, _) if view.is_past(epoch) => Some(CallError::Unavailable(PAST.to_owned())),
                 (_, Availability::Failed(why)) if view.replicas.is_empty() => {
                     Some(CallError::Unavailable(why.clone()))
                 }
@@ -456,21 +495,28 @@ impl Caller {
                 self.end(key, error);
                 continue;
             }
+            if only.is_none() && (full.contains(&epoch) || !view.knows(epoch)) {
+                place += 1;
+                continue;
+            }
             let mut tried = Vec::new();
             let sent = loop {
-                let wish = Wish { turn, model: call.model, only: only.as_ref(), tried: &tried };
+                let wish = Wish { turn, model: call.model, only: only.as_ref(), tried: &tried, epoch };
                 let Some(replica) = callee::least_loaded(view, &self.peers, wish).cloned() else {
                     break None;
                 };
                 let Some(peer) = self.peers.get_mut(&replica) else { break None };
-                match call.open(&mut peer.lane) {
+                match call.open(&mut peer.lane, epoch) {
                     Ok(stream) => break Some((stream, replica)),
                     Err(Busy::Streams | Busy::Arena | Busy::TooLarge | Busy::Dead) => tried.push(replica),
                 }
             };
             let Some((stream, replica)) = sent else {
                 if only.is_none() {
-                    return;
+                    if view.is_of_one_version() {
+                        return;
+                    }
+                    full.push(epoch);
                 }
                 place += 1;
                 continue;

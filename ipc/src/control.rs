@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::adoption::{AdoptionSocket, Standing};
 use decurion_api::{ApplicationName, ClassName, DeploymentName, ReplicaId, RoutePrefix};
 
+use crate::epoch::{Epoch, SetView, Span};
 use crate::metrics::Series;
 use crate::stats::ProxyStats;
 
@@ -57,12 +58,51 @@ pub struct DeploymentView {
     pub methods: Vec<MethodView>,
     /// Encodings that its methods take: bit `1 << n` for `decurion_abi::encoding` n.
     pub encodings: u32,
+    /// What requests carry that enter by this view.
+    pub entry: Epoch,
+    /// Where it is one of a set that changes over as one.
+    pub set: Option<SetView>,
 }
 
 impl DeploymentView {
     /// Replicas that get new requests.
     pub fn in_rotation(&self) -> impl Iterator<Item = &ReplicaId> {
         self.replicas.iter().filter(|id| !self.silent.contains(id))
+    }
+
+    /// Replicas that get new requests of this epoch.
+    pub fn in_rotation_at(&self, epoch: Epoch) -> impl Iterator<Item = &ReplicaId> {
+        let serves = move |place: usize| self.set.as_ref().is_none_or(|set| set.serves(place, epoch));
+        let places = self.replicas.iter().enumerate();
+        places.filter(move |(place, id)| serves(*place) && !self.silent.contains(id)).map(|(_, id)| id)
+    }
+
+    /// Whether every replica serves requests that enter now: nobody has to be told apart.
+    #[must_use]
+    pub fn is_of_one_version(&self) -> bool {
+        self.set.as_ref().is_none_or(|set| set.spans.iter().all(|span| span.holds(self.entry)))
+    }
+
+    /// The requests that a replica serves.
+    #[must_use]
+    pub fn span(&self, replica: &ReplicaId) -> Span {
+        let Some(set) = &self.set else { return Span::ALL };
+        let place = self.replicas.iter().position(|id| id == replica);
+        place.and_then(|place| set.spans.get(place)).copied().unwrap_or(Span::AWAITED)
+    }
+
+    /// Whether this view says which replicas serve a request of this epoch.
+    #[must_use]
+    pub fn knows(&self, epoch: Epoch) -> bool {
+        self.set.as_ref().is_none_or(|set| epoch <= set.known)
+    }
+
+    /// Whether a request of this epoch waits in vain: its set has changed over, and who served it is gone.
+    #[must_use]
+    pub fn is_past(&self, epoch: Epoch) -> bool {
+        self.set
+            .as_ref()
+            .is_some_and(|set| epoch < self.entry && !set.spans.iter().any(|span| span.holds(epoch)))
     }
 }
 
@@ -204,6 +244,9 @@ pub enum ProxyReport {
         /// Of the order.
         sequence: u64,
     },
+    /// No request that entered here and is under way is of an older epoch. Told with each view where there are sets, and
+    /// when it has become true of a newer one.
+    Oldest(Epoch),
     /// A replica broke the data plane's rules; it is treated as dead.
     Fault {
         /// Which.
@@ -445,6 +488,9 @@ pub enum CallerReport {
         /// Of the view.
         generation: Generation,
     },
+    /// No request that entered here and is under way is of an older epoch. Told with each view where there are sets, and
+    /// when it has become true of a newer one.
+    Oldest(Epoch),
     /// A replica broke the data plane's rules; it is treated as dead.
     Fault {
         /// Which.

@@ -12,6 +12,7 @@ pub mod channel;
 mod claim;
 pub mod codec;
 pub mod control;
+pub mod epoch;
 mod event_index;
 pub mod metrics;
 pub mod record;

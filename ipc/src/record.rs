@@ -1,8 +1,8 @@
 //! Heads of requests and responses as flat bytes: what stands at the start of a channel's first block.
 //!
 //! ```text
-//!   request   magic kind . count  encoding method_index  deadline_ns  content_length   lengths of 7 texts
-//!             u16   u8  u8 u32    u32      u32           u64          u64 (MAX: none)  u32 each
+//!   request   magic kind . count  encoding method_index  deadline_ns  content_length   epoch  lengths of 7 texts
+//!             u16   u8  u8 u32    u32      u32           u64          u64 (MAX: none)  u64    u32 each
 //!             id method path query route_prefix traceparent model_id, then the fields
 //!   response  magic . . count  encoding status .  content_length, then the fields
 //!             u16   u8 u8 u32  u32      u16    u16 u64
@@ -13,6 +13,8 @@
 //! UTF-8, no byte is left over. What it does not check is what HTTP allows in a name or a value: whoever writes
 //! them to a socket does.
 
+use crate::epoch::Epoch;
+
 /// Bytes of a head, at most.
 pub const HEAD_MAX: usize = 64 * 1024;
 /// Header fields in a head, at most.
@@ -21,6 +23,8 @@ pub const FIELDS_MAX: usize = 512;
 const REQUEST_MAGIC: u16 = 0xdec1;
 const RESPONSE_MAGIC: u16 = 0xdec2;
 const TEXTS: usize = 7;
+/// Where the epoch stands in a request's record.
+const EPOCH_AT: usize = 32;
 
 /// Why bytes are not a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +85,8 @@ pub struct RequestHead<'a> {
     pub encoding: u32,
     /// Index of the method of a call.
     pub method_index: u32,
+    /// With which of the changes of sets it has entered.
+    pub epoch: Epoch,
 }
 
 /// The head of a response. For a call, status 200 is a result; any other is the class of the error, whose text
@@ -114,6 +120,7 @@ impl<'a> RequestHead<'a> {
         out.extend_from_slice(&self.method_index.to_le_bytes());
         out.extend_from_slice(&self.deadline_ns.to_le_bytes());
         out.extend_from_slice(&self.content_length.unwrap_or(u64::MAX).to_le_bytes());
+        out.extend_from_slice(&self.epoch.0.to_le_bytes());
         for text in texts {
             put_length(text, out);
         }
@@ -141,6 +148,7 @@ impl<'a> RequestHead<'a> {
         let method_index = reader.u32()?;
         let deadline_ns = reader.u64()?;
         let content_length = reader.optional()?;
+        let epoch = Epoch(reader.u64()?);
         let mut lengths = [0u32; TEXTS];
         for length in &mut lengths {
             *length = reader.u32()?;
@@ -163,8 +171,16 @@ impl<'a> RequestHead<'a> {
             content_length,
             encoding,
             method_index,
+            epoch,
         };
         Ok((head, Headers::checked(reader, count)?))
+    }
+
+    /// Writes the epoch into a record that stands at the start of `bytes`: it is known only where a replica is chosen.
+    pub fn stamp(bytes: &mut [u8], epoch: Epoch) {
+        if let Some(place) = bytes.get_mut(EPOCH_AT..EPOCH_AT + 8) {
+            place.copy_from_slice(&epoch.0.to_le_bytes());
+        }
     }
 
     fn texts(&self) -> [&'a [u8]; TEXTS] {
@@ -382,6 +398,7 @@ mod tests {
             content_length: Some(12),
             encoding: 0,
             method_index: u32::MAX,
+            epoch: Epoch(9),
         }
     }
 
@@ -397,6 +414,17 @@ mod tests {
         let (head, headers) = RequestHead::parse(&bytes).unwrap();
         assert_eq!(head, request());
         assert_eq!(headers.collect::<Vec<_>>(), FIELDS);
+    }
+
+    #[test]
+    fn an_epoch_is_stamped_on_what_is_written_already() {
+        let mut bytes = request_bytes();
+        RequestHead::stamp(&mut bytes, Epoch(7));
+        let (head, headers) = RequestHead::parse(&bytes).unwrap();
+        assert_eq!(head, RequestHead { epoch: Epoch(7), ..request() });
+        assert_eq!(headers.collect::<Vec<_>>(), FIELDS);
+        RequestHead::stamp(&mut bytes[..EPOCH_AT + 7], Epoch(8));
+        assert_eq!(RequestHead::parse(&bytes).unwrap().0.epoch, Epoch(7), "what does not fit is not written");
     }
 
     #[test]

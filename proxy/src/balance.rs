@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::CanaryView;
+use decurion_ipc::epoch::{Epoch, Span};
 
 use crate::time::Nanos;
 
@@ -59,6 +60,9 @@ pub struct Replica {
     deployment: Arc<Deployment>,
     load: Box<dyn Load>,
     pace: Pace,
+    /// The requests that it serves, as of the newest view.
+    since: AtomicU64,
+    until: AtomicU64,
 }
 
 /// What a replica has ahead of itself is to take it no longer than this.
@@ -107,7 +111,21 @@ impl Replica {
     #[must_use]
     pub fn new(id: ReplicaId, lane: LaneIndex, deployment: Arc<Deployment>, load: Box<dyn Load>) -> Self {
         let (in_flight, gone, pace) = (AtomicU32::new(0), AtomicBool::new(false), Pace::default());
-        Self { in_flight, gone, id, version: String::new(), lane, deployment, load, pace }
+        let (since, until) = (AtomicU64::new(Span::ALL.since.0), AtomicU64::new(Span::ALL.until.0));
+        Self { in_flight, gone, id, version: String::new(), lane, deployment, load, pace, since, until }
+    }
+
+    /// The requests that it serves.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        let (since, until) = (self.since.load(Ordering::SeqCst), self.until.load(Ordering::SeqCst));
+        Span { since: Epoch(since), until: Epoch(until) }
+    }
+
+    /// Says which requests it serves. Before a view is sent by which others enter.
+    pub fn set_span(&self, span: Span) {
+        self.since.store(span.since.0, Ordering::SeqCst);
+        self.until.store(span.until.0, Ordering::SeqCst);
     }
 
     /// The same, of this version.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{DeploymentView, Generation, RouteView};
+use decurion_ipc::epoch::Epoch;
 
 use crate::balance::{Backends, Canary, Deployment, LaneIndex, Load, Post, Replica};
 use crate::route::RouteTable;
@@ -65,6 +66,8 @@ pub struct Routing<L, K> {
     unacknowledged: BTreeMap<Generation, Applying>,
     /// Replicas of the newest view that every worker goes by.
     acknowledged: BTreeSet<ReplicaId>,
+    /// By worker: the oldest epoch of its requests, as far as it is known since the last view.
+    oldest: BTreeMap<usize, Epoch>,
     attempts: u64,
     lanes: Lanes,
 }
@@ -118,6 +121,7 @@ impl<L, K> Default for Routing<L, K> {
             partial: None,
             unacknowledged: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
+            oldest: BTreeMap::new(),
             attempts: 0,
             lanes: Lanes::default(),
         }
@@ -223,6 +227,18 @@ impl<L, K> Routing<L, K> {
         Some(Applied { generation, unreachable })
     }
 
+    /// No request of a worker has entered before this epoch: what is true of all of them by that, where that is news. Said
+    /// again after each view.
+    #[must_use]
+    pub fn oldest(&mut self, worker: usize, epoch: Epoch, workers: usize) -> Option<Epoch> {
+        let all = |oldest: &BTreeMap<usize, Epoch>| {
+            (oldest.len() == workers).then(|| oldest.values().min().copied()).flatten()
+        };
+        let before = all(&self.oldest);
+        self.oldest.insert(worker, epoch);
+        all(&self.oldest).filter(|oldest| before != Some(*oldest))
+    }
+
     /// A worker refers to a dead lane no more.
     pub fn freed(&mut self, lane: LaneIndex, workers: usize) {
         self.lanes.freed(lane, workers);
@@ -280,7 +296,9 @@ impl<L, K> Routing<L, K> {
         }
         self.forget_deployments(view, crew, now);
         let generation = view.generation;
-        crew.route(&Arc::new(View { generation, routes: RouteTable::new(routes.into_iter()) }));
+        let entry = view.deployments.iter().map(|deployment| deployment.entry).max().unwrap_or_default();
+        self.oldest.clear();
+        crew.route(&Arc::new(View { generation, entry, routes: RouteTable::new(routes.into_iter()) }));
         self.routed = true;
         unreachable
     }
@@ -295,7 +313,13 @@ impl<L, K> Routing<L, K> {
         let mut replicas = Vec::with_capacity(view.replicas.len());
         for id in &view.replicas {
             match self.serving(id, &view.name, crew) {
-                Ok(replica) => replicas.push(replica),
+                Ok(replica) => {
+                    let span = view.span(id);
+                    replica.set_span(span);
+                    if span.holds(view.entry) {
+                        replicas.push(replica);
+                    }
+                }
                 Err(why) => unreachable.push((id.clone(), why)),
             }
         }
@@ -381,6 +405,7 @@ mod tests {
 
     use decurion_api::RoutePrefix;
     use decurion_ipc::control::Availability;
+    use decurion_ipc::epoch::{SetView, Span};
 
     use super::*;
     use crate::balance::Grant;
@@ -451,6 +476,8 @@ mod tests {
             http: true,
             methods: vec![],
             encodings: 0,
+            entry: Epoch::default(),
+            set: None,
         };
         RouteView { generation: Generation(generation), deployments: vec![deployment] }
     }
@@ -528,6 +555,46 @@ mod tests {
         routing.view(view(2, &[]), NOW);
         routing.settle(&crew, NOW);
         assert_eq!((routing.routed().count(), routing.attached().count()), (0, 1));
+    }
+
+    #[test]
+    fn of_a_set_requests_enter_by_the_replicas_of_their_epoch_and_all_are_joined() {
+        let crew = Told::default();
+        let mut routing = serving(&crew);
+        let attempt = routing.attach(id(2), "2".to_owned(), ());
+        routing.joined(&id(2), attempt, ends());
+        let span = |since, until| Span { since: Epoch(since), until: Epoch(until) };
+        let mut turned = view(2, &[1, 2]);
+        let deployment = &mut turned.deployments[0];
+        deployment.set = Some(SetView { known: Epoch(5), spans: vec![span(0, 4), span(5, Epoch::NEVER.0)] });
+        for (entry, enters) in [(4, 1), (5, 2)] {
+            turned.deployments[0].entry = Epoch(entry);
+            routing.view(turned.clone(), NOW);
+            routing.settle(&crew, NOW);
+            let of = |known: &Known<u8, ()>| match &known.state {
+                Joining::Serving(replica) => replica.span().entering(Epoch(entry)).is_some(),
+                _ => false,
+            };
+            let entered: Vec<&ReplicaId> =
+                routing.replicas.iter().filter(|(_, known)| of(known)).map(|(id, _)| id).collect();
+            assert!(entered.contains(&&id(enters)));
+            assert!(crew.take().last().expect("it was told").ends_with(" 1"), "one of both is chosen");
+            turned.generation = Generation(3);
+        }
+        assert_eq!(routing.attached().count(), 2);
+    }
+
+    #[test]
+    fn the_oldest_epoch_is_that_of_the_worker_that_is_behind_and_told_again_with_each_view() {
+        let crew = Told::default();
+        let mut routing = serving(&crew);
+        assert_eq!(routing.oldest(0, Epoch(5), 2), None);
+        assert_eq!(routing.oldest(1, Epoch(4), 2), Some(Epoch(4)));
+        assert_eq!(routing.oldest(1, Epoch(5), 2), Some(Epoch(5)));
+        routing.view(view(2, &[1]), NOW);
+        routing.settle(&crew, NOW);
+        assert_eq!(routing.oldest(1, Epoch(5), 2), None);
+        assert_eq!(routing.oldest(0, Epoch(5), 2), Some(Epoch(5)));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decurion_ipc::control::{Availability, Generation};
+use decurion_ipc::epoch::Epoch;
 
 use crate::balance::{Backends, Deployment};
 use crate::route::RouteTable;
@@ -13,6 +14,8 @@ use crate::route::RouteTable;
 pub struct View {
     /// Which; zero before the first.
     pub generation: Generation,
+    /// With what requests enter.
+    pub entry: Epoch,
     /// By route prefix.
     pub routes: RouteTable<Route>,
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use decurion_abi::{Bytes, Header, Request, Waker};
 use decurion_ipc::channel::{InBlock, StreamId};
+use decurion_ipc::epoch::Epoch;
 use decurion_ipc::record::{Kind, RecordError, RequestHead};
 
 use crate::gate::Entry;
@@ -140,6 +141,7 @@ pub(crate) struct RequestView {
     headers: Vec<Header>,
     request: Request,
     kind: Kind,
+    epoch: Epoch,
     /// Where in `head` the texts stand that the host itself asks for.
     id: Range<usize>,
     method: Range<usize>,
@@ -175,6 +177,7 @@ impl Default for RequestView {
             headers: Vec::new(),
             request: EMPTY,
             kind: Kind::Http,
+            epoch: Epoch::default(),
             id: 0..0,
             method: 0..0,
             traceparent: 0..0,
@@ -200,6 +203,7 @@ impl RequestView {
             }),
         );
         self.kind = parsed.kind;
+        self.epoch = parsed.epoch;
         let place = |text: &str| {
             let start = text.as_ptr().addr().saturating_sub(self.head.as_ptr().addr());
             start..start + text.len()
@@ -243,6 +247,11 @@ impl RequestView {
     /// HTTP or call.
     pub(crate) fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// With which of the changes of sets the request has entered.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Request id.

@@ -263,18 +263,38 @@ impl<'a> Changer<'a> {
         self.finish()
     }
 
-    /// After a failed update: the last form that was rolled out whole, with a note of what failed.
+    /// After a failed update: the last form that was rolled out whole, with a note of what failed. A set goes back as it
+    /// came: with those that were changed with it, and those that have not changed over yet.
     ///
     /// # Errors
     /// [`Refusal::NothingBefore`].
     pub fn put_back(mut self, name: &DeploymentName, why: String) -> Result<Proposal, Refusal> {
-        let held = self.held(name)?.clone();
-        let Some(before) = held.before.as_deref().cloned() else {
+        let held = self.held(name)?;
+        if held.before.is_none() {
             return Err(Refusal::NothingBefore(name.clone()));
+        }
+        let set = |wanted: &Wanted| {
+            wanted.spec.rollout.together.clone().map(|set| (wanted.application.clone(), set))
         };
-        let rolled_back = RolledBack { revision: held.revision, version: held.version.clone(), message: why };
-        self.insert(&held, Wanted { rolled_back: Some(rolled_back), ..before });
+        let fellows: Vec<&Wanted> = self
+            .current
+            .deployments
+            .values()
+            .filter(|other| other.spec.name != *name && set(held).is_some() && set(other) == set(held))
+            .filter(|other| other.revision == held.revision || !(self.standing)(&other.spec.name).whole)
+            .filter(|other| other.before.as_ref().is_some_and(|before| before.template != other.template))
+            .collect();
+        self.put_form_back(held, why.clone());
+        for fellow in fellows {
+            self.put_form_back(fellow, format!("'{name}' of its set failed: {why}"));
+        }
         self.conclude()
+    }
+
+    fn put_form_back(&mut self, held: &Wanted, message: String) {
+        let Some(before) = held.before.as_deref().cloned() else { return };
+        let rolled_back = RolledBack { revision: held.revision, version: held.version.clone(), message };
+        self.insert(held, Wanted { rolled_back: Some(rolled_back), ..before });
     }
 
     /// After a refused `user_config`: the one before it, with a note of the refusal.
@@ -486,14 +506,21 @@ const VIEW_MAX: usize = MESSAGE_MAX - 1024;
 fn view_bytes(wanted: &Wanted) -> usize {
     const FIXED: usize = 128;
     const LENGTH: usize = 8;
+    const SPAN: usize = 16;
     let spec = &wanted.spec;
     let name = spec.name.as_str().len();
     let most = wanted.replicas_max();
     let replicas = most as usize + spec.rollout.max_surge.ceil_of(most) as usize;
     let methods: usize = wanted.class.methods.iter().map(|method| LENGTH + method.len()).sum();
     let prefix = spec.route_prefix.as_ref().map_or(0, |prefix| prefix.as_str().len());
+    // Of a set there may be two versions at once, and what each replica of them serves.
+    let each = LENGTH + name + 9;
+    let replicas = match spec.rollout.together {
+        Some(_) => replicas.max(2 * most as usize) * (each + SPAN),
+        None => replicas * each,
+    };
     // A replica's id is the name, a dash and up to eight digits.
-    FIXED + 2 * name + prefix + REASON_IN_VIEW_MAX + methods + replicas * (LENGTH + name + 9)
+    FIXED + 2 * name + prefix + REASON_IN_VIEW_MAX + methods + replicas
 }
 
 fn check(desired: &Desired) -> Result<(), Refusal> {

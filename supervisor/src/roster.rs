@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::capacity::Reservation;
 use crate::desired::{ConfigId, TemplateId, Wanted};
 use crate::reconcile::Why;
+use crate::reconcile::together::SetsRecord;
 use crate::store::Disk;
 
 /// Every child's entry, and the folder that they are kept in.
@@ -89,6 +90,7 @@ const FORMAT: u32 = 1;
 const SUFFIX: &str = ".json";
 const TEMPORARY: &str = "incoming.tmp";
 const LIFE: &str = "life";
+const SETS: &str = "sets";
 
 impl<D: Disk> Roster<D> {
     /// Reads what an earlier supervisor has left in a folder. What can't be read, or is of another boot, is dropped.
@@ -115,6 +117,21 @@ impl<D: Disk> Roster<D> {
             tracing::warn!("the number of this life can't be kept: {error}");
         }
         life
+    }
+
+    /// How far sets of deployments were, as an earlier supervisor has noted it.
+    pub(crate) fn sets(&mut self) -> SetsRecord {
+        let kept = self.disk.read(SETS).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        kept.unwrap_or_default()
+    }
+
+    /// Notes how far sets of deployments are.
+    pub(crate) fn note_sets(&mut self, record: &SetsRecord) {
+        if let Err(error) = self.put(SETS, record) {
+            tracing::warn!(
+                "how far sets of deployments are can't be noted; a supervisor after this one would not know: {error}"
+            );
+        }
     }
 
     /// Notes a child, or how it stands now.
@@ -181,6 +198,8 @@ fn replica_file(replica: &ReplicaId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use decurion_ipc::epoch::Epoch;
+
     use crate::reconcile::world::{World, name, spec};
     use crate::store::paper::Paper;
 
@@ -237,6 +256,15 @@ mod tests {
             assert!(left.is_empty());
             assert!(reopen(roster.disk, "boot").1.is_empty(), "and it is gone");
         }
+    }
+
+    #[test]
+    fn how_far_sets_are_is_kept() {
+        let (mut roster, _) = reopen(Paper::default(), "boot");
+        assert_eq!(roster.sets(), SetsRecord::default());
+        let record = SetsRecord { known: Epoch(4), ..SetsRecord::default() };
+        roster.note_sets(&record);
+        assert_eq!(reopen(roster.disk, "boot").0.sets(), record);
     }
 
     #[test]

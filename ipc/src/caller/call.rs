@@ -6,6 +6,7 @@ use decurion_api::{DeploymentName, ReplicaId};
 use super::REPLY_MAX;
 use crate::board::model_hash;
 use crate::channel::{BLOCK_MAX, Busy, InBlock, NoRoom, Requester, StreamId};
+use crate::epoch::Epoch;
 use crate::record::{HEAD_MAX, Kind, RecordError, RequestHead, ResponseHead};
 
 /// Names a call of one [`Caller`](super::Caller); never reused.
@@ -40,8 +41,10 @@ pub struct NewCall {
     pub deadline_ns: u64,
     /// Model that it asks for, or empty: replicas that hold it are preferred.
     pub model_id: String,
-    /// The one replica that is to answer; `None`: the least loaded.
+    /// The one replica that is to answer, whatever its version; `None`: the least loaded.
     pub replica: Option<ReplicaId>,
+    /// Of the request on whose behalf it is made; `None`: it enters here, with the present one.
+    pub epoch: Option<Epoch>,
 }
 
 /// A whole reply.
@@ -162,12 +165,15 @@ pub(super) struct Call {
     pub(super) watched: bool,
     /// Hash of its model; 0: none.
     pub(super) model: u64,
+    /// With which epoch it was sent.
+    pub(super) epoch: Epoch,
 }
 
 impl Call {
     pub(super) fn new(new: NewCall) -> Self {
         let (state, reply) = (State::Waiting, Reply::default());
         let record = record(&new);
+        let epoch = new.epoch.unwrap_or_default();
         let model = if new.model_id.is_empty() { 0 } else { model_hash(&new.model_id) };
         Self {
             new,
@@ -180,6 +186,7 @@ impl Call {
             blocks: Vec::new(),
             watched: false,
             model,
+            epoch,
         }
     }
 
@@ -239,7 +246,9 @@ impl Call {
     }
 
     /// Opens a stream for this call, with the body where it fits.
-    pub(super) fn open(&mut self, lane: &mut Requester) -> Result<StreamId, Busy> {
+    pub(super) fn open(&mut self, lane: &mut Requester, epoch: Epoch) -> Result<StreamId, Busy> {
+        RequestHead::stamp(&mut self.record, epoch);
+        self.epoch = epoch;
         let (record, new) = (&self.record, &self.new);
         let fits = record.len() + new.body.len() <= BLOCK_MAX;
         let inline = if fits { new.body.as_slice() } else { &[] };
@@ -265,6 +274,12 @@ impl Call {
                 Err(NoRoom::Later | NoRoom::TooLarge | NoRoom::Gone) => return,
             }
         }
+    }
+
+    /// Whether it has entered here, with an epoch before this one, and is under way.
+    pub(super) fn has_entered_before(&self, entry: Epoch) -> bool {
+        let under_way = matches!(self.state, State::Sent | State::Replying);
+        self.new.epoch.is_none() && under_way && self.epoch < entry
     }
 
     /// Nothing of it was run: it may be sent again.
@@ -329,6 +344,7 @@ fn record(new: &NewCall) -> Vec<u8> {
         content_length: Some(new.body.len() as u64),
         encoding: new.encoding,
         method_index: u32::MAX,
+        epoch: new.epoch.unwrap_or_default(),
     };
     let mut record = Vec::with_capacity(256);
     let headers = new.headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));

@@ -8,6 +8,7 @@ use super::call::{CallError, CallKey};
 use crate::board::BoardReader;
 use crate::channel::{Requester, StreamId};
 use crate::control::{CanaryView, DeploymentView, Generation};
+use crate::epoch::Epoch;
 
 /// One deployment, as far as it is known.
 #[derive(Debug, Default)]
@@ -84,6 +85,14 @@ impl Callee {
         }
     }
 
+    /// What calls that enter now carry; `None`: there is no view.
+    pub(super) fn entry(&self) -> Option<Epoch> {
+        match &self.current {
+            Known::View(view) => Some(view.entry),
+            Known::Nothing | Known::Absent(_) => None,
+        }
+    }
+
     /// Whether new calls may go to this replica, now or by what was announced.
     pub(super) fn names(&self, replica: &ReplicaId) -> bool {
         let announced = self.announced.as_ref().map(|(_, known)| known);
@@ -135,6 +144,8 @@ pub(super) struct Wish<'a> {
     pub(super) only: Option<&'a ReplicaId>,
     /// They were tried, and had no room after all.
     pub(super) tried: &'a [ReplicaId],
+    /// Of the request.
+    pub(super) epoch: Epoch,
 }
 
 /// The least loaded replica with room. Those that hold the model come first; among equals without it, the same one
@@ -146,8 +157,14 @@ pub(super) fn least_loaded<'a>(
 ) -> Option<&'a ReplicaId> {
     let count = view.replicas.len();
     let turn = if wish.model == 0 { wish.turn } else { usize::try_from(wish.model >> 1).unwrap_or(0) };
+    // One replica that is asked for by name answers whatever its version.
+    let suitable = || {
+        let any = wish.only.map(|_| view.in_rotation()).into_iter().flatten();
+        let of_its_epoch = wish.only.is_none().then(|| view.in_rotation_at(wish.epoch)).into_iter().flatten();
+        any.chain(of_its_epoch)
+    };
     let least = |belongs: &dyn Fn(&ReplicaId) -> bool| {
-        let fitting = view.in_rotation().enumerate().filter_map(|(place, id)| {
+        let fitting = suitable().enumerate().filter_map(|(place, id)| {
             if wish.only.is_some_and(|only| only != id) || wish.tried.contains(id) || !belongs(id) {
                 return None;
             }

@@ -11,6 +11,7 @@ use crate::attach::{self, UpBell};
 use crate::board::{BoardWriter, model_hash};
 use crate::channel::{Geometry, Request, Responder};
 use crate::control::{DeploymentView, Generation};
+use crate::epoch::{Epoch, SetView, Span};
 use crate::record::{Kind, RequestHead, ResponseHead};
 
 fn name(text: &str) -> DeploymentName {
@@ -35,6 +36,8 @@ fn view(replicas: &[u32], ongoing: u32, queued: Option<u32>) -> DeploymentView {
         http: true,
         methods: Vec::new(),
         encodings: 2,
+        entry: Epoch(0),
+        set: None,
     }
 }
 
@@ -52,6 +55,7 @@ fn call(text: &str) -> NewCall {
         deadline_ns: 0,
         model_id: String::new(),
         replica: None,
+        epoch: None,
     }
 }
 
@@ -100,7 +104,7 @@ impl Scene {
         assert_eq!(self.caller.handle(order), None);
         let applied = CallerReport::Applied { deployment: name("model"), generation };
         let mut reports = self.caller.take_reports();
-        reports.retain(|report| !matches!(report, CallerReport::Waiting { .. }));
+        reports.retain(|report| !matches!(report, CallerReport::Waiting { .. } | CallerReport::Oldest(_)));
         assert_eq!(reports, [applied]);
     }
 
@@ -615,4 +619,104 @@ fn a_replica_that_answers_late_holds_no_view_up_and_is_used_once_it_has() {
         .poll(9, &mut |request| opened += u32::from(matches!(request, Request::Open { .. })))
         .unwrap();
     assert_eq!(opened, 1, "the call that waited goes there");
+}
+
+/// Replica 1 served up to the change before epoch 5, replica 2 serves since.
+fn changed(entry: u64) -> DeploymentView {
+    let old = Span { since: Epoch(0), until: Epoch(4) };
+    let new = Span { since: Epoch(5), until: Epoch::NEVER };
+    let set = SetView { known: Epoch(5), spans: vec![old, new] };
+    DeploymentView { entry: Epoch(entry), set: Some(set), ..view(&[1, 2], 2, None) }
+}
+
+/// Replica 2 is there, and its set has not changed over.
+fn unchanged() -> DeploymentView {
+    let set = SetView { known: Epoch(4), spans: vec![Span::ALL, Span::AWAITED] };
+    DeploymentView { entry: Epoch(4), set: Some(set), ..view(&[1, 2], 2, None) }
+}
+
+fn of_epoch(epoch: u64, text: &str) -> NewCall {
+    NewCall { epoch: Some(Epoch(epoch)), ..call(text) }
+}
+
+#[test]
+fn a_call_stays_with_the_versions_that_its_request_has_entered() {
+    let mut scene = Scene::new(unchanged());
+    scene.start("before");
+    assert_eq!(scene.arrived(), [vec!["before".to_owned()], vec![]]);
+    scene.announce(changed(4));
+    scene.start("still before");
+    scene.announce(changed(5));
+    scene.start("after");
+    for (epoch, text) in [(4, "old"), (5, "new")] {
+        scene.caller.start(of_epoch(epoch, text), 0).expect("it may be sent or wait");
+    }
+    let mut arrived = scene.arrived();
+    assert_eq!(arrived[1], ["after", "new"]);
+    assert_eq!(
+        arrived[0],
+        ["before", "still before"],
+        "it has no room for the old one, and nobody else takes it"
+    );
+    scene.answer(0, "done");
+    arrived = scene.arrived();
+    assert_eq!(arrived[0], ["still before", "old"]);
+}
+
+#[test]
+fn a_call_waits_for_the_word_of_a_change_that_its_request_knows_of_already() {
+    let mut scene = Scene::new(unchanged());
+    scene.caller.start(of_epoch(5, "new"), 0).expect("it waits");
+    scene.start("before");
+    assert_eq!(scene.arrived(), [vec!["before".to_owned()], vec![]], "others are not held up");
+    scene.announce(changed(4));
+    assert_eq!(scene.arrived(), [vec!["before".to_owned()], vec!["new".to_owned()]]);
+}
+
+#[test]
+fn a_call_whose_versions_are_gone_is_refused() {
+    let mut scene = Scene::new(changed(5));
+    let waits = [1, 2, 3].map(|_| scene.caller.start(of_epoch(4, "old"), 0).expect("it may be sent or wait"));
+    let mut after = changed(5);
+    after.replicas.remove(0);
+    after.set.as_mut().expect("it is one of a set").spans.remove(0);
+    scene.announce(after);
+    let refused =
+        |outcome| matches!(outcome, Outcome::Failed(CallError::Unavailable(why)) if why.contains("gone"));
+    assert_eq!(
+        waits.map(|key| refused(scene.caller.outcome(key))),
+        [false, false, true],
+        "two were sent before"
+    );
+}
+
+#[test]
+fn the_oldest_epoch_is_told_when_the_last_call_that_entered_by_it_has_ended() {
+    let mut scene = Scene::new(unchanged());
+    let before = scene.start("before");
+    let told = |scene: &mut Scene| {
+        let mut reports = scene.caller.take_reports();
+        reports.retain(|report| matches!(report, CallerReport::Oldest(_)));
+        reports
+    };
+    scene.announce(changed(5));
+    scene.caller.start(of_epoch(4, "of another's request"), 0).expect("it may be sent");
+    scene.arrived();
+    assert_eq!(told(&mut scene), []);
+    scene.answer(0, "done");
+    scene.caller.poll(0);
+    assert_eq!(scene.caller.outcome(before), Outcome::Ready);
+    assert_eq!(told(&mut scene), [CallerReport::Oldest(Epoch(5))]);
+    scene.caller.poll(0);
+    assert_eq!(told(&mut scene), []);
+}
+
+#[test]
+fn a_call_that_enters_anew_after_a_death_takes_the_present_versions() {
+    let mut scene = Scene::new(unchanged());
+    scene.start("entered here");
+    scene.caller.start(of_epoch(4, "old"), 0).expect("it may be sent");
+    scene.announce(changed(5));
+    scene.caller.died(&replica(1));
+    assert_eq!(scene.arrived()[1], ["entered here"]);
 }

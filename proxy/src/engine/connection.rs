@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decurion_ipc::board::model_hash;
+use decurion_ipc::epoch::Epoch;
 
 use super::input::Input;
 use super::output::Output;
@@ -126,6 +127,8 @@ pub(super) struct Request {
     pub(super) id: RequestId,
     /// Hash of the model that it asks for; 0: none.
     pub(super) model: u64,
+    /// With what it entered when it was last sent.
+    pub(super) epoch: Epoch,
     pub(super) deadline: Nanos,
     pub(super) answer: Answer,
     /// Was taken by a replica that died.
@@ -177,6 +180,7 @@ impl Default for Request {
             idempotent: false,
             id: RequestId::default(),
             model: 0,
+            epoch: Epoch::default(),
             deadline: Nanos::NEVER,
             answer: Answer::Nothing,
             retried: false,

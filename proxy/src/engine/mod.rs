@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use decurion_api::ReplicaId;
 use decurion_ipc::control::ProxySettings;
+use decurion_ipc::epoch::{Entered, Epoch};
 
 use crate::balance::{Grant, LaneIndex, Post, Waiter};
 use crate::http1::HeadLimits;
@@ -124,6 +125,8 @@ pub struct Engine<S: Socket, L: Lane<S>> {
     /// As of the last turn.
     now: Nanos,
     draining: bool,
+    /// Requests that have entered before the present epoch.
+    entered: Entered<ConnectionId>,
     turn: usize,
     notices: Vec<Notice>,
     freed: Vec<(LaneIndex, L)>,
@@ -183,6 +186,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             stats_due: Nanos::NEVER,
             now: Nanos(0),
             draining: false,
+            entered: Entered::default(),
             turn: usize::from(worker),
             notices: Vec::new(),
             freed: Vec::new(),
@@ -256,12 +260,27 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     pub fn set_view(&mut self, view: Arc<View>, now: Nanos) {
         self.view = view;
         self.tally_routes();
+        self.tell_entered();
         for id in self.connections.ids() {
             let Some(conn) = self.connections.get_mut(id) else { continue };
             if let Phase::Queued { .. } = conn.phase {
                 self.recheck(id, now);
             }
         }
+    }
+
+    fn tell_entered(&mut self) {
+        let (entry, connections) = (self.view.entry, &mut self.connections);
+        self.entered.enter(entry, || {
+            let ids = connections.ids();
+            ids.into_iter().filter(|id| has_entered_before(connections, *id, entry)).collect()
+        });
+    }
+
+    /// Where it has become true that no request here has entered before this epoch: the epoch.
+    pub fn oldest_news(&mut self) -> Option<Epoch> {
+        let connections = &mut self.connections;
+        self.entered.news(|id, entry| has_entered_before(connections, *id, entry))
     }
 
     /// Takes a slot that a waiting request was given; gives it on where the request is no more.
@@ -509,6 +528,16 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let model = self.connections.get_mut(id).map_or(0, |conn| conn.request.model);
         Waiter { worker: self.worker, ticket: id.to_bits(), model, light }
     }
+}
+
+/// Whether a request is with a replica, by an epoch before this one.
+fn has_entered_before<S: Socket, L: Lane<S>>(
+    connections: &mut Slab<Connection<S, L>>,
+    id: ConnectionId,
+    entry: Epoch,
+) -> bool {
+    let conn = connections.get_mut(id);
+    conn.is_some_and(|conn| matches!(conn.phase, Phase::Open { .. }) && conn.request.epoch < entry)
 }
 
 /// Memory for the next request's body that an idle connection keeps.

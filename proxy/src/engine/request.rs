@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use decurion_ipc::channel::{BLOCK_MAX, Busy};
 use decurion_ipc::control::Availability;
+use decurion_ipc::epoch::Epoch;
 use decurion_ipc::record::{self, HEAD_MAX, Kind};
 
 use super::ahead::Ahead;
@@ -223,7 +224,14 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let Some(entry) = self.lanes.get_mut(lane.at()).and_then(Option::as_mut) else {
             return self.respond(id, Page::internal_error(), now);
         };
+        let Some(epoch) = entry.replica.span().entering(self.view.entry) else {
+            // The place was given by a view before this one: it is for requests that are under way.
+            self.release(lane);
+            return self.dispatch(id, Some(lane), now);
+        };
         let Some(conn) = self.connections.get_mut(id) else { return Step::Wait };
+        record::RequestHead::stamp(&mut self.record, epoch);
+        conn.request.epoch = epoch;
         let at_hand = conn.request.at_hand(&conn.input);
         let first = &at_hand[..at_hand.len().min(BLOCK_MAX - self.record.len())];
         // Where the protocol may change, what the client then sends follows on the same stream.
@@ -456,6 +464,7 @@ fn encode(head: &Head<'_, '_>, prefix: &str, request: &Request, out: &mut Vec<u8
         content_length,
         encoding: 0,
         method_index: u32::MAX,
+        epoch: Epoch::default(),
     };
     record.encode(head.forwarded(), out);
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use decurion_api::{DeploymentName, ReplicaId, RoutePrefix};
 use decurion_ipc::channel::{Busy, Fault, NoRoom, ResetCode};
 use decurion_ipc::control::{Availability, Generation};
+use decurion_ipc::epoch::Epoch;
 use decurion_ipc::record::{RequestHead, ResponseHead};
 
 use super::port::{Happened, Lane, Lost, News, Socket};
@@ -421,7 +422,7 @@ impl World {
             http: true,
         };
         let routes = RouteTable::new([(RoutePrefix::new("/d").unwrap(), route)].into_iter());
-        let view = View { generation: Generation(self.generation), routes };
+        let view = View { generation: Generation(self.generation), entry: Epoch::default(), routes };
         self.engine.set_view(Arc::new(view), self.now);
     }
 

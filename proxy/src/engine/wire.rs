@@ -13,6 +13,7 @@ use std::time::Duration;
 use decurion_api::{DeploymentName, ReplicaId, RoutePrefix};
 use decurion_ipc::channel::{Busy, Fault, NoRoom, ResetCode};
 use decurion_ipc::control::{Availability, Generation, ProxySettings};
+use decurion_ipc::epoch::Epoch;
 use decurion_ipc::record::{RequestHead, ResponseHead};
 
 use super::port::{Happened, Lane, Lost, News, Socket};
@@ -97,7 +98,7 @@ pub fn speak_at<'p>(
     let route = Route { place: 0, deployment, backends, availability, request_timeout: None, http: true };
     let routes = RouteTable::new([(RoutePrefix::new("/").expect("a prefix"), route)].into_iter());
     let mut now = Nanos(1);
-    engine.set_view(Arc::new(View { generation: Generation(1), routes }), now);
+    engine.set_view(Arc::new(View { generation: Generation(1), entry: Epoch::default(), routes }), now);
 
     let wire = Rc::new(RefCell::new(Ends::default()));
     let client = engine.accept(Wire(Rc::clone(&wire)), now);

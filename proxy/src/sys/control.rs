@@ -482,6 +482,12 @@ impl Control {
                     let _ = self.reports.send(ProxyReport::Applied { generation, unreachable });
                 }
             }
+            FromWorker::Oldest { worker, epoch } => {
+                let workers = self.workers.as_ref().map_or(0, |workers| workers.count());
+                if let Some(oldest) = self.routing.oldest(worker, epoch, workers) {
+                    let _ = self.reports.send(ProxyReport::Oldest(oldest));
+                }
+            }
             FromWorker::Fault { replica, fault } => {
                 self.detach(&replica);
                 let _ = self.reports.send(ProxyReport::Fault { replica, fault });

@@ -11,6 +11,7 @@ use std::time::Duration;
 use decurion_api::ReplicaId;
 use decurion_ipc::channel::Requester;
 use decurion_ipc::control::{Generation, ProxyReport, ProxySettings};
+use decurion_ipc::epoch::Epoch;
 use decurion_ipc::proxy_control::ReportSender;
 use decurion_ipc::stats::Traffic;
 use mio::event::Event;
@@ -55,6 +56,11 @@ const LEVEL_ERROR: u32 = 1;
 pub(super) enum FromWorker {
     Applied {
         generation: Generation,
+    },
+    /// No request of this worker has entered before this epoch.
+    Oldest {
+        worker: usize,
+        epoch: Epoch,
     },
     Fault {
         replica: ReplicaId,
@@ -450,6 +456,9 @@ impl<T: From<FromWorker> + Send> Worker<T> {
                 Notice::Fault { replica, fault } => self.tell(FromWorker::Fault { replica, fault }),
                 Notice::Starved => self.tell(FromWorker::Starved),
             }
+        }
+        if let Some(epoch) = self.engine.oldest_news() {
+            self.tell(FromWorker::Oldest { worker: self.seat.index, epoch });
         }
         for (index, lane) in self.engine.take_freed() {
             // The replica may hold the bell open, so that closing our end does not end the watch.

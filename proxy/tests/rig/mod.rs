@@ -24,6 +24,7 @@ use decurion_ipc::control::{
     Availability, DeploymentView, FdToken, Generation, ProxyOrder, ProxyReport, ProxySettings, RouteView,
     TlsTexts,
 };
+use decurion_ipc::epoch::Epoch;
 use decurion_ipc::link::Link;
 use decurion_ipc::proxy_control::{OrderSender, Received};
 use decurion_ipc::stats::ProxyStats;
@@ -176,6 +177,8 @@ impl Rig {
             http: true,
             methods: vec![],
             encodings: 0,
+            entry: Epoch::default(),
+            set: None,
         };
         change(&mut view);
         self.view.retain(|other| other.name != view.name);

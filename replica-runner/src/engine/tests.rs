@@ -4,6 +4,7 @@ use decurion_abi::Waker;
 use decurion_ipc::attach::{self, UpBell};
 use decurion_ipc::board::BoardReader;
 use decurion_ipc::channel::{Event, Geometry, NoRoom, Requester};
+use decurion_ipc::epoch::Epoch;
 use decurion_ipc::record::{RequestHead, ResponseHead};
 
 use super::*;
@@ -92,6 +93,7 @@ impl Scene {
             content_length,
             encoding: 0,
             method_index: u32::MAX,
+            epoch: Epoch::default(),
         };
         let mut record = Vec::new();
         head.encode(std::iter::empty(), &mut record);
@@ -710,6 +712,7 @@ fn a_call_ends_with_the_request_it_was_made_for() {
         deadline_ns: 0,
         model_id: String::new(),
         replica: None,
+        epoch: None,
     };
     let held = scene.engine.start_call(call.clone(), Some(key), 1).unwrap();
     let freed = scene.engine.start_call(call.clone(), Some(key), 1).unwrap();

@@ -424,10 +424,10 @@ fn new_call(runner: &Runner, spec: &CallSpec, parent: Option<Key>) -> Result<New
         runner.look(|engine| {
             let exchange = engine.in_use(parent)?;
             let (id, trace) = (exchange.view.id().to_owned(), exchange.view.traceparent().to_owned());
-            Some((id, trace, exchange.deadline_ns()))
+            Some((id, trace, exchange.deadline_ns(), Some(exchange.view.epoch())))
         })
     });
-    let (id, traceparent, parent_deadline) = match travels {
+    let (id, traceparent, parent_deadline, epoch) = match travels {
         None => Default::default(),
         Some(of_parent) => of_parent.ok_or(status::INVALID)?,
     };
@@ -456,6 +456,7 @@ fn new_call(runner: &Runner, spec: &CallSpec, parent: Option<Key>) -> Result<New
         deadline_ns,
         model_id: text(spec.model_id),
         replica,
+        epoch,
     })
 }
 

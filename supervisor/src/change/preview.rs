@@ -46,6 +46,19 @@ fn roll(held: &Wanted, next: &Wanted, steps: &mut Vec<String>) {
             None => steps.push("no trial: there is no room for both versions".to_owned()),
         }
     }
+    if let Some(set) = &rollout.together {
+        steps.push(format!(
+            "{number} more of version {} start beside those of version {}; requests meet them when all that changes of the \
+             set '{set}' is ready, and the others go when the requests are done that entered before",
+            next.version, held.version
+        ));
+        steps.push(if rollout.auto_rollback {
+            format!("if it fails, the set goes back to what it was, this to version {}", held.version)
+        } else {
+            "if it fails, it stops, and what serves stays".to_owned()
+        });
+        return;
+    }
     let whom =
         if held.version == next.version { "anew".to_owned() } else { format!("by version {}", next.version) };
     steps.push(format!(

@@ -117,6 +117,7 @@ impl Core {
             AdoptedStage::Draining(why) => (Phase::Draining { since: now, why }, "it is on its way out"),
         };
         let id = adopted.replica;
+        let span = self.observed.adopted_span(&id, &adopted.template, &name);
         let mut health = Health::new(now);
         health.next_at = now + jittered(period, &id, 0);
         self.observed.replicas.insert(
@@ -140,6 +141,8 @@ impl Core {
                 board: Board::default(),
                 condemned: None,
                 lost: None,
+                over_since: span.is_over().then_some(now),
+                span,
             },
         );
         self.count_places(&name);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::Generation;
+use decurion_ipc::epoch::Epoch;
 
 use crate::reconcile::fact::CallerId;
 
@@ -23,6 +24,8 @@ pub struct Caller {
     pub attached: BTreeSet<ReplicaId>,
     /// What it was told: of one deployment each, or of all (`None`), as the proxy is.
     pub interests: BTreeMap<Option<DeploymentName>, Interest>,
+    /// No request of its own that is under way has entered before this.
+    pub oldest: Epoch,
 }
 
 /// What a caller was told of one deployment, or of all.
@@ -32,6 +35,8 @@ pub struct Interest {
     pub sent: Option<Generation>,
     /// It has acknowledged a view.
     acknowledged: bool,
+    /// Of the newest view that it has acknowledged.
+    applied: Generation,
     /// Replicas in the view that it goes by.
     standing: BTreeSet<ReplicaId>,
     /// Views that it has not acknowledged, oldest first; at most [`VIEWS_PENDING_MAX`].
@@ -56,7 +61,8 @@ impl Interest {
         now: Instant,
     ) -> Self {
         let all = standing.union(attached).cloned().collect();
-        Self { sent: None, acknowledged: true, standing, pending: [(generation, all, now)].into() }
+        let pending = [(generation, all, now)].into();
+        Self { sent: None, acknowledged: true, applied: Generation::default(), standing, pending }
     }
 
     /// Notes that a view was sent.
@@ -70,7 +76,8 @@ impl Interest {
         while let Some((oldest, ..)) = self.pending.front()
             && *oldest <= generation
         {
-            if let Some((_, replicas, _)) = self.pending.pop_front() {
+            if let Some((of, replicas, _)) = self.pending.pop_front() {
+                self.applied = of;
                 self.standing = replicas;
                 self.acknowledged = true;
             }
@@ -141,6 +148,23 @@ impl Callers {
         self.interested(deployment).all(|(id, interest)| match id {
             CallerId::Proxy(_) => true,
             _ => interest.is_settled() || interest.is_late(now),
+        })
+    }
+
+    /// Whether every caller of the deployment that answers goes by this view, or a later one.
+    #[must_use]
+    pub fn all_have(&self, deployment: &DeploymentName, generation: Generation, now: Instant) -> bool {
+        self.interested(deployment).all(|(id, interest)| match id {
+            CallerId::Proxy(_) => interest.applied >= generation,
+            _ => interest.applied >= generation || interest.is_late(now),
+        })
+    }
+
+    /// Whether no caller that answers has a request under way that entered up to this epoch.
+    #[must_use]
+    pub fn all_past(&self, epoch: Epoch, now: Instant) -> bool {
+        self.all.values().all(|caller| {
+            caller.oldest > epoch || caller.interests.values().all(|interest| interest.is_late(now))
         })
     }
 

@@ -216,6 +216,12 @@ impl Core {
             Fact::Rejoined { caller, deployment, replicas } => self.rejoin(caller, deployment, replicas, at),
             Fact::Adopted(replica) => self.adopt_replica(*replica, at),
             Fact::ProxyAdopted(proxy) => self.adopt_proxy(*proxy, at),
+            Fact::Oldest { caller, epoch } => {
+                if let Some(caller) = self.observed.callers.all.get_mut(&caller) {
+                    caller.oldest = caller.oldest.max(epoch);
+                }
+            }
+            Fact::SetsKept(record) => self.observed.resume_sets(*record),
             Fact::ViewApplied { caller, deployment, generation } => {
                 if let Some(caller) = self.observed.callers.all.get_mut(&caller)
                     && let Some(interest) = caller.interests.get_mut(&deployment)

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use decurion_api::status::EndedReplica;
+use decurion_ipc::epoch::Epoch;
 
 use crate::desired::{ConfigId, TemplateId, Wanted, fields_of};
 use crate::reconcile::autoscale::Autoscaler;
 use crate::reconcile::backoff::{self, DELAY_MAX, DELAY_UNPROVEN_MAX, GOOD_LIFE};
 use crate::reconcile::canary::Canary;
 use crate::reconcile::fact::CallerId;
+use crate::reconcile::together::Form;
 
 /// One deployment.
 #[derive(Clone, Debug)]
@@ -20,6 +22,8 @@ pub struct Deployment {
     pub deleted: bool,
     /// What became of each place; made when a replica fails there.
     pub places: BTreeMap<u32, Place>,
+    /// What requests meet that enter now: another template waits until its set changes over.
+    pub form: Form,
     /// How the newest change goes.
     pub rollout: Rollout,
     /// Templates that were good once, newest last; at most [`RAN_MAX`].
@@ -117,6 +121,7 @@ impl Deployment {
             wanted: wanted.clone(),
             deleted: false,
             places: BTreeMap::new(),
+            form: Form { template: wanted.template.clone(), since: Epoch::default() },
             rollout: Rollout::new(wanted.revision, RolloutKind::Create),
             ran: VecDeque::new(),
             ended: VecDeque::new(),
@@ -253,7 +258,8 @@ impl Deployment {
     /// What runs where the update has stopped: the last good form.
     #[must_use]
     pub fn fallback(&self) -> Option<&Wanted> {
-        if self.is_halted() { self.wanted.before.as_deref() } else { None }
+        let before = self.wanted.before.as_deref().filter(|_| self.is_halted());
+        before.filter(|before| self.may_run(&before.template))
     }
 
     /// Whether this template was good once.

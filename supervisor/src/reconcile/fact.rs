@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{Generation, StartFailure};
+use decurion_ipc::epoch::Epoch;
 
 use crate::reconcile::adopt::{AdoptedProxy, AdoptedReplica};
 use crate::reconcile::canary::Answers;
+use crate::reconcile::together::SetsRecord;
 
 /// One start of the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -249,6 +251,15 @@ pub enum Fact {
         /// Of the view.
         generation: Generation,
     },
+    /// No request that entered at a caller and is under way is of an older epoch than this.
+    Oldest {
+        /// Who.
+        caller: CallerId,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// What the supervisor before us has kept of sets. Comes before those that it has left.
+    SetsKept(Box<SetsRecord>),
     /// An order for a replica could not be sent: it does not read.
     Deaf {
         /// Which.

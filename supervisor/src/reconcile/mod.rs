@@ -26,6 +26,7 @@ mod recycle;
 pub mod replica;
 pub mod status;
 pub mod takedown;
+pub mod together;
 pub mod views;
 
 #[cfg(test)]

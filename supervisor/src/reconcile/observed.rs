@@ -19,6 +19,7 @@ use crate::reconcile::order::{Order, Spawn, Why};
 use crate::reconcile::plan::Report;
 use crate::reconcile::proxy::Proxies;
 use crate::reconcile::replica::{HEALTH_FAILURES_MAX, Health, Phase, Replica, Taking, jittered};
+use crate::reconcile::together::Sets;
 
 /// What is observed.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +50,8 @@ pub struct Observed {
     pub finished: bool,
     /// What is worth telling, not yet fetched.
     pub notes: Vec<Note>,
+    /// How far deployments are that change over as one.
+    pub sets: Sets,
 }
 
 /// A stop that was asked for.
@@ -129,8 +132,10 @@ impl Observed {
         self.miss_health_checks(now);
         self.autoscale(now);
         self.judge_canaries(now);
+        self.turn_sets(desired, now);
         // A change is done when callers go by the view that says it: no change is judged by the view before.
         self.renew_views(desired);
+        self.note_told();
         let names: Vec<DeploymentName> = self.deployments.keys().cloned().collect();
         let mut decided = false;
         for name in &names {
@@ -229,6 +234,7 @@ impl Observed {
                     deployment.put_back_at = Some(now + PUT_BACK_RETRY);
                 }
             }
+            Order::RememberSets(record) => self.sets.remembered = record.as_ref().clone(),
             Order::Finished => self.finished = true,
         }
     }
@@ -291,7 +297,9 @@ impl Observed {
     fn note_spawn(&mut self, spawn: &Spawn, now: Instant) {
         let start = &spawn.start;
         self.replica_number = self.replica_number.wrapping_add(1);
-        let restarts = self.deployments[&start.deployment].restarts(start.rank, &spawn.template);
+        let deployment = &self.deployments[&start.deployment];
+        let restarts = deployment.restarts(start.rank, &spawn.template);
+        let span = deployment.span_of(&spawn.template);
         self.replicas.insert(
             start.replica.clone(),
             Replica {
@@ -312,6 +320,8 @@ impl Observed {
                 board: Board::default(),
                 condemned: None,
                 lost: None,
+                span,
+                over_since: None,
             },
         );
     }
@@ -380,7 +390,7 @@ impl Observed {
             };
             let mut load = Load { waiting: deployment.waiting.values().sum(), ..Load::default() };
             for replica in self.replicas.values().filter(|r| r.deployment == *name && r.is_serving()) {
-                load.serving += 1;
+                load.serving += u32::from(replica.span.holds(self.sets.entry));
                 load.running += replica.board.ongoing;
             }
             // A replica whose threads are all busy does not see what was sent to it beside that; who sent it does.
@@ -480,7 +490,7 @@ impl Observed {
         let template = &deployment.wanted.template;
         let good = self
             .replicas_of(name)
-            .filter(|replica| replica.template == *template)
+            .filter(|replica| replica.template == *template && !replica.span.is_awaited())
             .any(|replica| replica.good_since().is_some_and(|since| since + GOOD_LIFE <= now));
         let done = self.is_done(deployment, now);
         let Some(deployment) = self.deployments.get_mut(name) else { return false };
@@ -506,7 +516,7 @@ impl Observed {
         let mut available = 0;
         for replica in self.replicas_of(&wanted.spec.name) {
             let as_wanted = replica.template == wanted.template && replica.has_config_of(wanted);
-            if !as_wanted || !self.is_available(replica, now) {
+            if !as_wanted || !self.is_entered(replica) || !self.is_available(replica, now) {
                 return false;
             }
             available += 1;

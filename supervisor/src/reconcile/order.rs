@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::capacity::Reservation;
 use crate::desired::{ConfigId, TemplateId};
 use crate::reconcile::fact::{CallerId, ProxyInstance};
+use crate::reconcile::together::SetsRecord;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,6 +158,8 @@ pub enum Order {
         /// Why.
         why: String,
     },
+    /// Keep this for a supervisor after this one, before anything further is done.
+    RememberSets(Box<SetsRecord>),
     /// Everything is stopped, and nothing is left to do.
     Finished,
 }

@@ -4,6 +4,7 @@ mod farewell;
 mod proxy;
 mod roll;
 mod room;
+mod set;
 mod stage;
 mod views;
 
@@ -66,6 +67,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Instant) -> (Plan, Repo
         room: observed.room_beside(|_| true),
         reserved: Vec::new(),
     };
+    planner.remember_sets();
     planner.condemned();
     match observed.stopping {
         Some(stopping) => planner.stop(stopping),
@@ -138,6 +140,14 @@ impl<'a> Planner<'a> {
     /// Active replicas of a deployment that this plan leaves alone.
     fn active(&self, name: &'a DeploymentName) -> Vec<&'a Replica> {
         self.observed.replicas_of(name).filter(|r| r.is_active() && !self.doomed.contains(&r.id)).collect()
+    }
+
+    /// What a supervisor after us has to know is kept before anybody is told.
+    fn remember_sets(&mut self) {
+        let record = self.observed.sets_record();
+        if record != self.observed.sets.remembered {
+            self.order(Order::RememberSets(Box::new(record)));
+        }
     }
 
     /// Replicas that a fact has doomed.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use decurion_api::status::ReplicaState;
 use decurion_api::{DeploymentName, ReplicaId};
+use decurion_ipc::epoch::Span;
 
 use crate::capacity::Reservation;
 use crate::desired::{ConfigId, TemplateId, Wanted};
@@ -50,6 +51,10 @@ pub struct Replica {
     /// It can't be spoken with or reached: since when, and how that showed. Its end, which most likely follows, tells
     /// more.
     pub lost: Option<(Instant, String)>,
+    /// The requests that it serves.
+    pub span: Span,
+    /// Since when its set has changed over to another version.
+    pub over_since: Option<Instant>,
 }
 
 /// Where in its life a replica is. Edges go downwards only.

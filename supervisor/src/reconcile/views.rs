@@ -58,6 +58,10 @@ impl Observed {
     /// A view without those that are silent, for the proxy. Handles let go of a channel to whom no view names, so they
     /// are told of them beside the others until it is certain that nobody comes back.
     fn in_rotation(mut view: DeploymentView) -> DeploymentView {
+        let spans = view.in_rotation().map(|id| view.span(id)).collect();
+        if let Some(set) = &mut view.set {
+            set.spans = spans;
+        }
         view.replicas = view.in_rotation().cloned().collect();
         view.silent = Vec::new();
         view.canary = view.canary.take().and_then(|mut canary| {
@@ -84,6 +88,8 @@ impl Observed {
             availability,
             silent: serving.iter().filter(silent).cloned().collect(),
             canary: self.canary_of(deployment, &serving),
+            entry: self.sets.entry,
+            set: self.set_view(deployment, &serving),
             replicas: serving,
             max_ongoing_requests: wanted.max_ongoing_requests(),
             max_queued_requests: wanted.spec.max_queued_requests,
@@ -109,7 +115,8 @@ impl Observed {
     fn class_in_service<'a>(&self, deployment: &'a Deployment) -> &'a Wanted {
         let wanted = &deployment.wanted;
         let serves = |form: &Wanted| {
-            self.replicas_of(&wanted.spec.name).any(|r| r.is_serving() && r.template == form.template)
+            let mut replicas = self.replicas_of(&wanted.spec.name);
+            replicas.any(|r| r.is_serving() && r.template == form.template && !r.span.is_awaited())
         };
         match wanted.before.as_deref() {
             Some(before) if !serves(wanted) && serves(before) => before,

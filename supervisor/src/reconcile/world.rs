@@ -491,6 +491,7 @@ impl World {
             Order::PutBack { deployment, what, why, .. } => self.put_back(deployment, *what, why),
             Order::Limit { .. }
             | Order::Retire { .. }
+            | Order::RememberSets(_)
             | Order::Detach { .. }
             | Order::ListenProxy { .. }
             | Order::Finished => {}
@@ -692,6 +693,8 @@ impl World {
             proxy: observed.proxies.newest,
         };
         self.core.resume(counts);
+        let kept = Fact::SetsKept(Box::new(observed.sets.remembered.clone()));
+        self.core.handle(kept, Now { at: self.now, unix_ms: 0 });
         let mut facts = Vec::new();
         for (id, process) in &self.processes {
             let replica = &observed.replicas[id];

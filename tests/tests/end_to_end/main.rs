@@ -27,5 +27,6 @@ mod scaling;
 mod streaming;
 mod succession;
 mod tls;
+mod together;
 mod updates;
 mod websockets;

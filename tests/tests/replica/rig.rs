@@ -13,6 +13,7 @@ use decurion_ipc::attach::{self, UpBell};
 use decurion_ipc::board::BoardReader;
 use decurion_ipc::channel::{Event, Geometry, InBlock, Requester, StreamId};
 use decurion_ipc::control::{CallerKind, ReplicaOrder, ReplicaReport, ReplicaStart};
+use decurion_ipc::epoch::Epoch;
 use decurion_ipc::link::Link;
 use decurion_ipc::record::{Kind, RequestHead, ResponseHead};
 use decurion_tests::{library, target_dir};
@@ -185,6 +186,7 @@ impl Caller {
             content_length: end.then_some(body.len() as u64),
             encoding: ask.encoding,
             method_index: u32::MAX,
+            epoch: Epoch::default(),
         };
         let mut record = Vec::new();
         head.encode(std::iter::empty(), &mut record);

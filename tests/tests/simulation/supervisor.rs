@@ -211,6 +211,7 @@ impl World {
             Order::Attach { .. }
             | Order::Detach { .. }
             | Order::PublishView { .. }
+            | Order::RememberSets(_)
             | Order::Retire { .. } => {}
         }
     }

@@ -15,7 +15,7 @@ use crate::limits::*;
 use crate::spec::{
     AccessLog, ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, RolloutSpec, Share, TlsSpec,
 };
-use crate::{ApplicationName, ClassName, DeploymentName, NameError, RoutePrefix};
+use crate::{ApplicationName, ClassName, DeploymentName, NameError, RoutePrefix, SetName};
 
 /// What stands before the digest where a library is named by its content.
 pub(super) const DIGEST_PREFIX: &str = "sha256:";
@@ -280,6 +280,15 @@ fn deployment(node: &Node, path: &str, problems: &mut Problems<'_>) -> Option<(D
     let health_check_timeout = seconds(table, "health_check_timeout", some.clone(), 30);
     let startup_timeout = seconds(table, "startup_timeout", some, 300);
     let rollout = table.take("rollout").and_then(|field| rollout(&field, p)).unwrap_or_default();
+    if let Some(set) =
+        rollout.together.as_ref().filter(|_| autoscaling.as_ref().is_some_and(|it| it.min_replicas == 0))
+    {
+        let message = format!(
+            "the set '{set}' (rollout.together) changes over when each of its deployments serves, and min_replicas is 0; \
+             give 1 or more"
+        );
+        p.add(table.at, &table.path_of("autoscaling_config"), message);
+    }
     let runtime_env = table.take("runtime_env");
     let runtime_env =
         runtime_env.and_then(|field| super::runtime_env::runtime_env(&field, p)).unwrap_or_default();
@@ -430,7 +439,9 @@ fn rollout(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<RolloutSpec
     let max_surge = table.share("max_surge", REPLICAS_MAX, preset.max_surge, problems);
     let auto_rollback = table.boolean("auto_rollback", preset.auto_rollback, problems);
     let canary = table.take("canary").and_then(|field| super::canary::canary(&field, problems));
-    table.later("together", "", problems);
+    let together_field = table.text("together", problems);
+    let together =
+        together_field.as_ref().and_then(|(field, text)| named(field, SetName::new(*text), problems));
     table.finish(problems);
     let none = |share| matches!(share, Share::Count(0) | Share::Percent(0));
     if none(max_unavailable) && none(max_surge) {
@@ -438,7 +449,19 @@ fn rollout(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<RolloutSpec
                        raise one of them";
         field.refuse(problems, message);
     }
-    Some(RolloutSpec { max_unavailable, max_surge, auto_rollback, canary })
+    if let Some((field, _)) = together_field.filter(|_| together.is_some()) {
+        if canary.is_some() {
+            let message = "a set changes over as one, and a canary takes a share of the requests of one deployment alone; \
+                           keep one of the two";
+            field.refuse(problems, message);
+        }
+        if none(max_surge) {
+            let message = "the new version of a set is started beside the old one, and max_surge is 0; leave \
+                           max_surge out";
+            field.refuse(problems, message);
+        }
+    }
+    Some(RolloutSpec { max_unavailable, max_surge, auto_rollback, canary, together })
 }
 
 fn named<T>(field: &Field<'_>, name: Result<T, NameError>, problems: &mut Problems<'_>) -> Option<T> {

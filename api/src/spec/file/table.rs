@@ -65,14 +65,6 @@ impl<'n> Table<'n> {
         (node.value != NodeValue::Null).then(|| Field { path: self.path_of(field), node })
     }
 
-    /// A field whose feature comes later: refused with its place if it is there.
-    pub(super) fn later(&mut self, field: &str, instead: &str, problems: &mut Problems<'_>) {
-        self.known.push(field.to_owned());
-        let Some(index) = self.entries.iter().position(|entry| entry.key == field) else { return };
-        self.taken[index] = true;
-        problems.add(self.entries[index].at, &self.path_of(field), not_supported(instead));
-    }
-
     pub(super) fn text(&mut self, field: &str, problems: &mut Problems<'_>) -> Option<(Field<'n>, &'n str)> {
         let field = self.take(field)?;
         match &field.node.value {

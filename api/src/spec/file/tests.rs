@@ -189,6 +189,14 @@ fn a_canary_is_read_and_reads_back() {
 }
 
 #[test]
+fn a_set_is_read_and_reads_back() {
+    let text = "application = \"a\"\n[[deployment]]\nlibrary = \"x.so\"\nrollout = { together = \"main\" }";
+    let spec = read_toml(text, "f.toml").unwrap();
+    assert_eq!(read_json(to_json(&spec).to_string().as_bytes()).unwrap(), spec);
+    assert_eq!(spec.deployments[0].rollout.together.as_ref().unwrap().as_str(), "main");
+}
+
+#[test]
 fn a_patch_turns_autoscaling_on_and_off() {
     let fixed = read_toml(WHOLE, "decurion.toml").unwrap().deployments.remove(0);
     let scaled = patch_deployment(&fixed, &json!({ "autoscaling_config": { "max_replicas": 4 } })).unwrap();
@@ -320,6 +328,23 @@ fn deployment_fields_are_refused_with_their_place_and_what_is_allowed() {
              could ever be replaced; raise one of them",
         ),
         (
+            "rollout = { together = \"a b\" }",
+            "f.toml:4:24: deployment[0].rollout.together: a set's name is made of letters, digits, '-', '_' and '.', and \
+             starts with a letter or digit; 'a b' has ' '",
+        ),
+        (
+            "rollout = { together = \"x\", max_surge = 0, canary = { weight = \"5%\" } }",
+            "f.toml:4:24: deployment[0].rollout.together: a set changes over as one, and a canary takes a share of the \
+             requests of one deployment alone; keep one of the two\n\
+             f.toml:4:24: deployment[0].rollout.together: the new version of a set is started beside the old one, and \
+             max_surge is 0; leave max_surge out",
+        ),
+        (
+            "rollout = { together = \"x\" }\nautoscaling_config = { min_replicas = 0, max_replicas = 2 }",
+            "f.toml:2:1: deployment[0].autoscaling_config: the set 'x' (rollout.together) changes over when each of its \
+             deployments serves, and min_replicas is 0; give 1 or more",
+        ),
+        (
             "num_replicas = 2\nautoscaling_config = { max_replicas = 4 }",
             "f.toml:4:16: deployment[0].num_replicas: is given beside autoscaling_config, which decides it; keep one \
              of the two, or write num_replicas = \"auto\"",
@@ -395,8 +420,6 @@ fn deployment_fields_are_refused_with_their_place_and_what_is_allowed() {
 
 #[test]
 fn features_that_come_later_are_refused_by_name() {
-    let together = "f.toml:4:13: deployment[0].rollout.together: not supported yet; remove it";
-    assert_eq!(deployment("rollout = { together = \"x\" }"), together);
     for (text, refusal) in [
         (
             "application = \"a\"\n[http]\ntls = { cert = \"c\" }",

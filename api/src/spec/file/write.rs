@@ -63,6 +63,7 @@ pub fn deployment_to_json(spec: &DeploymentSpec) -> Value {
             "max_surge": share(spec.rollout.max_surge),
             "auto_rollback": spec.rollout.auto_rollback,
             "canary": spec.rollout.canary.as_ref().map(canary_to_json),
+            "together": spec.rollout.together,
         })),
         "recycle": spec.recycle.as_ref().map(recycle_to_json),
         "resources": resources_to_json(&spec.resources),

@@ -9,6 +9,7 @@ use decurion_ipc::attach::{self, UpBell};
 use decurion_ipc::board::BoardWriter;
 use decurion_ipc::channel::{Event, Geometry, Requester, StreamId};
 use decurion_ipc::control::CallerKind;
+use decurion_ipc::epoch::Epoch;
 use decurion_ipc::link::Link;
 use decurion_ipc::record::{Kind, RequestHead, ResponseHead};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -98,6 +99,7 @@ impl Caller {
             content_length: None,
             encoding: 0,
             method_index: u32::MAX,
+            epoch: Epoch::default(),
         };
         let mut record = Vec::new();
         head.encode(std::iter::empty(), &mut record);

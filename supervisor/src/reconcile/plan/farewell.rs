@@ -30,6 +30,7 @@ impl Planner<'_> {
             .replicas
             .values()
             .filter(|replica| unwanted.contains(&replica.deployment) && replica.is_active())
+            .filter(|replica| !self.is_kept_by_its_set(replica, why))
             .collect();
         let leaving = self
             .observed
@@ -46,6 +47,17 @@ impl Planner<'_> {
                 self.take_away(replica, why.clone());
             }
         }
+    }
+
+    /// Requests that entered before its set changes over may still call one that is deleted.
+    fn is_kept_by_its_set(&mut self, replica: &Replica, why: &Why) -> bool {
+        if *why != Why::Delete || !self.observed.is_kept_by_its_set(&replica.deployment, self.now) {
+            return false;
+        }
+        if let (_, Some(until)) = self.observed.is_past(replica, self.now) {
+            self.due(until);
+        }
+        true
     }
 
     /// Replicas on their way out, each step when its time has come.

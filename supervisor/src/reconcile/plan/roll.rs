@@ -25,6 +25,7 @@ impl<'a> Planner<'a> {
         self.autoscaled(wanted, deployment);
         self.tried(wanted, deployment);
         self.slow_starts(wanted);
+        self.past(wanted);
         self.roll(wanted, deployment);
         if !deployment.is_halted() {
             self.reconfigure(wanted, deployment);
@@ -41,9 +42,12 @@ impl<'a> Planner<'a> {
             (_, Some((config, why))) if *config == wanted.config => Some((PutBack::UserConfig, why)),
             _ => None,
         };
-        let Some((what, why)) = found else { return };
+        let of_its_set = || self.failure_of_set(wanted, deployment).map(|why| (PutBack::Everything, why));
+        let Some((what, why)) = found.map(|(what, why)| (what, why.clone())).or_else(of_its_set) else {
+            return;
+        };
         if deployment.put_back_at.is_none_or(|at| self.due(at)) {
-            let (name, revision, why) = (wanted.spec.name.clone(), wanted.revision, why.clone());
+            let (name, revision) = (wanted.spec.name.clone(), wanted.revision);
             self.order(Order::PutBack { deployment: name, revision, what, why });
         }
     }
@@ -99,11 +103,19 @@ impl<'a> Planner<'a> {
         let taken_back = deployment.is_taken_back();
         // Where the update has stopped, whatever serves may stay, but for a version that was tried and is no good.
         let is_kept = |replica: &Replica| {
+            // What its set has never changed over to is of no use then.
+            if halted && replica.span.is_awaited() {
+                return false;
+            }
             (replica.template == wanted.template && (!halted || (replica.is_serving() && !taken_back)))
                 || fallback.is_some_and(|form| form.template == replica.template)
         };
         let (mut kept, mut old): (Vec<&Replica>, Vec<&Replica>) =
-            self.active(name).into_iter().partition(|r| is_kept(r));
+            self.active(name).into_iter().filter(|r| !r.span.is_over()).partition(|r| is_kept(r));
+        let strays: Vec<&Replica> = old.extract_if(.., |replica| replica.span.is_awaited()).collect();
+        for stray in strays {
+            self.take_away(stray, Why::Update);
+        }
         if old.is_empty()
             && self.may_recycle(name, number, &kept)
             && let Some((place, why)) = self.worn(wanted, &kept)
@@ -136,7 +148,9 @@ impl<'a> Planner<'a> {
 
         let (new, others) = (to_number(kept.len()), to_number(old.len()));
         let numbers = Numbers { number, down_max, surge, new, old: others };
-        let stage = stage(wanted, deployment, numbers);
+        let is_crowded = matches!(crowded, Crowded::Yes(_));
+        let stage = stage(wanted, deployment, numbers)
+            .or_else(|| self.set_stage(wanted, deployment, numbers, is_crowded));
         let (new_max, old_max) = stage.as_ref().map_or((number, 0), |stage| (stage.new, stage.old));
         if let Some(stage) = &stage {
             self.hold(name, None, stage.why.clone());
@@ -176,9 +190,12 @@ impl<'a> Planner<'a> {
         }
 
         let Some(form) = form else { return };
+        // Of a set both versions are there at once.
+        let surge = if deployment.awaits_turn() { surge.max(number) } else { surge };
         let beyond = if old.is_empty() && stage.is_none() { 0 } else { surge };
         let mut room = (number + beyond).saturating_sub(kept_left + old_left);
-        if let (Some(stage), Some(before)) = (&stage, wanted.before.as_deref()) {
+        let before = wanted.before.as_deref().filter(|before| deployment.may_run(&before.template));
+        if let (Some(stage), Some(before)) = (&stage, before) {
             // Meanwhile the old version holds the field.
             let missing = stage.old.saturating_sub(old_left).min(room);
             self.start(before, number, deployment, missing);
@@ -225,7 +242,8 @@ impl<'a> Planner<'a> {
         let taken: BTreeSet<u32> = self
             .active(name)
             .iter()
-            .filter(|replica| replica.template == form.template && !self.worn.contains_key(&replica.id))
+            .filter(|replica| replica.template == form.template && !replica.span.is_over())
+            .filter(|replica| !self.worn.contains_key(&replica.id))
             .map(|replica| replica.place)
             .collect();
         let mut started = 0;

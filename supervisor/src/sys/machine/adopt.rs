@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::desired::ConfigId;
 use crate::metrics::Measured;
+use crate::reconcile::together::SetsRecord;
 use crate::reconcile::{AdoptedProxy, AdoptedReplica, AdoptedStage, Counts, Exit, Fact, ProxyInstance, Why};
 use crate::roster::{Child, Entry, ReplicaEntry};
 use crate::sys::children::{Pipe, Post, ProxyChild, ReplicaChild};
@@ -63,6 +64,12 @@ impl Machine {
         };
         self.core.resume(counts);
         let came = alive.len();
+        let kept = match came {
+            // Where nobody lives, nothing is to be told apart from what is started now.
+            0 => SetsRecord { known: self.roster.sets().known, ..SetsRecord::default() },
+            _ => self.roster.sets(),
+        };
+        self.core.handle(Fact::SetsKept(Box::new(kept)), clock::now());
         let mut alive: BTreeMap<i32, Awaited> =
             alive.into_iter().map(|(entry, process)| (entry.pid, (entry, process))).collect();
         let deadline = clock::now().at + ADOPTION_MAX;

@@ -87,6 +87,7 @@ impl Machine {
             Order::PutBack { deployment, revision, what, why } => {
                 self.put_back(&deployment, revision, what, why);
             }
+            Order::RememberSets(record) => self.roster.note_sets(&record),
             Order::Finished => {}
         }
     }

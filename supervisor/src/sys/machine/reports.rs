@@ -112,6 +112,7 @@ impl Machine {
             CallerReport::Applied { deployment, generation } => {
                 self.facts.push(Fact::ViewApplied { caller, deployment: Some(deployment), generation });
             }
+            CallerReport::Oldest(epoch) => self.facts.push(Fact::Oldest { caller, epoch }),
             CallerReport::Waiting { deployment, count } => {
                 self.facts.push(Fact::Waiting { caller, deployment, count: u64::from(count) });
             }
@@ -238,6 +239,9 @@ impl Machine {
                     let how = format!("could not be reached by the proxy: {why}");
                     self.facts.push(Fact::Lost { replica, how });
                 }
+            }
+            ProxyReport::Oldest(epoch) => {
+                self.facts.push(Fact::Oldest { caller: CallerId::Proxy(instance), epoch });
             }
             ProxyReport::Fault { replica, fault } => self.facts.push(Fact::Fault { replica, fault }),
             ProxyReport::Log { level, message } => {
