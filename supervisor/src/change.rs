@@ -286,7 +286,7 @@ impl<'a> Changer<'a> {
             .collect();
         self.put_form_back(held, why.clone());
         for fellow in fellows {
-            self.put_form_back(fellow, format!("'{name}' of its set failed: {why}"));
+            self.put_form_back(fellow, format!("its set goes back with '{name}': {why}"));
         }
         self.conclude()
     }

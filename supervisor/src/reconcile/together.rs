@@ -304,3 +304,6 @@ impl Observed {
         found.unwrap_or_else(|| self.deployments.get(of).map_or(Span::ALL, |it| it.span_of(template)))
     }
 }
+
+#[cfg(test)]
+mod in_world;

@@ -1,6 +1,8 @@
 //! A simulated machine for the reconciler's tests: it carries out orders, in its own time, and reports facts. It keeps
 //! its own books of who can serve and who may still send, and checks every order against them.
 
+pub(crate) mod requests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -90,6 +92,7 @@ pub(crate) struct World {
     attached: BTreeSet<(CallerId, ReplicaId)>,
     /// What each caller goes by, and the views on their way to it.
     views: BTreeMap<(CallerId, Option<DeploymentName>), VecDeque<SentView>>,
+    pub(crate) requests: requests::Requests,
     spawns: BTreeMap<DeploymentName, VecDeque<Instant>>,
     changes: VecDeque<Instant>,
     start: Instant,
@@ -162,6 +165,7 @@ impl World {
             used_ids: BTreeSet::new(),
             attached: BTreeSet::new(),
             views: BTreeMap::new(),
+            requests: requests::Requests::default(),
             spawns: BTreeMap::new(),
             changes: VecDeque::new(),
             start,
@@ -330,6 +334,7 @@ impl World {
 
     /// Asks for orders and carries them out.
     pub(crate) fn turn(&mut self) {
+        self.note_wanted();
         let orders = self.core.turn(self.now);
         assert!(self.core.poll_timeout() != Some(self.now), "a plan did not come to an end");
         for order in &orders {
@@ -392,10 +397,12 @@ impl World {
             Fact::Exited { replica, .. } => {
                 self.processes.remove(replica);
                 self.views.retain(|(caller, _), _| *caller != CallerId::Replica(replica.clone()));
+                self.requests.forget(&CallerId::Replica(replica.clone()));
             }
             Fact::ProxyExited { instance, .. } => {
                 self.views.retain(|(caller, _), _| *caller != CallerId::Proxy(*instance));
                 self.attached.retain(|(caller, _)| *caller != CallerId::Proxy(*instance));
+                self.requests.forget(&CallerId::Proxy(*instance));
             }
             Fact::ViewApplied { caller, deployment, generation } => {
                 if let Some(views) = self.views.get_mut(&(caller.clone(), deployment.clone())) {
@@ -404,6 +411,8 @@ impl World {
                         views.pop_front();
                     }
                 }
+                self.requests.applied(caller, deployment.as_ref(), *generation);
+                self.tell_oldest(caller);
             }
             _ => {}
         }
@@ -458,11 +467,14 @@ impl World {
             Order::PublishRoutes { instance, view } => {
                 let replicas = view.deployments.iter().flat_map(|d| d.replicas.iter().cloned()).collect();
                 let caller = CallerId::Proxy(*instance);
+                self.requests.sent(caller.clone(), None, view.generation, view.deployments.clone());
                 self.publish(caller, None, view.generation, replicas, self.proxy_answers);
             }
             Order::PublishView { caller, deployment, generation, view, .. } => {
                 let replicas = view.iter().flat_map(|view| view.replicas.iter().cloned()).collect();
                 let scope = Some(deployment.clone());
+                let views = view.iter().map(|view| (**view).clone()).collect();
+                self.requests.sent(caller.clone(), scope.clone(), *generation, views);
                 self.publish(caller.clone(), scope, *generation, replicas, self.handles_answer);
             }
             Order::SpawnProxy { instance, .. } => {
@@ -638,7 +650,13 @@ impl World {
                 Why::Recycle(_) | Why::Room(_) => 1,
                 Why::Delete | Why::Shutdown | Why::Failed(_) => continue,
             };
+            self.check_retired(replica);
             let Some(process) = self.processes.get(replica) else { continue };
+            // Of a set, one that no request enters by is missed by none.
+            let observed = self.core.observed();
+            if observed.replicas.get(replica).is_some_and(|replica| !observed.is_entered(replica)) {
+                continue;
+            }
             // Decided by what was wanted before; by now that is what was put back, which may be more.
             let put_back = |order: &Order| matches!(order, Order::PutBack { deployment, .. } if *deployment == process.deployment);
             if orders.iter().any(put_back) {

@@ -206,3 +206,36 @@ fn replicas_that_are_killed_during_a_change_mix_nothing() {
         tally.answers.iter().filter(|((status, _), _)| *status != 200).map(|(_, count)| count).sum();
     assert!(failed <= 9 * 4 && tally.errors.is_empty(), "{:?}", tally.failures());
 }
+
+#[test]
+fn a_supervisor_that_dies_in_the_middle_of_a_change_mixes_nothing() {
+    fn chain(world: &World) -> Chain<'_> {
+        Chain { world, set: true, replicas: 2 }
+    }
+    let mut world = World::start();
+    let (old, new) = (["1", "1", "1"], ["2", "2", "2"]);
+    chain(&world).deploy(old);
+    let hold = chain(&world).file("hold-c-2");
+    fs::write(&hold, "").expect("write");
+    let load = Load::start(world.address(), "/a", 4);
+    chain(&world).begin(new);
+    ready(&world, "a", "2");
+    for held in [true, false] {
+        assert_eq!(world.end_supervisor(Signal::SIGKILL), -1);
+        load.answer_more(20);
+        if !held {
+            // It becomes ready while nobody looks.
+            fs::remove_file(&hold).expect("a file");
+        }
+        world.start_supervisor();
+        load.answer_more(20);
+    }
+    for name in ["a", "b", "c"] {
+        let _ = world.run(&["rollout", "status", name]).ok();
+    }
+    load.answer_more(20);
+    let tally = load.stop();
+    assert_eq!((tally.failures(), others(&tally, &[old, new])), (Vec::new(), Vec::new()));
+    assert_eq!(world.get("/a").text(), answer(new));
+    assert_eq!(["a", "b", "c"].map(|name| world.pids(name).len()), [2, 2, 2]);
+}

@@ -46,6 +46,9 @@ impl<'a> Planner<'a> {
         let Some((what, why)) = found.map(|(what, why)| (what, why.clone())).or_else(of_its_set) else {
             return;
         };
+        if self.fellow_goes_back(wanted) {
+            return;
+        }
         if deployment.put_back_at.is_none_or(|at| self.due(at)) {
             let (name, revision) = (wanted.spec.name.clone(), wanted.revision);
             self.order(Order::PutBack { deployment: name, revision, what, why });

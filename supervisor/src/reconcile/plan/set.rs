@@ -2,7 +2,7 @@
 
 use crate::desired::Wanted;
 use crate::reconcile::deployment::{Deployment, Outcome};
-use crate::reconcile::order::Why;
+use crate::reconcile::order::{Order, Why};
 use crate::reconcile::plan::Planner;
 use crate::reconcile::plan::stage::{Numbers, Stage};
 use crate::reconcile::replica::Replica;
@@ -50,6 +50,17 @@ impl<'a> Planner<'a> {
             false => number,
         };
         Some(Stage { new: number, old, why })
+    }
+
+    /// Whether the set of a deployment goes back already, for another of it: one word takes all of it back.
+    pub(super) fn fellow_goes_back(&self, wanted: &Wanted) -> bool {
+        let Some(key) = set_of(wanted) else { return false };
+        let fellows = self.observed.deployments.iter().filter(|(name, _)| **name != wanted.spec.name);
+        fellows.filter(|(_, other)| set_of(&other.wanted) == Some(key)).any(|(name, other)| {
+            let ordered =
+                |order: &Order| matches!(order, Order::PutBack { deployment, .. } if deployment == name);
+            other.put_back_at.is_some_and(|at| at > self.now) || self.plan.orders.iter().any(ordered)
+        })
     }
 
     /// Why a deployment can't change over, where another of its set has failed that has nothing to go back to.

@@ -1,0 +1,365 @@
+//! Sets with the whole reconciler around them, and with requests that go through them.
+
+use std::time::Duration;
+
+use decurion_api::spec::{ApplicationSpec, DeploymentSpec};
+use decurion_api::status::RolloutOutcome;
+use decurion_api::{ApplicationName, SetName};
+
+use crate::change::Refusal;
+use crate::reconcile::order::{Order, Why};
+use crate::reconcile::world::requests::Hop;
+use crate::reconcile::world::{Behaviour, World, libraries, name, spec};
+use crate::reconcile::{CallerId, Exit, Fact};
+
+const SECOND: Duration = Duration::from_secs(1);
+const CHAIN: [&str; 3] = ["a", "b", "c"];
+
+fn member(of: &str, version: &str, replicas: u32) -> DeploymentSpec {
+    let mut spec = spec(of, version, replicas);
+    spec.rollout.together = Some(SetName::new("chain").unwrap());
+    spec
+}
+
+fn deploy(world: &mut World, deployments: Vec<DeploymentSpec>) -> Result<u64, Refusal> {
+    let application = ApplicationName::new("test").unwrap();
+    let spec = ApplicationSpec { application, http: None, deployments };
+    world.change(|changer| changer.application(spec, &libraries()))
+}
+
+/// `a`, `b` and `c` with these versions, two replicas each.
+fn chain(world: &mut World, versions: [&str; 3]) {
+    let members = CHAIN.iter().zip(versions).map(|(of, version)| member(of, version, 2));
+    deploy(world, members.collect()).unwrap();
+}
+
+fn settled(versions: [&str; 3]) -> World {
+    let mut world = World::new();
+    chain(&mut world, versions);
+    world.settle();
+    world
+}
+
+fn of_version(world: &World, of: &str, version: &str) -> usize {
+    world.status(of).replicas.iter().filter(|replica| replica.version == version).count()
+}
+
+/// A request through `a`, `b` and `c`, whose callees are known.
+fn through(world: &mut World) {
+    world.until(|world| !world.core.observed().replicas.is_empty());
+    assert!(world.enter("a", 0), "it enters");
+    let index = world.requests.under_way.len() - 1;
+    for to in ["b", "c"] {
+        go(world, index, to);
+    }
+    world.arrive(index);
+}
+
+fn go(world: &mut World, index: usize, to: &str) {
+    for _ in 0..1_000 {
+        match world.hop(index, to, 0) {
+            Hop::Made => return,
+            Hop::Waits => assert!(world.step(), "nothing is left to happen"),
+            lost => panic!("{lost:?}"),
+        }
+    }
+    panic!("it waits in vain");
+}
+
+#[test]
+fn a_set_starts_whole_beside_the_old_one_and_changes_over_as_one() {
+    let mut world = settled(["a1", "b1", "c1"]);
+    world.behave("c2", Behaviour { start: Some(SECOND * 5), ..Behaviour::default() });
+    chain(&mut world, ["a2", "b2", "c2"]);
+    world.pass(SECOND * 4);
+    for (of, old, new) in [("a", "a1", "a2"), ("b", "b1", "b2")] {
+        assert_eq!((of_version(&world, of, old), of_version(&world, of, new)), (2, 2));
+        assert_eq!(
+            world.status(of).rollout.message,
+            "the set 'chain' changes over as one: 'c' has 0 of 2 replicas of version c2"
+        );
+    }
+    through(&mut world);
+    assert!(!world.log.iter().any(|(_, order)| matches!(order, Order::Retire { .. })));
+    world.settle();
+    for (of, new) in [("a", "a2"), ("b", "b2"), ("c", "c2")] {
+        assert_eq!((world.ids(of).len(), of_version(&world, of, new)), (2, 2));
+        assert_eq!(world.outcome(of), RolloutOutcome::Done);
+    }
+    through(&mut world);
+    assert_eq!(world.requests.done, 2);
+}
+
+#[test]
+fn who_entered_before_finishes_with_the_old_version_and_is_waited_for() {
+    let mut world = settled(["a1", "b1", "c1"]);
+    through(&mut world);
+    assert!(world.enter("a", 0));
+    go(&mut world, 0, "b");
+    chain(&mut world, ["a1", "b2", "c2"]);
+    world.pass(SECOND * 5);
+    assert_eq!(of_version(&world, "c", "c1"), 2, "somebody may come yet");
+    assert_eq!(of_version(&world, "a", "a1"), 2);
+    through(&mut world);
+    go(&mut world, 0, "c");
+    world.arrive(0);
+    world.settle();
+    assert_eq!((of_version(&world, "c", "c1"), of_version(&world, "c", "c2")), (0, 2));
+    let spawned = |of: &str| {
+        let spawns = world
+            .log
+            .iter()
+            .filter(|(_, order)| matches!(order, Order::Spawn(spawn) if spawn.start.deployment == name(of)));
+        spawns.count()
+    };
+    assert_eq!(["a", "b", "c"].map(spawned), [2, 4, 4], "what stays as it is serves both");
+}
+
+#[test]
+fn nobody_is_waited_for_for_ever() {
+    let mut world = settled(["a1", "b1", "c1"]);
+    through(&mut world);
+    assert!(world.enter("a", 0));
+    chain(&mut world, ["a1", "b2", "c2"]);
+    world.pass(SECOND * 19);
+    assert_eq!(of_version(&world, "b", "b1"), 2);
+    world.pass(SECOND * 3);
+    assert_eq!((of_version(&world, "b", "b1"), of_version(&world, "b", "b2")), (0, 2));
+    assert_eq!(world.hop(0, "b", 0), Hop::Past);
+}
+
+#[test]
+fn a_set_of_which_one_fails_goes_back_as_a_whole_and_nobody_has_met_it() {
+    let mut world = settled(["a1", "b1", "c1"]);
+    world.behave("c2", Behaviour { refuses: Some("no weights"), ..Behaviour::default() });
+    chain(&mut world, ["a2", "b2", "c2"]);
+    world.until(|world| world.outcome("c") == RolloutOutcome::RolledBack);
+    world.settle();
+    for (of, old) in CHAIN.into_iter().zip(["a1", "b1", "c1"]) {
+        assert_eq!((of_version(&world, of, old), world.ids(of).len()), (2, 2));
+        assert_eq!(world.outcome(of), RolloutOutcome::RolledBack);
+    }
+    assert!(world.status("a").rollout.message.starts_with("its set goes back with 'c': "));
+    let touched = world.log.iter().filter(|(_, order)| {
+        matches!(order, Order::Retire { replica, why: Why::Update } if replica.as_str().ends_with("1"))
+    });
+    assert_eq!(touched.count(), 0);
+    through(&mut world);
+    chain(&mut world, ["a3", "b3", "c3"]);
+    world.settle();
+    through(&mut world);
+    assert_eq!(of_version(&world, "c", "c3"), 2);
+}
+
+#[test]
+fn where_a_new_member_fails_the_others_stay_as_they_were() {
+    let mut world = World::new();
+    deploy(&mut world, vec![member("a", "a1", 2), member("b", "b1", 2)]).unwrap();
+    world.settle();
+    world.behave("c1", Behaviour { refuses: Some("no weights"), ..Behaviour::default() });
+    chain(&mut world, ["a2", "b2", "c1"]);
+    world.until(|world| world.outcome("a") == RolloutOutcome::RolledBack);
+    world.pass(SECOND * 60);
+    assert_eq!((of_version(&world, "a", "a1"), of_version(&world, "b", "b1")), (2, 2));
+    assert!(
+        world.status("b").rollout.message.contains("'c' of the set 'chain': "),
+        "{:?}",
+        world.status("b")
+    );
+}
+
+#[test]
+fn a_member_that_is_deleted_serves_those_that_entered_before() {
+    let mut world = settled(["a1", "b1", "c1"]);
+    through(&mut world);
+    assert!(world.enter("a", 0));
+    deploy(&mut world, vec![member("a", "a2", 2), member("b", "b2", 2)]).unwrap();
+    world.pass(SECOND * 5);
+    go(&mut world, 0, "b");
+    go(&mut world, 0, "c");
+    world.arrive(0);
+    world.until(|world| world.processes_of("c") == 0);
+    assert_eq!(of_version(&world, "a", "a2"), 2);
+}
+
+#[test]
+fn a_set_that_is_deleted_as_a_whole_goes() {
+    let mut world = settled(["a1", "b1", "c1"]);
+    deploy(&mut world, vec![spec("d", "d1", 1)]).unwrap();
+    world.until(|world| CHAIN.iter().all(|of| world.processes_of(of) == 0));
+}
+
+#[test]
+fn a_paused_member_holds_its_set() {
+    let mut world = settled(["a1", "b1", "c1"]);
+    world.change(|changer| changer.pause(&name("b"), true)).unwrap();
+    chain(&mut world, ["a2", "b2", "c2"]);
+    world.pass(SECOND * 60);
+    assert_eq!((of_version(&world, "a", "a1"), of_version(&world, "c", "c1")), (2, 2));
+    assert!(world.status("a").rollout.message.contains("'b' is paused"));
+    world.change(|changer| changer.pause(&name("b"), false)).unwrap();
+    world.settle();
+    assert_eq!(of_version(&world, "a", "a2"), 2);
+}
+
+#[test]
+fn a_supervisor_that_takes_over_in_the_middle_mixes_nothing() {
+    let mut world = settled(["a1", "b1", "c1"]);
+    through(&mut world);
+    assert!(world.enter("a", 0));
+    world.behave("c2", Behaviour { start: Some(SECOND * 5), ..Behaviour::default() });
+    chain(&mut world, ["a2", "b2", "c2"]);
+    world.pass(SECOND);
+    world.succeed();
+    world.pass(SECOND);
+    through(&mut world);
+    assert_eq!(of_version(&world, "a", "a1"), 2);
+    world.pass(SECOND * 6);
+    world.succeed();
+    go(&mut world, 0, "b");
+    go(&mut world, 0, "c");
+    world.arrive(0);
+    through(&mut world);
+    world.settle();
+    assert_eq!(CHAIN.map(|of| world.ids(of).len()), [2, 2, 2]);
+    assert_eq!(of_version(&world, "c", "c2"), 2);
+}
+
+/// A small generator whose whole state is its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+
+    fn one_in(&mut self, chances: u64) -> bool {
+        self.below(chances) == 0
+    }
+
+    fn pick(&mut self) -> usize {
+        usize::try_from(self.below(1_000)).unwrap()
+    }
+}
+
+fn behaviour(dice: &mut Dice) -> Behaviour {
+    Behaviour {
+        start: Some(Duration::from_millis(dice.below(3_000))),
+        refuses: dice.one_in(5).then_some("refused"),
+        crashes_after: dice.one_in(6).then(|| Duration::from_millis(dice.below(20_000))),
+        drain: Some(Duration::from_millis(dice.below(2_000))),
+        ..Behaviour::default()
+    }
+}
+
+fn act(world: &mut World, dice: &mut Dice, versions: &mut [String; 3], newest: &mut u64) {
+    match dice.below(14) {
+        0 => {
+            for (of, version) in CHAIN.iter().zip(versions.iter_mut()) {
+                if dice.one_in(3) {
+                    continue;
+                }
+                *newest += 1;
+                *version = format!("{of}{newest}");
+                world.behave(version, behaviour(dice));
+            }
+            let members = CHAIN.iter().zip(versions.iter());
+            let members = members.map(|(of, version)| {
+                let mut spec = member(of, version, 2);
+                spec.rollout.auto_rollback = !dice.one_in(5);
+                spec
+            });
+            deploy(world, members.collect()).unwrap();
+        }
+        1 => {
+            if let Some(victim) = world.random_process(dice.pick()) {
+                world.kill(&victim);
+            }
+        }
+        2 if dice.one_in(4) => {
+            if let Some(instance) = world.current_proxy() {
+                world.fact(Fact::ProxyExited { instance, exit: Exit::Signal(9) });
+            }
+        }
+        3 => {
+            world.handles_answer =
+                if dice.one_in(4) { None } else { Some(Duration::from_millis(dice.below(50))) };
+        }
+        4 => world.proxy_answers = Some(Duration::from_millis(dice.below(200))),
+        5 if dice.one_in(3) => world.succeed(),
+        6 => {
+            let of = CHAIN[dice.pick() % 3];
+            if let Some(caller) = world.random_process(dice.pick()) {
+                world.fact(Fact::Resolve { caller: CallerId::Replica(caller), deployment: name(of) });
+            }
+        }
+        7 | 8 => {
+            let _ = world.enter(CHAIN[dice.pick() % 2], dice.pick());
+        }
+        9 if dice.one_in(4) => {
+            let paused = dice.one_in(2);
+            world.change(|changer| changer.pause(&name(CHAIN[dice.pick() % 3]), paused)).unwrap();
+        }
+        _ => world.pass(Duration::from_millis(dice.below(500))),
+    }
+    if !world.requests.under_way.is_empty() {
+        let index = dice.pick() % world.requests.under_way.len();
+        match dice.below(4) {
+            0 => world.arrive(index),
+            _ => {
+                let _ = world.hop(index, CHAIN[1 + dice.pick() % 2], dice.pick());
+            }
+        }
+    }
+}
+
+fn run(seed: u64) -> usize {
+    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut world = settled(["a0", "b0", "c0"]);
+    let (mut versions, mut newest) = (["a0", "b0", "c0"].map(str::to_owned), 0);
+    for _ in 0..150 {
+        act(&mut world, &mut dice, &mut versions, &mut newest);
+        for _ in 0..dice.below(6) {
+            world.step();
+        }
+    }
+    for number in 1..=newest {
+        CHAIN.iter().for_each(|of| world.behave(&format!("{of}{number}"), Behaviour::default()));
+    }
+    // Luck turns: from here on all must come to what is wanted.
+    world.handles_answer = Some(Duration::from_millis(1));
+    world.proxy_answers = Some(Duration::from_millis(1));
+    for of in CHAIN {
+        world.change(|changer| changer.pause(&name(of), false)).unwrap();
+    }
+    world.pass(SECOND * 100);
+    chain(&mut world, ["a", "b", "c"]);
+    world.pass(SECOND * 60);
+    for of in CHAIN {
+        assert_eq!(
+            (of_version(&world, of, of), world.ids(of).len()),
+            (2, 2),
+            "seed {seed}: {:#?}",
+            world.status(of)
+        );
+    }
+    through(&mut world);
+    world.requests.done
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a seed to replay comes from the environment")]
+fn whatever_happens_no_request_meets_a_mix() {
+    if let Ok(seed) = std::env::var("DECURION_SIM_SEED") {
+        run(seed.parse().unwrap());
+        return;
+    }
+    let seeds = std::env::var("DECURION_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
+    let mut done = 0;
+    for seed in 0..seeds {
+        done += std::panic::catch_unwind(|| run(seed))
+            .unwrap_or_else(|_| panic!("broken with DECURION_SIM_SEED={seed}"));
+    }
+    assert!(done > 4 * usize::try_from(seeds).unwrap(), "only {done} requests in all: too little happened");
+}
