@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use decurion_benches::lane::sleep;
 use decurion_benches::place::Place;
-use decurion_ipc::spin::{SPIN_MAX, Spin};
+use decurion_ipc::spin::Spin;
 use decurion_ipc::sys::spin::spin as look;
 use divan::Bencher;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -125,7 +125,7 @@ fn adaptive(bencher: Bencher<'_, '_>, Case(place): Case) {
             }
         });
         place.pin(false);
-        let mut habit = Spin::new(SPIN_MAX, 2, 2);
+        let mut habit = Spin::new(2, 2);
         let mut value = 0;
         bencher.bench_local(|| {
             value += 1;

@@ -13,6 +13,7 @@ use decurion_benches::lane::Wait;
 use decurion_benches::pipeline::{self, Depth};
 use decurion_benches::place::Place;
 use decurion_benches::rivals;
+use decurion_ipc::sys::spin::{measure_wake_up, wake_up};
 
 /// Each contender runs so long in each round.
 const LASTS: Duration = Duration::from_millis(120);
@@ -33,6 +34,7 @@ fn main() {
     wake_ups(rounds);
     depths(rounds);
     bodies(rounds);
+    measure_wake_up();
     spinning(rounds);
     system_calls();
 }
@@ -145,7 +147,10 @@ fn bodies(rounds: usize) {
 }
 
 fn spinning(rounds: usize) {
-    say("\n64 B, p50 in us; G8: adaptive <= 1.2 times the better of the others");
+    say(&format!(
+        "\n64 B, p50 in us, a wake-up takes {:?}; G8: adaptive <= 1.2 times the better of the others",
+        wake_up()
+    ));
     for place in [Place::Same, Place::Split] {
         for gap in [Duration::ZERO, Duration::from_micros(200)] {
             let run = move |wait| rivals::lane_with_gaps(place, 64, wait, gap, LASTS);

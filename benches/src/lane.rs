@@ -7,7 +7,7 @@ use decurion_ipc::board::BoardReader;
 use decurion_ipc::channel::{
     BLOCK_MAX, Event, Geometry, InBlock, NoRoom, OutBlock, Request, Requester, Responder, StreamId,
 };
-use decurion_ipc::spin::{SPIN_MAX, Spin};
+use decurion_ipc::spin::Spin;
 use decurion_ipc::sys::bell::BellReader;
 use decurion_ipc::sys::sleeper::Sleeper;
 use decurion_ipc::sys::spin::spin;
@@ -286,7 +286,7 @@ impl Waiter {
     pub(crate) fn new(wait: Wait, bell: BellReader) -> Self {
         let sleeper = Sleeper::new().expect("a sleeper");
         sleeper.add(bell, "the other side".to_owned()).expect("a bell");
-        Self { wait, habit: Spin::new(SPIN_MAX, 2, 2), sleeper }
+        Self { wait, habit: Spin::new(2, 2), sleeper }
     }
 
     /// Waits for news as a replica and a process with handles do.
@@ -311,7 +311,7 @@ impl Waiter {
             }
             Wait::Sleep => has_news(),
             Wait::Adaptive => spin(&mut self.habit, has_news),
-            Wait::Fixed => spin(&mut Spin::new(SPIN_MAX, 2, 2), has_news),
+            Wait::Fixed => spin(&mut Spin::new(2, 2), has_news),
         }
     }
 }

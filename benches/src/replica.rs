@@ -14,7 +14,7 @@ use decurion_ipc::control::{CallerKind, ReplicaOrder, ReplicaReport, ReplicaStar
 use decurion_ipc::epoch::Epoch;
 use decurion_ipc::link::Link;
 use decurion_ipc::record::{Kind, RequestHead};
-use decurion_ipc::spin::{SPIN_MAX, Spin};
+use decurion_ipc::spin::Spin;
 use decurion_ipc::sys::spin::spin;
 
 use crate::lane::sleep;
@@ -57,7 +57,7 @@ impl Replica {
             attach::connect(&attach, 1, Geometry::default(), UpBell::Pipe, WATCHDOG).expect("a channel");
         let lane = connected.lanes.remove(0);
         let links = (link, attach, connected.board);
-        Self { process, lane, head: head(), habit: Spin::new(SPIN_MAX, 2, 2), _links: links }
+        Self { process, lane, head: head(), habit: Spin::new(2, 2), _links: links }
     }
 
     /// Sends so many requests at once and waits for all answers.

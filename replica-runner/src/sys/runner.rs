@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use decurion_abi::level;
 use decurion_ipc::control::ReplicaReport;
-use decurion_ipc::spin::{SPIN_MAX, Spin};
+use decurion_ipc::spin::Spin;
 use decurion_ipc::sys::sleeper::Sleeper;
-use decurion_ipc::sys::spin::{processors, spin};
+use decurion_ipc::sys::spin::{measure_wake_up, processors, spin};
 
 use crate::engine::{Engine, Job, Messages};
 use crate::meter::Meter;
@@ -121,7 +121,10 @@ impl Runner {
     /// For so many handler threads.
     pub(crate) fn new(engine: Engine, threads: usize, sleeper: Sleeper, outbox: Outbox) -> Self {
         // All handler threads and a caller may want a processor at the same time.
-        let spin = Spin::new(SPIN_MAX, processors(), threads + 1);
+        let spin = Spin::new(processors(), threads + 1);
+        if spin.is_allowed() {
+            measure_wake_up();
+        }
         let turn = Turn {
             engine,
             leader: None,
