@@ -369,7 +369,10 @@ pub enum ReplicaOrder {
         sequence: u64,
     },
     /// No caller sends new requests any more: finish those there are, destroy the instance, exit 0.
-    Drain,
+    Drain {
+        /// What is not finished by then is killed.
+        grace: Duration,
+    },
     /// For the handles inside.
     Caller(CallerOrder),
     /// Give a sign of life, by the thread that reads this; answered with `Alive`.

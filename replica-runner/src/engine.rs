@@ -263,6 +263,16 @@ impl Engine {
         self.messages.drained |= self.is_idle();
     }
 
+    /// Ends what callers send on streams that would never end by themselves. What their library still says is sent.
+    pub(crate) fn say_farewell(&mut self) {
+        for exchange in self.exchanges.iter_mut().filter(|it| it.upgrade == Upgrade::Done) {
+            exchange.farewell = true;
+            exchange.inbound.ended = true;
+            self.messages.wakers.extend(exchange.wakers.take());
+        }
+        self.news = true;
+    }
+
     /// Handler threads end from now on, and no request is taken any more.
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
@@ -382,7 +392,7 @@ impl Engine {
                 let exchange = lane.key(stream).and_then(|key| self.exchanges.get_mut(key));
                 self.news = true;
                 match exchange {
-                    Some(exchange) if exchange.phase != Phase::Ended => {
+                    Some(exchange) if exchange.phase != Phase::Ended && !exchange.farewell => {
                         exchange.inbound.blocks.push_back(block);
                         exchange.inbound.ended |= end;
                         self.messages.wakers.extend(exchange.wakers.read.take());
@@ -440,6 +450,7 @@ impl Engine {
             outbound: None,
             upgrade,
             cancelled: false,
+            farewell: false,
             returned: false,
             running: false,
             holds_place: false,
@@ -678,9 +689,9 @@ impl Engine {
         }
     }
 
-    /// Whether an exchange's caller has left or its time is up; `true` for one that is over.
+    /// Whether an exchange's caller has left, its time is up or it is to end; `true` for one that is over.
     pub(crate) fn is_cancelled(&self, key: Key, now_ns: u64) -> bool {
-        self.exchanges.get(key).is_none_or(|exchange| exchange.is_cancelled(now_ns))
+        self.exchanges.get(key).is_none_or(|exchange| exchange.is_cancelled(now_ns) || exchange.farewell)
     }
 
     /// An exchange in progress.
@@ -707,7 +718,7 @@ impl Engine {
         if waker.is_none() {
             return;
         }
-        if exchange.is_cancelled(now_ns) {
+        if exchange.is_cancelled(now_ns) || (exchange.farewell && what != Pending::Write) {
             self.messages.wakers.extend(exchange.wakers.take());
         } else {
             self.woken.insert((timer(exchange.deadline_ns()), key));

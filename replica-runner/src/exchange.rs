@@ -46,6 +46,8 @@ pub(crate) struct Exchange {
     pub(crate) upgrade: Upgrade,
     /// The caller left.
     pub(crate) cancelled: bool,
+    /// The library is to end it: nothing more comes, and what it still says is sent.
+    pub(crate) farewell: bool,
     /// The entry has returned, or was never called.
     pub(crate) returned: bool,
     /// Taken, and the library is not done with it: it is inside the gate.

@@ -79,6 +79,11 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// All of them, in no order, to be changed.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|(_, entry)| entry.as_mut())
+    }
+
     /// All of them, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().filter_map(|(_, entry)| entry.as_ref())

@@ -133,7 +133,7 @@ fn a_client_that_is_gone_ends_its_handler() {
     let local = Local::<echo>::new(()).unwrap();
     let mut silent = local.websocket("/").unwrap();
     silent.half_close();
-    assert_eq!(code(&mut silent), Some(1012), "whoever still listens is told to come back");
+    assert_eq!(code(&mut silent), Some(1001), "whoever still listens is told so");
 }
 
 #[test]

@@ -74,8 +74,8 @@ fn obey(link: &Link, args: &Value, order: ReplicaOrder) {
             tell(link, &ReplicaReport::Health { sequence, result: Ok(()) });
         }
         ReplicaOrder::Probe { sequence } => tell(link, &ReplicaReport::Alive { sequence, overdue_ms: 0 }),
-        ReplicaOrder::Drain if args["drain"] == "hang" => {}
-        ReplicaOrder::Drain => {
+        ReplicaOrder::Drain { .. } if args["drain"] == "hang" => {}
+        ReplicaOrder::Drain { .. } => {
             tell(link, &ReplicaReport::Drained);
             exit(0);
         }

@@ -304,6 +304,25 @@ fn what_is_withdrawn_while_it_waits_never_reaches_the_library() {
 }
 
 #[test]
+fn a_farewell_ends_what_has_no_end_of_its_own_and_lets_it_answer() {
+    let mut scene = Scene::new(2, 1);
+    let tunnel = scene.try_open_as(0, "GET", 0, Some(0), b"", false).unwrap();
+    let request = scene.open(0, "many", 0, b"body", false);
+    let (talking, asking) = (scene.next().unwrap(), scene.next().unwrap());
+    assert_eq!(scene.engine.exchange(talking).unwrap().stream, tunnel);
+    assert_eq!(scene.engine.respond_start(talking, start(101), &[], 1), Wrote::Done(0));
+    assert_eq!(scene.engine.read(talking, &mut [0; 9], 1), Read::Wait);
+    scene.engine.set_waker(talking, Pending::Read, Some(WAKER), 1);
+    scene.engine.say_farewell();
+    assert_eq!(called(&mut scene.engine), 1);
+    assert_eq!(scene.engine.read(talking, &mut [0; 9], 1), Read::End);
+    assert!(scene.engine.is_cancelled(talking, 1) && !scene.engine.is_cancelled(asking, 1));
+    assert_eq!(scene.engine.read(asking, &mut [0; 9], 1), Read::Some(4));
+    assert_eq!(scene.engine.read(asking, &mut [0; 9], 1), Read::Wait, "{request:?}");
+    assert_eq!(scene.engine.write(talking, b"goodbye", 1), Wrote::Done(7));
+}
+
+#[test]
 fn what_is_cancelled_while_it_runs_learns_of_it_and_ends() {
     let mut scene = Scene::new(1, 1);
     let stream = scene.open(0, "GET", 0, b"body", false);

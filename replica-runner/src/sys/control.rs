@@ -38,6 +38,8 @@ use peers::{Attached, Peers};
 
 /// How long it may take to drain once it is certain that no supervisor comes: nobody is left who would end it.
 const ORPHAN_DRAIN_MAX: Duration = Duration::from_secs(10);
+/// What those who talk over a connection of their own have to say goodbye, at most.
+const FAREWELL_MAX: Duration = Duration::from_secs(3);
 /// The last words wait so long for room in the link.
 const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
 
@@ -86,6 +88,8 @@ struct Control {
     notices: Receiver<Notice>,
     notify: Notify,
     stage: Stage,
+    /// While it drains: when connections that deployments have taken over are told to end.
+    farewell_at: Option<Instant>,
     bond: Bond,
     replica: ReplicaId,
     /// Goes to the supervisor when the replica is ready.
@@ -139,6 +143,7 @@ impl Control {
             notices,
             notify,
             stage: Stage::Serving,
+            farewell_at: None,
             bond,
             replica: start.replica.clone(),
             board: board_fd,
@@ -203,12 +208,13 @@ impl Control {
         }
     }
 
-    /// Until when to sleep at the longest: what is to be done without a supervisor.
+    /// Until when to sleep at the longest: what is to be done without an order.
     fn patience(&self) -> PollTimeout {
         let now = Instant::now();
         let given_up = self.bond.given_up_for(now).map(|time| ORPHAN_DRAIN_MAX.saturating_sub(time));
         let due = self.bond.due().map(|at| at.saturating_duration_since(now));
-        let Some(left) = given_up.or(due) else { return PollTimeout::NONE };
+        let farewell = self.farewell_at.map(|at| at.saturating_duration_since(now));
+        let Some(left) = given_up.or(due).into_iter().chain(farewell).min() else { return PollTimeout::NONE };
         PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
     }
 
@@ -267,7 +273,7 @@ impl Control {
                 self.runner.outbox.send(ReplicaReport::Alive { sequence, overdue_ms });
             }
             ReplicaOrder::Limit(limit) => self.runner.with(|engine| engine.set_limit(limit.max(1))),
-            ReplicaOrder::Drain => self.drain(),
+            ReplicaOrder::Drain { grace } => self.drain(grace),
             ReplicaOrder::Caller(order) => self.peers.obey(order, fds),
             ReplicaOrder::Await(socket) => {
                 self.runner.outbox.keep_when_closed();
@@ -326,10 +332,11 @@ impl Control {
         None
     }
 
-    /// No new requests come: finish those there are.
-    fn drain(&mut self) {
+    /// No new requests come: finish those there are within this time.
+    fn drain(&mut self, grace: Duration) {
         if self.stage == Stage::Serving {
             self.stage = Stage::Draining;
+            self.farewell_at = Instant::now().checked_add(grace.saturating_sub(farewell_of(grace)));
             // It rings when the last one is over.
             self.runner.with(Engine::drain);
         }
@@ -338,7 +345,10 @@ impl Control {
     fn go_on_ending(&mut self) {
         let given_up_for = self.bond.given_up_for(Instant::now());
         if given_up_for.is_some() {
-            self.drain();
+            self.drain(ORPHAN_DRAIN_MAX);
+        }
+        if self.farewell_at.take_if(|at| *at <= Instant::now()).is_some() {
+            self.runner.with(Engine::say_farewell);
         }
         if self.stage == Stage::Draining && self.runner.with(stop_if_idle) {
             self.stage = Stage::Ending;
@@ -350,6 +360,11 @@ impl Control {
             unsafe { libc::_exit(1) };
         }
     }
+}
+
+/// What is left of a grace when whoever talks without an end is told to make one.
+fn farewell_of(grace: Duration) -> Duration {
+    (grace / 4).min(FAREWELL_MAX)
 }
 
 /// From one moment to the other: nothing can be taken between the look and the end.

@@ -62,7 +62,10 @@ impl<'a> WebSocket<'a> {
     /// # Errors
     /// 499 where the client is gone, or one side has closed.
     pub fn send(&mut self, message: impl Into<Message>) -> Result<()> {
-        self.core.send(message.into())?;
+        if self.exchange.is_cancelled() {
+            self.core.lose();
+        }
+        self.core.send(message.into()).or_else(|lost| self.flush().and(Err(lost)))?;
         self.flush()
     }
 
@@ -139,6 +142,8 @@ impl fmt::Debug for WebSocket<'_> {
 /// to the log.
 pub(super) fn last_word(exchange: &Exchange, outcome: &Result<()>) -> (u16, String) {
     match outcome {
+        // Nobody reads it, or it is this replica that leaves.
+        _ if exchange.is_cancelled() => (code::AWAY, String::new()),
         Ok(()) => (code::NORMAL, String::new()),
         Err(error) if error.code().is_some_and(|code| !code.is_server_error()) => {
             (code::FAILED, error.message().to_owned())

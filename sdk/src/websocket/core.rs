@@ -19,12 +19,12 @@ const READ_LEN: usize = 4096;
 /// Closing codes (RFC 6455, 7.4.1, and its registry).
 pub(super) mod code {
     pub(crate) const NORMAL: u16 = 1000;
+    pub(crate) const AWAY: u16 = 1001;
     pub(crate) const PROTOCOL: u16 = 1002;
     pub(crate) const NONE: u16 = 1005;
     pub(crate) const NOT_UTF8: u16 = 1007;
     pub(crate) const TOO_LARGE: u16 = 1009;
     pub(crate) const FAILED: u16 = 1011;
-    pub(crate) const RESTART: u16 = 1012;
 }
 
 /// One end of a websocket.
@@ -183,8 +183,8 @@ impl Core {
     /// The other side will send no more, or nothing of ours arrives any more.
     pub(super) fn lose(&mut self) {
         if self.is_open() {
-            // Perhaps it still listens; and where it is our side that is cut short, it may come back.
-            self.say_close(code::RESTART, "");
+            // Perhaps it still listens; and where it is our side that leaves, it may come back.
+            self.say_close(code::AWAY, "");
         }
         self.end.get_or_insert(End::Lost);
     }

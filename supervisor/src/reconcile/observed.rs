@@ -186,7 +186,7 @@ impl Observed {
                     replica.phase = Phase::Retiring { since: now, why: why.clone() };
                 });
             }
-            Order::Drain { replica } => self.with(replica, |replica| {
+            Order::Drain { replica, .. } => self.with(replica, |replica| {
                 let why = replica.leaving_why().cloned().unwrap_or(Why::Shutdown);
                 replica.phase = Phase::Draining { since: now, why };
             }),

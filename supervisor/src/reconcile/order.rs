@@ -61,6 +61,8 @@ pub enum Order {
     Drain {
         /// Which.
         replica: ReplicaId,
+        /// What it has for that.
+        grace: Duration,
     },
     /// Kill a replica.
     Kill {

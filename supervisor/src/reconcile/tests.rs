@@ -598,7 +598,7 @@ fn stopping_drains_the_proxy_then_callers_then_those_they_call() {
         .iter()
         .filter_map(|(_, order)| match order {
             Order::DrainProxy { .. } => Some("proxy".to_owned()),
-            Order::Drain { replica } => Some(replica.as_str()[..1].to_owned()),
+            Order::Drain { replica, .. } => Some(replica.as_str()[..1].to_owned()),
             Order::Spawn(_) | Order::Kill { .. } => Some("never".to_owned()),
             _ => None,
         })

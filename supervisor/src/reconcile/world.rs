@@ -455,7 +455,7 @@ impl World {
                     );
                 }
             }
-            Order::Drain { replica } => self.drain(replica),
+            Order::Drain { replica, .. } => self.drain(replica),
             Order::Kill { replica, .. } => {
                 let fact =
                     Fact::Exited { replica: replica.clone(), exit: Exit::Signal(9), last_words: Vec::new() };
@@ -608,7 +608,7 @@ impl World {
         if let Order::Spawn(spawn) = order {
             self.check_room(&spawn.reservation);
         }
-        if let Order::Drain { replica } = order {
+        if let Order::Drain { replica, .. } = order {
             for ((caller, _), views) in &self.views {
                 if matches!(caller, CallerId::Proxy(_)) {
                     let may_send = views.iter().any(|(_, view)| view.contains(replica));

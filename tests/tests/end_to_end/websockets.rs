@@ -1,8 +1,10 @@
 //! Websockets through the real proxy and a real replica, byte by byte and with a client of another's making.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use decurion_api::status::ReplicaState;
 use decurion_tests::{World, library};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -423,4 +425,37 @@ fn a_client_that_leaves_is_noticed_by_a_handler_that_says_nothing() {
     let raw = Raw::open(&world, "/talk");
     drop(raw);
     let _ = idle(&world);
+}
+
+#[test]
+fn a_replica_that_leaves_says_goodbye_when_its_grace_is_nearly_over() {
+    let more = |version: &str| format!("graceful_shutdown_timeout_s = 16\nversion = \"{version}\"\n");
+    let world = talk(&more("1"));
+    let mut talking = Raw::open(&world, "/talk");
+    let mut silent = Raw::open(&world, "/talk/silent");
+    assert_eq!(silent.frame(), (FIN | TEXT, b"now silent".to_vec()));
+    let mut pushed = Raw::open(&world, "/talk/push");
+    let old = world.pids("talk");
+    let config = fs::read_to_string(world.path().join("decurion.toml")).expect("the file");
+    fs::write(world.path().join("decurion.toml"), config.replace(&more("1"), &more("2"))).expect("write");
+    let _ = world.run(&["deploy", "decurion.toml", "--no-wait"]).ok();
+    world.until("the old one drains", |status| {
+        let replicas = &status.deployments[0].replicas;
+        replicas.iter().any(|it| old.contains(&it.pid) && it.state == ReplicaState::Draining)
+    });
+    for _ in 0..3 {
+        talking.send(&frame(FIN | TEXT, b"still there"));
+        assert_eq!(talking.frame(), (FIN | TEXT, b"still there".to_vec()));
+    }
+    for raw in [&mut talking, &mut silent] {
+        assert_eq!(raw.closed(), 1001);
+        raw.assert_ended();
+    }
+    let last = std::iter::repeat_with(|| pushed.frame()).find(|(first, _)| *first != FIN | TEXT);
+    assert_eq!(last, Some((CLOSE, 1001u16.to_be_bytes().to_vec())));
+    pushed.assert_ended();
+    // By itself, not by force.
+    let status = world.until("the old one is gone", |status| !status.deployments[0].ended.is_empty());
+    let ended = &status.deployments[0].ended[0];
+    assert_eq!((ended.failed, ended.reason.as_str()), (false, "stopped for an update"));
 }

@@ -3,7 +3,7 @@
 use decurion_ipc::adoption::AdoptionSocket;
 use decurion_ipc::control::{ReplicaOrder, ReplicaReport};
 
-use crate::rig::{Replica, WATCHDOG, appears, call, get, in_time, make, start_order};
+use crate::rig::{DRAIN, Replica, WATCHDOG, appears, call, get, in_time, make, start_order};
 
 fn configured(replica: &Replica, sequence: u64, config: &str) -> Result<(), String> {
     replica.reconfigure(sequence, config);
@@ -76,7 +76,7 @@ fn a_drain_ends_when_the_last_request_does() {
         let mut caller = replica.caller();
         let held = caller.open(get("until=go"), b"", true);
         appears(&folder.path().join("entered-id-1"));
-        replica.order(&ReplicaOrder::Drain);
+        replica.order(&DRAIN);
         make(&folder.path().join("go"));
         assert!(in_time("the drain", move || replica.drained()).success());
         assert_eq!(caller.answer(held).0, 200, "its answer is there after the replica's end");
@@ -90,7 +90,7 @@ fn a_drain_hears_of_a_caller_that_dies() {
     let mut caller = replica.caller();
     caller.open(get("until=never"), b"", true);
     appears(&folder.path().join("entered-id-1"));
-    replica.order(&ReplicaOrder::Drain);
+    replica.order(&DRAIN);
     drop(caller);
     assert!(in_time("the drain", move || replica.drained()).success());
     assert!(folder.path().join("cancelled-id-1").exists());
@@ -104,7 +104,7 @@ fn a_drain_waits_for_a_large_answer_to_be_fetched() {
     caller.send(stream, &[5; 3_000_000]);
     caller.lane.end(stream);
     caller.lane.flush();
-    replica.order(&ReplicaOrder::Drain);
+    replica.order(&DRAIN);
     let (status, body) = caller.answer(stream);
     assert_eq!((status, body.len()), (200, 3_000_000));
     assert!(in_time("the drain", move || replica.drained()).success());
@@ -124,7 +124,7 @@ fn the_destructor_runs_once_at_the_end() {
 fn a_drain_before_it_is_ready_waits_for_the_constructor() {
     let replica =
         Replica::spawn(start_order(&decurion_tests::library("fixtures").to_string_lossy(), "Who", "null"));
-    replica.order(&ReplicaOrder::Drain);
+    replica.order(&DRAIN);
     let mut replica = replica;
     loop {
         match replica.report() {

@@ -18,6 +18,9 @@ use decurion_ipc::link::Link;
 use decurion_ipc::record::{Kind, RequestHead, ResponseHead};
 use decurion_tests::{library, target_dir};
 
+/// As the supervisor orders it.
+pub(crate) const DRAIN: ReplicaOrder = ReplicaOrder::Drain { grace: Duration::from_secs(20) };
+
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
 
 /// A replica of the fixtures, and the supervisor's end of its link.
@@ -106,7 +109,7 @@ impl Replica {
 
     /// Drains it: everything is answered, and it ends well.
     pub(crate) fn drain(self) {
-        self.order(&ReplicaOrder::Drain);
+        self.order(&DRAIN);
         assert!(self.drained().success());
     }
 

@@ -138,7 +138,9 @@ impl Books {
     pub(crate) fn about_to(&mut self, orders: &[Order], core: &Core, now: Nanos) {
         for order in orders {
             match order {
-                Order::Retire { replica, .. } | Order::Kill { replica, .. } | Order::Drain { replica } => {
+                Order::Retire { replica, .. }
+                | Order::Kill { replica, .. }
+                | Order::Drain { replica, .. } => {
                     self.with(replica, |known| known.goes = true);
                 }
                 Order::Probe { replica, .. } => self.with(replica, |known| known.asked = Some(now)),

@@ -121,7 +121,7 @@ impl World {
 
     fn check_order(&mut self, order: &Order) {
         match order {
-            Order::Drain { replica } => self.check_drain(replica),
+            Order::Drain { replica, .. } => self.check_drain(replica),
             Order::Retire { replica, why: Why::Update | Why::Scale | Why::Recycle(_) } => {
                 self.books.check_floor(replica, &self.proxies);
             }
@@ -159,7 +159,7 @@ impl World {
                 self.tell(&replica, soon, Tell::CheckHealth(sequence));
             }
             Order::Probe { replica, sequence } => self.tell(&replica, soon, Tell::Probe(sequence)),
-            Order::Drain { replica } => {
+            Order::Drain { replica, .. } => {
                 let observed = self.core.as_ref().and_then(|core| core.observed().replicas.get(&replica));
                 let why = observed.and_then(|it| it.leaving_why()).cloned().unwrap_or(Why::Update);
                 if let Some(entry) = self.roster.get_mut(&replica) {

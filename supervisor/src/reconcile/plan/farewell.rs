@@ -90,7 +90,7 @@ impl Planner<'_> {
         let id = replica.id.clone();
         match self.observed.callers.released(&id, &replica.deployment, self.now) {
             Ok(()) if grace.is_zero() => self.order(Order::Kill { replica: id, why: why.clone() }),
-            Ok(()) => self.order(Order::Drain { replica: id }),
+            Ok(()) => self.order(Order::Drain { replica: id, grace }),
             Err(until) => {
                 if let Some(until) = until {
                     self.due(until);

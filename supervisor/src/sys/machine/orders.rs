@@ -42,12 +42,12 @@ impl Machine {
             Order::CheckHealth { replica, sequence } => {
                 self.tell_replica(&replica, ReplicaOrder::CheckHealth { sequence }, Vec::new());
             }
-            Order::Drain { replica } => {
+            Order::Drain { replica, grace } => {
                 let why = self.core.observed().replicas.get(&replica).and_then(Replica::leaving_why).cloned();
                 if let Some(why) = why {
                     self.roster.note_leaving(&replica, &why);
                 }
-                self.tell_replica(&replica, ReplicaOrder::Drain, Vec::new());
+                self.tell_replica(&replica, ReplicaOrder::Drain { grace }, Vec::new());
             }
             Order::Kill { replica, .. } => {
                 if let Some(child) = self.replicas.get(&replica) {
