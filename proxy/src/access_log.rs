@@ -1,6 +1,8 @@
-//! The access log's lines: what is known of a request that is over, in each format. Knows no clock, file or thread.
+//! The access log's lines: what is known of a request that is over, in each format, gathered to be written many at a
+//! time. Knows no clock, file or thread.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -12,13 +14,13 @@ use crate::http1::target::{self, Target};
 
 /// A request that is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct Entry<'e> {
     /// `X-Request-ID`, the client's or ours.
-    pub id: String,
+    pub id: &'e str,
     /// Where it came from.
     pub client: Option<IpAddr>,
     /// What could not be read as a request has no method, target and version.
-    pub line: Option<RequestLine>,
+    pub line: Option<RequestLine<'e>>,
     /// As sent; 499 where the client left before there was one.
     pub status: u16,
     /// Of the body, without chunk sizes.
@@ -26,157 +28,189 @@ pub struct Entry {
     /// From the head's end to the answer's.
     pub took: Duration,
     /// The deployment that it was routed to.
-    pub deployment: Option<String>,
+    pub deployment: Option<&'e str>,
     /// The replica that had it last.
-    pub replica: Option<String>,
+    pub replica: Option<&'e str>,
     /// `Referer`.
-    pub referer: Vec<u8>,
+    pub referer: &'e [u8],
     /// `User-Agent`.
-    pub user_agent: Vec<u8>,
+    pub user_agent: &'e [u8],
     /// The whole answer was passed on.
     pub complete: bool,
 }
 
 /// The first line of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestLine {
+pub struct RequestLine<'e> {
     /// Of the known ones.
-    pub method: String,
-    /// Normalised path and the query as it stood.
-    pub target: Vec<u8>,
+    pub method: &'e str,
+    /// Normalised.
+    pub path: Cow<'e, [u8]>,
+    /// As it stood, without the question mark.
+    pub query: &'e [u8],
     /// 1.0 or 1.1.
     pub version: Version,
 }
 
-impl RequestLine {
+impl<'e> RequestLine<'e> {
     /// The first line of a head that has been parsed before. `None`: it can't have been.
     #[must_use]
-    pub fn of(head: &[u8]) -> Option<Self> {
+    pub fn of(head: &'e [u8]) -> Option<Self> {
         let head = std::str::from_utf8(head.trim_ascii_start().split(|byte| *byte == b'\r').next()?).ok()?;
         let mut words = head.splitn(3, ' ');
         let (method, target, version) = (words.next()?, words.next()?, words.next()?);
         let version = if version == "HTTP/1.0" { Version::Http10 } else { Version::Http11 };
-        Some(Self::new(method, &target::parse(target, method).ok()?, version))
+        let Target { path, query, .. } = target::parse(target, method).ok()?;
+        Some(Self { method, path, query, version })
     }
 
-    /// From what a head says.
-    #[must_use]
-    pub fn new(method: &str, target: &Target<'_>, version: Version) -> Self {
-        let mut all = target.path.to_vec();
-        if !target.query.is_empty() {
-            all.push(b'?');
-            all.extend_from_slice(target.query);
+    fn target(&self, out: &mut Vec<u8>) {
+        escape(&self.path, out);
+        if !self.query.is_empty() {
+            out.push(b'?');
+            escape(self.query, out);
         }
-        Self { method: method.to_owned(), target: all, version }
+    }
+
+    fn whole_target(&self) -> Cow<'_, [u8]> {
+        match self.query {
+            [] => Cow::Borrowed(&self.path),
+            query => Cow::Owned([&self.path, &b"?"[..], query].concat()),
+        }
     }
 }
 
-/// Who takes entries. Never blocks: what finds no room is dropped, and counted.
-pub trait Sink: Send + Sync + std::fmt::Debug {
-    /// Takes one.
-    fn offer(&self, entry: Entry);
-    /// Whether `Referer` and `User-Agent` are of use.
-    fn wants_headers(&self) -> bool {
-        true
+/// Lines that are written together.
+#[derive(Debug, Default)]
+pub struct Lines {
+    /// Each with its end.
+    pub text: Vec<u8>,
+    /// How many.
+    pub count: u64,
+}
+
+/// So many bytes of lines are handed over at once; sooner, where their time has come.
+pub const LINES_MAX: usize = 32 * 1024;
+
+impl Lines {
+    /// Adds a line. Whether there are enough to hand them over.
+    #[must_use]
+    pub fn add(&mut self, entry: &Entry<'_>, format: AccessLog, unix_ms: u64) -> bool {
+        entry.write(format, unix_ms, &mut self.text);
+        self.count += 1;
+        self.text.len() >= LINES_MAX
     }
+}
+
+/// Who takes lines. Never blocks: what finds no room is dropped, and counted.
+pub trait Sink: Send + Sync + std::fmt::Debug {
+    /// Takes some.
+    fn take(&self, lines: Lines);
+    /// What they are to look like.
+    fn format(&self) -> AccessLog;
 }
 
 /// Status of a request whose client left before there was an answer, as nginx has it.
 pub const CLIENT_LEFT: u16 = 499;
 
-impl Entry {
+impl Entry<'_> {
     /// Appends the line with its end; `unix_ms`: the time of day. [`AccessLog::Off`] has none.
-    pub fn write(&self, format: AccessLog, unix_ms: u64, out: &mut String) {
+    pub fn write(&self, format: AccessLog, unix_ms: u64, out: &mut Vec<u8>) {
         match format {
             AccessLog::Off => return,
             AccessLog::Text => self.text(unix_ms, out),
             AccessLog::Json => self.json(unix_ms, out),
             AccessLog::Combined => self.combined(unix_ms, out),
         }
-        out.push('\n');
+        out.push(b'\n');
     }
 
     /// Ray Serve's form. By hand: it is written for each request, and `format_args!` costs several times as much.
-    fn text(&self, unix_ms: u64, out: &mut String) {
+    fn text(&self, unix_ms: u64, out: &mut Vec<u8>) {
         let Time { year, month, day, hour, minute, second, millis } = Time::of(unix_ms);
-        out.push_str("INFO ");
+        out.extend_from_slice(b"INFO ");
         decimal(year, 4, out);
         for (mark, number, width) in [
-            ('-', month as u64, 2),
-            ('-', day, 2),
-            (' ', hour, 2),
-            (':', minute, 2),
-            (':', second, 2),
-            (',', millis, 3),
+            (b'-', month as u64, 2),
+            (b'-', day, 2),
+            (b' ', hour, 2),
+            (b':', minute, 2),
+            (b':', second, 2),
+            (b',', millis, 3),
         ] {
             out.push(mark);
             decimal(number, width, out);
         }
-        out.push(' ');
-        for word in [self.deployment.as_deref(), self.replica.as_deref(), Some(self.id.as_str())] {
+        out.push(b' ');
+        for word in [self.deployment, self.replica, Some(self.id)] {
             escape(word.filter(|word| !word.is_empty()).unwrap_or("-").as_bytes(), out);
-            out.push(' ');
+            out.push(b' ');
         }
-        let (method, target) =
-            self.line.as_ref().map_or(("-", &b"-"[..]), |line| (&line.method, &line.target));
-        out.push_str("-- ");
-        out.push_str(method);
-        out.push(' ');
-        escape(target, out);
-        out.push(' ');
+        out.extend_from_slice(b"-- ");
+        match &self.line {
+            Some(line) => {
+                out.extend_from_slice(line.method.as_bytes());
+                out.push(b' ');
+                line.target(out);
+            }
+            None => out.extend_from_slice(b"- -"),
+        }
+        out.push(b' ');
         decimal(u64::from(self.status), 1, out);
-        out.push(' ');
+        out.push(b' ');
         let tenths = (self.took.as_micros() + 50) / 100;
         let tenths = u64::try_from(tenths).unwrap_or(u64::MAX);
         decimal(tenths / 10, 1, out);
-        out.push('.');
+        out.push(b'.');
         decimal(tenths % 10, 1, out);
-        out.push_str("ms");
+        out.extend_from_slice(b"ms");
     }
 
-    fn json(&self, unix_ms: u64, out: &mut String) {
+    fn json(&self, unix_ms: u64, out: &mut Vec<u8>) {
         let Time { year, month, day, hour, minute, second, millis } = Time::of(unix_ms);
+        let target = self.line.as_ref().map(RequestLine::whole_target);
         let line = Line {
             time: format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"),
-            request_id: &self.id,
+            request_id: self.id,
             client: self.client,
-            method: self.line.as_ref().map(|line| line.method.as_str()),
-            target: self.line.as_ref().map(|line| String::from_utf8_lossy(&line.target)),
+            method: self.line.as_ref().map(|line| line.method),
+            target: target.as_deref().map(String::from_utf8_lossy),
             status: self.status,
             bytes: self.bytes,
             duration_s: self.took.as_secs_f64(),
-            deployment: self.deployment.as_deref(),
-            replica: self.replica.as_deref(),
-            referer: String::from_utf8_lossy(&self.referer),
-            user_agent: String::from_utf8_lossy(&self.user_agent),
+            deployment: self.deployment,
+            replica: self.replica,
+            referer: String::from_utf8_lossy(self.referer),
+            user_agent: String::from_utf8_lossy(self.user_agent),
             complete: self.complete,
         };
         // Nothing in it can fail to be written.
-        out.push_str(&serde_json::to_string(&line).unwrap_or_default());
+        let _ = serde_json::to_writer(out, &line);
     }
 
     /// nginx's `combined`.
-    fn combined(&self, unix_ms: u64, out: &mut String) {
+    fn combined(&self, unix_ms: u64, out: &mut Vec<u8>) {
         let Time { year, month, day, hour, minute, second, .. } = Time::of(unix_ms);
         match self.client {
             Some(address) => _ = write!(out, "{address}"),
-            None => out.push('-'),
+            None => out.push(b'-'),
         }
         let month = MONTHS.get(month.saturating_sub(1)).unwrap_or(&"-");
         let _ = write!(out, " - - [{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000] \"");
         if let Some(line) = &self.line {
-            let _ = write!(out, "{} ", line.method);
-            escape(&line.target, out);
-            out.push_str(match line.version {
-                Version::Http10 => " HTTP/1.0",
-                Version::Http11 => " HTTP/1.1",
+            out.extend_from_slice(line.method.as_bytes());
+            out.push(b' ');
+            line.target(out);
+            out.extend_from_slice(match line.version {
+                Version::Http10 => b" HTTP/1.0",
+                Version::Http11 => b" HTTP/1.1",
             });
         }
         let _ = write!(out, "\" {} {}", self.status, self.bytes);
-        for field in [&self.referer, &self.user_agent] {
-            out.push_str(" \"");
+        for field in [self.referer, self.user_agent] {
+            out.extend_from_slice(b" \"");
             escape(if field.is_empty() { b"-" } else { field }, out);
-            out.push('"');
+            out.push(b'"');
         }
     }
 }
@@ -187,35 +221,35 @@ struct Line<'e> {
     request_id: &'e str,
     client: Option<IpAddr>,
     method: Option<&'e str>,
-    target: Option<std::borrow::Cow<'e, str>>,
+    target: Option<Cow<'e, str>>,
     status: u16,
     bytes: u64,
     duration_s: f64,
     deployment: Option<&'e str>,
     replica: Option<&'e str>,
-    referer: std::borrow::Cow<'e, str>,
-    user_agent: std::borrow::Cow<'e, str>,
+    referer: Cow<'e, str>,
+    user_agent: Cow<'e, str>,
     complete: bool,
 }
 
 /// As nginx escapes: what is not printable ASCII, quotes and backslashes become `\xHH`, so that no client can end a
 /// line or a field.
-fn escape(bytes: &[u8], out: &mut String) {
+fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
     // As a rule.
-    if let (true, Ok(text)) = (bytes.iter().all(plain), std::str::from_utf8(bytes)) {
-        return out.push_str(text);
+    if bytes.iter().all(plain) {
+        return out.extend_from_slice(bytes);
     }
     for byte in bytes {
         match byte {
             b'"' | b'\\' | 0..=0x1f | 0x7f.. => _ = write!(out, "\\x{byte:02X}"),
-            _ => out.push(char::from(*byte)),
+            _ => out.push(*byte),
         }
     }
 }
 
 /// A number of at least so many digits.
-fn decimal(mut number: u64, width: usize, out: &mut String) {
+fn decimal(mut number: u64, width: usize, out: &mut Vec<u8>) {
     let mut digits = [b'0'; 20];
     let mut at = digits.len();
     while number > 0 || at > digits.len() - width {
@@ -223,7 +257,7 @@ fn decimal(mut number: u64, width: usize, out: &mut String) {
         digits[at] = b'0' + u8::try_from(number % 10).unwrap_or(0);
         number /= 10;
     }
-    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// A time of day in UTC.
@@ -271,30 +305,34 @@ mod tests {
     /// 2024-02-29 23:59:58.007 UTC
     const AT: u64 = 1_709_251_198_007;
 
-    fn entry() -> Entry {
+    fn entry() -> Entry<'static> {
         Entry {
-            id: "3f2a".to_owned(),
+            id: "3f2a",
             client: Some(IpAddr::from([127, 0, 0, 1])),
-            line: Some(RequestLine {
-                method: "GET".to_owned(),
-                target: b"/hello?a=1".to_vec(),
-                version: Version::Http11,
-            }),
+            line: RequestLine::of(b"GET /hello?a=1 HTTP/1.1\r\n"),
             status: 200,
             bytes: 12,
             took: Duration::from_micros(5_320),
-            deployment: Some("hello".to_owned()),
-            replica: Some("hello-000001".to_owned()),
-            referer: Vec::new(),
-            user_agent: b"curl/8".to_vec(),
+            deployment: Some("hello"),
+            replica: Some("hello-000001"),
+            referer: b"",
+            user_agent: b"curl/8",
             complete: true,
         }
     }
 
-    fn written(entry: &Entry, format: AccessLog) -> String {
-        let mut out = String::new();
+    fn written(entry: &Entry<'_>, format: AccessLog) -> String {
+        let mut out = Vec::new();
         entry.write(format, AT, &mut out);
-        out
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn lines_are_handed_over_many_at_a_time() {
+        let mut lines = Lines::default();
+        while !lines.add(&entry(), AccessLog::Text, AT) {}
+        assert_eq!(lines.text.iter().filter(|byte| **byte == b'\n').count() as u64, lines.count);
+        assert!((LINES_MAX..LINES_MAX + 100).contains(&lines.text.len()), "{}", lines.text.len());
     }
 
     #[test]
@@ -308,7 +346,8 @@ mod tests {
     #[test]
     fn a_first_line_is_read_as_the_whole_head_was() {
         let of = |head: &str| {
-            RequestLine::of(head.as_bytes()).map(|line| (line.method, line.target, line.version))
+            let line = RequestLine::of(head.as_bytes())?;
+            Some((line.method.to_owned(), line.whole_target().into_owned(), line.version))
         };
         let line = |method: &str, target: &str, version| {
             Some((method.to_owned(), target.as_bytes().to_vec(), version))
@@ -324,12 +363,12 @@ mod tests {
 
     #[test]
     fn numbers_are_as_usual() {
-        let mut out = String::new();
+        let mut out = Vec::new();
         for (number, width) in [(0, 1), (7, 2), (12, 1), (2024, 4), (u64::MAX, 1)] {
             decimal(number, width, &mut out);
-            out.push(' ');
+            out.push(b' ');
         }
-        assert_eq!(out, "0 07 12 2024 18446744073709551615 ");
+        assert_eq!(out, b"0 07 12 2024 18446744073709551615 ");
         let slow = Entry { took: Duration::from_micros(61_234_960), ..entry() };
         assert!(written(&slow, AccessLog::Text).ends_with(" 200 61235.0ms\n"));
     }
@@ -357,9 +396,9 @@ mod tests {
     #[test]
     fn nothing_that_a_client_sends_ends_a_line_or_a_field() {
         let mut hostile = entry();
-        hostile.user_agent = b"a\" \\ \n\r\t\x1b[1m\x7f\xff".to_vec();
+        hostile.user_agent = b"a\" \\ \n\r\t\x1b[1m\x7f\xff";
         if let Some(line) = &mut hostile.line {
-            line.target = b"/\"\n\x00\xc3".to_vec();
+            (line.path, line.query) = (Cow::Borrowed(&b"/\"\n\x00\xc3"[..]), b"");
         }
         let combined = written(&hostile, AccessLog::Combined);
         assert!(combined.contains("\"GET /\\x22\\x0A\\x00\\xC3 HTTP/1.1\""), "{combined}");

@@ -3,20 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use decurion_api::DeploymentName;
+use decurion_api::spec::AccessLog as Format;
 use decurion_ipc::stats::Traffic;
 
 use super::connection::{Answer, Upgrade};
 use super::port::{Lane, Socket};
 use super::tally::{TallyIndex, UNROUTED};
 use super::{ConnectionId, Engine};
-use crate::access_log::{CLIENT_LEFT, Entry, RequestLine, Sink};
+use crate::access_log::{CLIENT_LEFT, Entry, Lines, RequestLine, Sink};
 use crate::http1::{Head, Storage};
 use crate::time::Nanos;
 
-/// Where entries of the access log go, and which.
+/// Where lines of the access log go, and of which requests.
 #[derive(Debug, Default)]
 pub(super) struct AccessLog {
     sink: Option<Arc<dyn Sink>>,
+    /// Not handed over yet.
+    lines: Lines,
+    /// The time of day, in milliseconds of Unix time, and when it was that.
+    day_time: (u64, Nanos),
     /// Of 2^32 requests, so many are noted.
     share: u64,
     count: u64,
@@ -26,15 +32,29 @@ impl AccessLog {
     pub(super) fn new(sink: Option<Arc<dyn Sink>>, sample: f64) -> Self {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 2^32")]
         let share = (sample.clamp(0.0, 1.0) * ALL as f64) as u64;
-        Self { sink, share, count: 0 }
+        Self { sink, share, ..Self::default() }
     }
 
-    /// The sink, if this request is one of the sample. Which are is as good as random, so that a pattern in what
-    /// clients ask for does not show.
-    fn sample(&mut self) -> Option<&Arc<dyn Sink>> {
+    /// What the line is to look like, if this request is one of the sample. Which are is as good as random, so that a
+    /// pattern in what clients ask for does not show.
+    fn sample(&mut self) -> Option<Format> {
         let sink = self.sink.as_ref()?;
         self.count += 1;
-        (super::connection::mix(self.count) % ALL < self.share).then_some(sink)
+        (super::connection::mix(self.count) % ALL < self.share).then(|| sink.format())
+    }
+
+    fn add(&mut self, entry: &Entry<'_>, format: Format, now: Nanos) {
+        let (unix_ms, at) = self.day_time;
+        let since = u64::try_from(now.until(at).as_millis()).unwrap_or(u64::MAX);
+        if self.lines.add(entry, format, unix_ms.saturating_add(since)) {
+            self.hand_over();
+        }
+    }
+
+    fn hand_over(&mut self) {
+        if let Some(sink) = self.sink.as_ref().filter(|_| self.lines.count > 0) {
+            sink.take(std::mem::take(&mut self.lines));
+        }
     }
 }
 
@@ -45,7 +65,19 @@ const STATS_PERIOD_NS: u64 = 1_000_000_000;
 impl<S: Socket, L: Lane<S>> Engine<S, L> {
     /// Says where the access log goes from now on.
     pub fn set_access_log(&mut self, sink: Option<Arc<dyn Sink>>) {
-        self.access_log = AccessLog::new(sink, self.settings.access_log_sample);
+        self.hand_over_log();
+        let day_time = self.access_log.day_time;
+        self.access_log = AccessLog { day_time, ..AccessLog::new(sink, self.settings.access_log_sample) };
+    }
+
+    /// Says what time of day it is, for the access log.
+    pub fn set_day_time(&mut self, unix_ms: u64, now: Nanos) {
+        self.access_log.day_time = (unix_ms, now);
+    }
+
+    /// Hands the access log over as far as it goes. Done once a period as well, with [`take_stats`](Self::take_stats).
+    pub fn hand_over_log(&mut self) {
+        self.access_log.hand_over();
     }
 
     /// Counts by the routes of the view that we have now.
@@ -72,6 +104,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let due = self.stats_due <= now || (at_once && self.stats_due != Nanos::NEVER);
         due.then(|| {
             self.stats_due = Nanos::NEVER;
+            self.access_log.hand_over();
             self.tallies.take()
         })
     }
@@ -137,52 +170,49 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 }
             }
         }
-        self.write_log(id, tally_index, status, bytes, took, complete);
+        self.write_log(id, tally_index, Outcome { status, bytes, took, complete }, now);
         self.tallies.release(tally_index);
     }
 
-    /// Hands the request to the access log, where there is one.
-    fn write_log(
-        &mut self,
-        id: ConnectionId,
-        tally: TallyIndex,
-        status: u16,
-        bytes: u64,
-        took: Duration,
-        complete: bool,
-    ) {
-        let Some(sink) = self.access_log.sample() else { return };
+    /// Notes the request in the access log, where there is one.
+    fn write_log(&mut self, id: ConnectionId, tally: TallyIndex, outcome: Outcome, now: Nanos) {
+        let Some(format) = self.access_log.sample() else { return };
         let Some(conn) = self.connections.get_mut(id) else { return };
         let lane = conn.request.tried.and_then(|lane| self.lanes.get(lane.at())?.as_deref());
-        let replica = lane.map(|entry| &entry.replica);
         let mut storage = Storage::new();
         let request = &conn.request;
         let read = conn.input.bytes().get(request.head.clone()).filter(|bytes| !bytes.is_empty());
         // Reading the whole head once more costs as much as everything else here.
-        let whole = read.filter(|_| sink.wants_headers());
+        let whole = read.filter(|_| format != Format::Text);
         let head = whole.and_then(|bytes| Head::parse(bytes, &mut storage, &self.limits).ok());
         let field = |name| head.as_ref().and_then(|head| field(head, name)).unwrap_or_default();
-        let line = match &head {
-            Some(head) => Some(RequestLine::new(head.method, &head.target, head.version)),
-            None => read.and_then(RequestLine::of),
-        };
-        sink.offer(Entry {
-            id: request.id.as_str().to_owned(),
+        let Outcome { status, bytes, took, complete } = outcome;
+        let entry = Entry {
+            id: request.id.as_str(),
             client: conn.socket.peer(),
-            line,
+            line: read.and_then(RequestLine::of),
             status,
             bytes,
             took,
-            deployment: self.tallies.deployment(tally).map(ToString::to_string),
-            replica: replica.map(|replica| replica.id.to_string()),
+            deployment: self.tallies.deployment(tally).map(DeploymentName::as_str),
+            replica: lane.map(|entry| entry.replica.id.as_str()),
             referer: field("referer"),
             user_agent: field("user-agent"),
             complete,
-        });
+        };
+        self.access_log.add(&entry, format, now);
     }
 }
 
-fn field(head: &Head<'_, '_>, name: &str) -> Option<Vec<u8>> {
+/// How a request ended.
+struct Outcome {
+    status: u16,
+    bytes: u64,
+    took: Duration,
+    complete: bool,
+}
+
+fn field<'h>(head: &'h Head<'_, '_>, name: &str) -> Option<&'h [u8]> {
     let header = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
-    Some(header.value.to_vec())
+    Some(header.value)
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,10 @@ use decurion_api::spec::AccessLog;
 use decurion_ipc::control::ProxyReport;
 use decurion_ipc::proxy_control::ReportSender;
 
-use super::clock;
-use crate::access_log::{Entry, Sink};
+use crate::access_log::{Lines, Sink};
 
-/// Entries that may wait to be written; more are dropped.
-const QUEUE_MAX: usize = 8 * 1024;
-/// Bytes gathered for one write.
-const BATCH_MAX: usize = 64 * 1024;
+/// Bundles of lines that may wait to be written; more are dropped.
+const QUEUE_MAX: usize = 128;
 /// How often is looked whether the file was moved away, as log rotation does, and whether entries were dropped.
 const LOOK: Duration = Duration::from_secs(1);
 /// `decurion_abi::level` of warnings.
@@ -37,20 +34,19 @@ pub(super) struct Writer {
 
 #[derive(Debug)]
 enum Told {
-    Entry { entry: Box<Entry>, unix_ms: u64 },
+    Lines(Lines),
     Flush(Sender<()>),
 }
 
 impl Sink for Writer {
-    fn wants_headers(&self) -> bool {
-        self.format != AccessLog::Text
+    fn format(&self) -> AccessLog {
+        self.format
     }
 
-    fn offer(&self, entry: Entry) {
-        let unix_ms = clock::unix_ms();
-        let told = Told::Entry { entry: Box::new(entry), unix_ms };
-        if self.sender.try_send(told).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+    fn take(&self, lines: Lines) {
+        let count = lines.count;
+        if self.sender.try_send(Told::Lines(lines)).is_err() {
+            self.dropped.fetch_add(count, Ordering::Relaxed);
         }
     }
 }
@@ -62,14 +58,12 @@ impl Writer {
         let dropped = Arc::new(AtomicU64::new(0));
         let reopen = Arc::new(AtomicBool::new(false));
         let mut thread = Thread {
-            format,
             path: path.map(PathBuf::from),
             file: None,
             looked: Instant::now(),
             dropped: Arc::clone(&dropped),
             reopen: Arc::clone(&reopen),
             reports,
-            batch: String::new(),
         };
         thread.open();
         thread::Builder::new().name("access-log".to_owned()).spawn(move || thread.run(&told))?;
@@ -91,48 +85,33 @@ impl Writer {
 }
 
 struct Thread {
-    format: AccessLog,
     path: Option<PathBuf>,
     file: Option<File>,
     looked: Instant,
     dropped: Arc<AtomicU64>,
     reopen: Arc<AtomicBool>,
     reports: ReportSender,
-    batch: String,
 }
 
 impl Thread {
     fn run(&mut self, told: &Receiver<Told>) {
-        while let Ok(first) = told.recv() {
-            let mut next = Ok(first);
-            while let Ok(told_now) = next {
-                self.take(told_now);
-                next = if self.batch.len() < BATCH_MAX { told.try_recv() } else { Err(TryRecvError::Empty) };
-            }
-            self.write();
-        }
-    }
-
-    fn take(&mut self, told: Told) {
-        match told {
-            Told::Entry { entry, unix_ms } => entry.write(self.format, unix_ms, &mut self.batch),
-            Told::Flush(done) => {
-                self.write();
-                let _ = done.send(());
+        while let Ok(told) = told.recv() {
+            match told {
+                Told::Lines(lines) => self.write(&lines.text),
+                Told::Flush(done) => _ = done.send(()),
             }
         }
     }
 
-    fn write(&mut self) {
+    fn write(&mut self, text: &[u8]) {
         self.look();
         let wrote = match &mut self.file {
-            Some(file) => file.write_all(self.batch.as_bytes()),
-            None => io::stderr().lock().write_all(self.batch.as_bytes()),
+            Some(file) => file.write_all(text),
+            None => io::stderr().lock().write_all(text),
         };
         if let Err(error) = wrote {
             self.warn(format!("failed to write the access log: {error}"));
         }
-        self.batch.clear();
     }
 
     /// Now and then: follows a file that was moved away, and tells of what was dropped.

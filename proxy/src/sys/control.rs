@@ -199,6 +199,8 @@ struct Control {
     configured: Pulse,
     draining: bool,
     drained: usize,
+    /// It had to be cut short, and workers say yet when they are through.
+    aborted: bool,
     finished: bool,
     /// The end of a drain.
     deadline: Option<Instant>,
@@ -223,6 +225,7 @@ impl Control {
             configured: Pulse::default(),
             draining: false,
             drained: 0,
+            aborted: false,
             finished: false,
             deadline: None,
         }
@@ -276,6 +279,9 @@ impl Control {
             ProxyOrder::Drain(limit) => self.drain(limit, false),
             ProxyOrder::Retire(limit) => self.drain(limit, true),
             ProxyOrder::ReopenLogs => {
+                if let Some(workers) = &self.workers {
+                    workers.post_all(|| Mail::HandOverLog);
+                }
                 if let Some(access_log) = &self.access_log {
                     access_log.reopen();
                 }
@@ -549,7 +555,7 @@ impl Control {
             self.send_stats(now);
         }
         if self.deadline.is_some_and(|at| at <= now) {
-            self.drain_is_due()?;
+            self.drain_is_due();
         }
         Ok(())
     }
@@ -575,13 +581,15 @@ impl Control {
         self.gathered.take(levels, self.gate.take_counts(), now)
     }
 
-    /// A drain takes too long.
-    fn drain_is_due(&mut self) -> Result<(), ServeError> {
-        if let Some(workers) = &self.workers {
+    /// A drain takes too long: what is left is cut, and has its line in the access log.
+    fn drain_is_due(&mut self) {
+        if let Some(workers) = self.workers.as_ref().filter(|_| !self.aborted) {
             workers.post_all(|| Mail::Abort);
+            self.aborted = true;
+            self.deadline = Some(Instant::now() + FLUSH_TIMEOUT);
+        } else {
+            self.finished = true;
         }
-        self.finished = true;
-        Ok(())
     }
 
     fn end(&mut self) {

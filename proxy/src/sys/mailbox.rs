@@ -39,6 +39,8 @@ pub(super) enum Mail {
     Drain {
         gently: bool,
     },
+    /// Lines of the access log that were kept back are to be written.
+    HandOverLog,
     /// Say that it came.
     Probe {
         sequence: u64,

@@ -195,6 +195,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
     fn keep_date(&mut self, now: Nanos) {
         if now >= self.dated {
             self.engine.set_date(clock::http_date().as_bytes());
+            self.engine.set_day_time(clock::unix_ms(), now);
             self.dated = now.after(Duration::from_secs(1));
         }
     }
@@ -267,6 +268,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
                     false => self.engine.drain(now),
                 }
             }
+            Mail::HandOverLog => self.engine.hand_over_log(),
             Mail::Probe { sequence } => self.tell(FromWorker::Turned { probe: sequence }),
             Mail::Abort => self.engine.abort_all(),
             Mail::Stop => return false,
