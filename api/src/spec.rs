@@ -238,6 +238,9 @@ pub struct HttpSpec {
     /// Where the lines go, an absolute path; `None`: to the proxy's stderr, which the supervisor logs.
     #[serde(default)]
     pub access_log_file: Option<String>,
+    /// Who is told where the time of a request went.
+    #[serde(default)]
+    pub server_timing: ServerTiming,
     /// TLS in place of plain HTTP.
     #[serde(default)]
     pub tls: Option<TlsSpec>,
@@ -277,6 +280,31 @@ pub enum AccessLog {
     Combined,
 }
 
+/// Which answers have a `Server-Timing`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerTiming {
+    /// None.
+    Off,
+    /// Those to requests that ask for it with `X-Server-Timing`.
+    #[default]
+    Asked,
+    /// All.
+    Always,
+}
+
+impl ServerTiming {
+    /// Whether an answer has one.
+    #[must_use]
+    pub fn applies(self, asked: bool) -> bool {
+        match self {
+            ServerTiming::Off => false,
+            ServerTiming::Asked => asked,
+            ServerTiming::Always => true,
+        }
+    }
+}
+
 fn upgrade_idle() -> Duration {
     Duration::from_secs(300)
 }
@@ -311,6 +339,7 @@ impl Default for HttpSpec {
             access_log: AccessLog::Off,
             access_log_sample: all(),
             access_log_file: None,
+            server_timing: ServerTiming::Asked,
             tls: None,
         }
     }

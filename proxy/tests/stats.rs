@@ -4,6 +4,7 @@ mod rig;
 
 use std::collections::BTreeMap;
 
+use decurion_api::spec::ServerTiming;
 use decurion_ipc::control::{ProxyOrder, ProxySettings};
 use decurion_ipc::stats::{Counts, ProxyStats, TrafficKey};
 use rig::replica::{Behaviour, Command};
@@ -231,4 +232,18 @@ fn the_time_of_a_change_of_protocol_ends_with_its_101() {
     assert_eq!((counts.duration.count(), counts.handler.count()), (1, 1));
     assert!(counts.duration.sum() <= answered, "{:?} of {answered:?}", counts.duration.sum());
     assert!(counts.bytes_in >= 8 && counts.bytes_in == counts.bytes_out, "{counts:?}");
+}
+
+#[test]
+fn the_settings_say_who_is_told() {
+    for (server_timing, told) in [(ServerTiming::Off, [false; 2]), (ServerTiming::Always, [true; 2])] {
+        let mut rig = Rig::with(ProxySettings { server_timing, ..rig::settings() });
+        let hello = rig.replica("a", 1, Behaviour::Hello);
+        rig.deployment("a", &[&hello], |_| {});
+        rig.apply();
+        for (fields, told) in ["", "X-Server-Timing: 1\r\n"].into_iter().zip(told) {
+            let response = rig.client().request("GET", "/a", fields, b"").response();
+            assert_eq!(!timing(&response).is_empty(), told, "{server_timing:?} {fields:?}");
+        }
+    }
 }

@@ -67,6 +67,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             Err(refusal) => return self.refuse(id, refusal, now),
         };
         request.begin(&head, at.clone(), &mut self.ids, now);
+        request.server_timing = self.settings.server_timing.applies(request.server_timing);
         let most = u64::from(self.settings.max_requests_per_connection);
         request.keep_alive &= most == 0 || *served + 1 < most;
         let (prefix, route) = match judge(&self.view, self.draining, &head) {

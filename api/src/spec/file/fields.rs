@@ -13,7 +13,8 @@ use super::problems::Problems;
 use super::table::{Field, Table, not_supported, whole_of};
 use crate::limits::*;
 use crate::spec::{
-    AccessLog, ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, RolloutSpec, Share, TlsSpec,
+    AccessLog, ApplicationSpec, DeploymentSpec, HttpSpec, LibraryRef, RolloutSpec, ServerTiming, Share,
+    TlsSpec,
 };
 use crate::{ApplicationName, ClassName, DeploymentName, NameError, RoutePrefix, SetName};
 
@@ -71,6 +72,7 @@ fn http(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<HttpSpec> {
     let access_log = access_log(&mut table, p);
     let access_log_sample = access_log_sample(&mut table, p);
     let access_log_file = access_log_file(&mut table, p);
+    let server_timing = server_timing(&mut table, p);
     let tls = table.take("tls").and_then(|field| tls(&field, p));
     table.finish(p);
     Some(HttpSpec {
@@ -92,6 +94,7 @@ fn http(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<HttpSpec> {
         access_log,
         access_log_sample,
         access_log_file,
+        server_timing,
         tls,
     })
 }
@@ -115,6 +118,19 @@ fn access_log(table: &mut Table<'_>, problems: &mut Problems<'_>) -> AccessLog {
         _ => {
             field.refuse(problems, format!("'{text}' is none of \"off\", \"text\", \"json\", \"combined\""));
             AccessLog::Off
+        }
+    }
+}
+
+fn server_timing(table: &mut Table<'_>, problems: &mut Problems<'_>) -> ServerTiming {
+    let Some((field, text)) = table.text("server_timing", problems) else { return ServerTiming::Asked };
+    match text {
+        "off" => ServerTiming::Off,
+        "asked" => ServerTiming::Asked,
+        "always" => ServerTiming::Always,
+        _ => {
+            field.refuse(problems, format!("'{text}' is none of \"off\", \"asked\", \"always\""));
+            ServerTiming::Asked
         }
     }
 }

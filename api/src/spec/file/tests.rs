@@ -31,6 +31,7 @@ workers = 0
 access_log = "json"
 access_log_sample = 0.5
 access_log_file = "/var/log/decurion/access.log"
+server_timing = "always"
 tls = { cert = "cert.pem", key = "/etc/key.pem", client_ca = "ca.pem" }
 
 [[deployment]]
@@ -430,6 +431,10 @@ fn features_that_come_later_are_refused_by_name() {
             "f.toml:3:14: http.access_log: 'xml' is none of \"off\", \"text\", \"json\", \"combined\"",
         ),
         (
+            "application = \"a\"\n[http]\nserver_timing = \"on\"",
+            "f.toml:3:17: http.server_timing: 'on' is none of \"off\", \"asked\", \"always\"",
+        ),
+        (
             "application = \"a\"\n[http]\naccess_log_sample = 1.5",
             "f.toml:3:21: http.access_log_sample: takes a number from 0 to 1, and this is a fraction",
         ),
@@ -549,7 +554,7 @@ fn columns_count_characters() {
              keep_alive_timeout_s, keep_alive_timeout, header_timeout_s, header_timeout, body_timeout_s, \
              body_timeout, upgrade_idle_timeout_s, upgrade_idle_timeout, max_head, max_headers, max_uri, max_body, max_connections, \
              max_connections_per_address, max_requests_per_connection, min_body_rate, workers, access_log, access_log_sample, \
-             access_log_file, tls"
+             access_log_file, server_timing, tls"
         )
     );
 }

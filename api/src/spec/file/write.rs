@@ -165,6 +165,7 @@ fn http_to_json(http: &HttpSpec) -> Value {
         "access_log": http.access_log,
         "access_log_sample": http.access_log_sample,
         "access_log_file": http.access_log_file,
+        "server_timing": http.server_timing,
         "tls": http.tls.as_ref().map(tls_to_json),
     }))
 }
