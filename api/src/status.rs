@@ -155,6 +155,9 @@ pub struct RolloutStatus {
     pub message: String,
 }
 
+/// Stands in every message of a `user_config` that a replica did not take, so that its place in a file can be shown.
+pub const USER_CONFIG_REFUSED: &str = "refused the user_config";
+
 /// How a change goes, or went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -15,6 +15,7 @@ mod new;
 mod plan;
 mod rollout;
 mod run;
+mod source;
 mod supervise;
 mod system;
 mod target;

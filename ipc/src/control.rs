@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::adoption::{AdoptionSocket, Standing};
+use decurion_api::status::USER_CONFIG_REFUSED;
 use decurion_api::{ApplicationName, ClassName, DeploymentName, ReplicaId, RoutePrefix};
 
 use crate::epoch::{Epoch, SetView, Span};
@@ -280,8 +281,10 @@ pub enum StartFailure {
     Library(String),
     /// The class is not in it.
     Class(String),
-    /// `create` refused, or `reconfigure` refused the first `user_config`.
+    /// `create` refused.
     Constructor(String),
+    /// `reconfigure` refused the first `user_config`.
+    UserConfig(String),
 }
 
 impl std::fmt::Display for StartFailure {
@@ -290,6 +293,7 @@ impl std::fmt::Display for StartFailure {
             StartFailure::Library(why) | StartFailure::Class(why) | StartFailure::Constructor(why) => {
                 f.write_str(why)
             }
+            StartFailure::UserConfig(why) => write!(f, "{USER_CONFIG_REFUSED}: {why}"),
         }
     }
 }

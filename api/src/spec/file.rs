@@ -86,6 +86,17 @@ pub fn read_toml(text: &str, file_name: &str) -> Result<ApplicationSpec, FileErr
     }
 }
 
+/// Where the `user_config` of each deployment stands in a file in TOML, in the file's order: for what turns out only
+/// when a replica is given it. Of a file that is refused, nothing.
+#[must_use]
+pub fn user_config_positions(text: &str) -> Vec<Option<Position>> {
+    let Ok(root) = node::from_toml(text) else { return Vec::new() };
+    let places = Problems::of_text("", text);
+    let deployments = root.entry("deployment").map_or(&[][..], |entry| entry.node.items());
+    let place = |deployment: &Node| deployment.entry("user_config").and_then(|entry| entry.at);
+    deployments.iter().map(|deployment| place(deployment).map(|at| places.position(at))).collect()
+}
+
 /// Reads a whole configuration in its JSON form.
 ///
 /// # Errors

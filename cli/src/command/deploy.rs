@@ -14,14 +14,15 @@ pub(super) fn deploy(args: &DeployArgs, admin: &Admin, output: &Output) -> Resul
     let target = Target::parse(&args.target)?;
     // A wrong file is told of even where no supervisor is there to take it.
     let ready = target.ready(&args.library, None, admin, output)?;
-    wait::carry_out(&args.change, admin, output, || put(&ready, &args.change, admin))
+    let make = || put(&ready, &args.change, admin);
+    wait::carry_out_of(ready.source(), &args.change, admin, output, make)
 }
 
 /// Makes the change.
 pub(super) fn put(ready: &Ready, change: &ChangeArgs, admin: &Admin) -> Result<Applied, Failure> {
     let condition = condition(change);
     match ready {
-        Ready::Application(spec) => admin.put_application(spec, condition),
+        Ready::Application(spec, _) => admin.put_application(spec, condition),
         Ready::Deployment(spec) => admin.put_deployment(spec, condition),
     }
     .map_err(Failure::of_change)

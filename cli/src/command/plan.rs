@@ -11,7 +11,7 @@ use super::target::{Ready, Target};
 
 pub(super) fn plan(args: &PlanArgs, admin: &Admin, output: &Output) -> Result<Exit, Failure> {
     let target = Target::File(args.file.clone());
-    let Ready::Application(spec) = target.ready(&LibraryArgs::default(), None, admin, output)? else {
+    let Ready::Application(spec, _) = target.ready(&LibraryArgs::default(), None, admin, output)? else {
         return Err(Failure::usage(format!("{} is no configuration file", args.file.display())));
     };
     let revision = admin.status()?.revision;

@@ -102,7 +102,8 @@ fn deploy(
 ) -> Result<(), Failure> {
     let change = ChangeArgs { dry_run: false, no_wait: false, timeout: READY_TIMEOUT, if_revision: None };
     let ready = target.ready(&args.library, arguments, admin, output)?;
-    wait::carry_out(&change, admin, output, || put(&ready, &change, admin))?;
+    let make = || put(&ready, &change, admin);
+    wait::carry_out_of(ready.source(), &change, admin, output, make)?;
     let status = admin.status()?;
     for deployment in &status.deployments {
         match look::url(deployment, &status) {

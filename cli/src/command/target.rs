@@ -17,6 +17,8 @@ use crate::args::LibraryArgs;
 use crate::failure::{Failure, chain};
 use crate::output::Output;
 
+use super::source::Source;
+
 /// What `deploy` and `run` are given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -26,8 +28,18 @@ pub(super) enum Target {
 
 /// A spec whose libraries are in the supervisor's store.
 pub(super) enum Ready {
-    Application(Box<ApplicationSpec>),
+    Application(Box<ApplicationSpec>, Source),
     Deployment(Box<DeploymentSpec>),
+}
+
+impl Ready {
+    /// The places of what the file says.
+    pub(super) fn source(&self) -> Option<&Source> {
+        match self {
+            Ready::Application(_, source) => Some(source),
+            Ready::Deployment(_) => None,
+        }
+    }
 }
 
 impl Target {
@@ -70,10 +82,10 @@ impl Target {
                     let words = format!("KEY=VALUE goes with a library; {} says it itself", path.display());
                     return Err(Failure::usage(words));
                 }
-                let mut spec = read_file(path)?;
+                let (mut spec, source) = read_file(path)?;
                 absolute_paths(&mut spec, path)?;
                 upload_all(&mut spec, path, admin)?;
-                Ok(Ready::Application(Box::new(spec)))
+                Ok(Ready::Application(Box::new(spec), source))
             }
             Target::Library { path, class } => {
                 let spec = library_spec(path, class.as_ref(), args, arguments, admin, output)?;
@@ -84,7 +96,7 @@ impl Target {
 }
 
 /// Reads a configuration file; paths of libraries stay as they are, relative to its folder.
-fn read_file(path: &Path) -> Result<ApplicationSpec, Failure> {
+fn read_file(path: &Path) -> Result<(ApplicationSpec, Source), Failure> {
     let unreadable =
         |error| Failure::of(format!("{} can't be read", path.display()), &error).nothing_changed();
     let len = fs::metadata(path).map_err(unreadable)?.len();
@@ -95,11 +107,19 @@ fn read_file(path: &Path) -> Result<ApplicationSpec, Failure> {
     let bytes = fs::read(path).map_err(unreadable)?;
     let name = path.display().to_string();
     if path.extension().is_some_and(|extension| extension == "json") {
-        return file::read_json(&bytes).map_err(|error| FileError { file: name, ..error }.into());
+        return match file::read_json(&bytes) {
+            Ok(spec) => {
+                let source = Source::of(&name, None, &spec);
+                Ok((spec, source))
+            }
+            Err(error) => Err(FileError { file: name, ..error }.into()),
+        };
     }
     let text =
         String::from_utf8(bytes).map_err(|error| Failure::of(format!("{name} is not UTF-8"), &error))?;
-    Ok(file::read_toml(&text, &name)?)
+    let spec = file::read_toml(&text, &name)?;
+    let source = Source::of(&name, Some(&text), &spec);
+    Ok((spec, source))
 }
 
 /// The supervisor goes to these places, and does not know where this file lies.

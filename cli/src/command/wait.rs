@@ -15,6 +15,7 @@ use crate::output::{Output, Tone, printable};
 use crate::sys;
 
 use super::look;
+use super::source::Source;
 use watch::{End, News, Watch, replicas};
 
 const PAUSE: Duration = Duration::from_millis(50);
@@ -40,6 +41,17 @@ pub(super) fn carry_out(
     output: &Output,
     make: impl FnOnce() -> Result<Applied, Failure>,
 ) -> Result<Exit, Failure> {
+    carry_out_of(None, change, admin, output, make)
+}
+
+/// The same for a change that a file asks for.
+pub(super) fn carry_out_of(
+    source: Option<&Source>,
+    change: &ChangeArgs,
+    admin: &Admin,
+    output: &Output,
+    make: impl FnOnce() -> Result<Applied, Failure>,
+) -> Result<Exit, Failure> {
     let before = admin.deployments().map_err(Failure::of_change)?;
     let applied = make()?;
     tell_changes(&applied, output);
@@ -49,7 +61,7 @@ pub(super) fn carry_out(
         }
         return Ok(Exit::Done);
     }
-    see_through(&applied, &before, change.timeout, admin, output)
+    see_through(source, &applied, &before, change.timeout, admin, output)
 }
 
 fn tell_changes(applied: &Applied, output: &Output) {
@@ -89,19 +101,20 @@ pub(super) fn watch_on(
     output: &Output,
 ) -> Result<Exit, Failure> {
     if let Some(timeout) = timeout {
-        return see_through(applied, before, timeout, admin, output);
+        return see_through(None, applied, before, timeout, admin, output);
     }
     let mut watch = Watch::new(applied, before);
     let _ = watch.look(before);
     report(applied, &watch, before, output)?;
     if watch.is_settled() {
-        return conclude(applied, &watch, admin, output);
+        return conclude(None, applied, &watch, admin, output);
     }
     output.note(&watch.pending_words());
     Ok(Exit::Done)
 }
 
 fn see_through(
+    source: Option<&Source>,
     applied: &Applied,
     before: &[DeploymentStatus],
     timeout: Duration,
@@ -137,7 +150,7 @@ fn see_through(
     let proxy = see_proxy(timeout.saturating_sub(start.elapsed()).min(PROXY_PATIENCE), admin, output);
     output.clear();
     report(applied, &watch, &last, output)?;
-    let exit = conclude(applied, &watch, admin, output)?;
+    let exit = conclude(source, applied, &watch, admin, output)?;
     if let Some(proxy) = proxy {
         warn_of_proxy(&watch, &last, &proxy, output);
     }
@@ -200,12 +213,20 @@ fn report(
 }
 
 /// Success, or the worst of the failures in full.
-fn conclude(applied: &Applied, watch: &Watch, admin: &Admin, output: &Output) -> Result<Exit, Failure> {
+fn conclude(
+    source: Option<&Source>,
+    applied: &Applied,
+    watch: &Watch,
+    admin: &Admin,
+    output: &Output,
+) -> Result<Exit, Failure> {
     let mut failures: Vec<Failure> = watch
         .ends()
         .filter_map(|(name, end)| match end {
             End::Done => None,
-            End::Failed(status) | End::RolledBack(status) => Some(rollout_failure(status, end, admin)),
+            End::Failed(status) | End::RolledBack(status) => {
+                Some(rollout_failure(source, status, end, admin))
+            }
             End::Superseded(revision) => Some(
                 Failure::new(Exit::Failed, format!("the change of '{name}' was replaced by a later one"))
                     .changed(format!("revision {} was followed by {revision}", applied.revision)),
@@ -226,7 +247,7 @@ fn conclude(applied: &Applied, watch: &Watch, admin: &Admin, output: &Output) ->
     Err(worst)
 }
 
-fn rollout_failure(status: &DeploymentStatus, end: &End, admin: &Admin) -> Failure {
+fn rollout_failure(source: Option<&Source>, status: &DeploymentStatus, end: &End, admin: &Admin) -> Failure {
     let name = &status.name;
     let rollout = &status.rollout;
     let message = if rollout.message.is_empty() { &status.message } else { &rollout.message };
@@ -254,7 +275,9 @@ fn rollout_failure(status: &DeploymentStatus, end: &End, admin: &Admin) -> Failu
         _ => (Exit::Failed, "nothing of it serves; requests are refused with 503".to_owned()),
     };
     let rest: Vec<String> = lines.map(printable).collect();
+    let place = source.and_then(|source| source.place_of(name, message));
     Failure::new(exit, what)
+        .details(place)
         .details(rest)
         .details(last_words(status, message, admin))
         .look(format!("`decurion logs {name}` shows all of it"))

@@ -177,7 +177,10 @@ fn shortened(mut report: ReplicaReport) -> ReplicaReport {
             (result.as_mut().err(), None)
         }
         ReplicaReport::StartFailed(
-            StartFailure::Library(why) | StartFailure::Class(why) | StartFailure::Constructor(why),
+            StartFailure::Library(why)
+            | StartFailure::Class(why)
+            | StartFailure::Constructor(why)
+            | StartFailure::UserConfig(why),
         ) => (Some(why), None),
         ReplicaReport::CallerFault { fault, .. } => (Some(fault), None),
         ReplicaReport::Ready

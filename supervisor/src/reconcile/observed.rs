@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use decurion_api::status::USER_CONFIG_REFUSED;
 use decurion_api::{DeploymentName, ReplicaId};
 use decurion_ipc::control::{DeploymentView, Generation, RouteView};
 
@@ -288,8 +289,7 @@ impl Observed {
     /// Remembers that a replica has refused a `user_config`.
     pub fn refuse_config(&mut self, name: &DeploymentName, id: &ReplicaId, config: ConfigId, why: String) {
         if let Some(deployment) = self.deployments.get_mut(name) {
-            deployment.config_refused =
-                Some((config, format!("replica {id} refused the user_config: {why}")));
+            deployment.config_refused = Some((config, format!("replica {id} {USER_CONFIG_REFUSED}: {why}")));
         }
         self.tell((name, Some(id)), "reconfigure-refused", why);
     }

@@ -215,6 +215,19 @@ fn a_refused_configuration_changes_nothing_anywhere() {
     assert_ne!(refused.code, 0, "{}", refused.stdout);
     assert!(refused.stderr.contains("do not belong together"), "{}", refused.stderr);
     assert_eq!(world.pids("pair"), pids);
+    // What a file asks for is refused with its place.
+    let place = |start: &str| format!("decurion.toml:{start}: deployment[0].user_config: ");
+    let refused = world.deploy(&config("b", "c")).code(3);
+    let told = |stderr: &str, place: &str| {
+        let line = stderr.lines().find(|line| line.trim_start().starts_with(place));
+        assert!(line.is_some_and(|line| line.contains("do not belong together")), "{place}: {stderr}");
+    };
+    told(&refused.stderr, &place("7:1"));
+    assert_eq!(world.pids("pair"), pids);
+    // So is what a new version refuses at its start.
+    let refused = world.deploy(&format!("{}version = \"2\"\n", config("b", "c"))).code(3);
+    told(&refused.stderr, &place("7:1"));
+    assert_eq!(world.pids("pair"), pids);
     let mut connection = world.connect();
     for _ in 0..20 {
         assert!(connection.get("/pair").expect("an answer").text().ends_with(" a a"));

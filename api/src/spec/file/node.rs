@@ -116,6 +116,22 @@ impl Node {
         })
     }
 
+    /// The entry of this key, in a table.
+    pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
+        match &self.value {
+            NodeValue::Table(entries) => entries.iter().find(|entry| entry.key == key),
+            _ => None,
+        }
+    }
+
+    /// The items of a list; of anything else, none.
+    pub(super) fn items(&self) -> &[Node] {
+        match &self.value {
+            NodeValue::List(items) => items,
+            _ => &[],
+        }
+    }
+
     /// Words for what it is, for "takes a number, and this is a string".
     pub(super) fn kind(&self) -> &'static str {
         match &self.value {

@@ -39,7 +39,7 @@ impl<'t> Problems<'t> {
         }
     }
 
-    fn position(&self, at: usize) -> Position {
+    pub(super) fn position(&self, at: usize) -> Position {
         let mut at = at.min(self.text.len());
         while !self.text.is_char_boundary(at) {
             at -= 1;

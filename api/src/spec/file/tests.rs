@@ -643,6 +643,17 @@ fn the_graphs_of_the_documentation_are_graphs() {
 }
 
 #[test]
+fn the_place_of_each_user_config_is_known() {
+    let text = "application = \"a\"\n[[deployment]]\nlibrary = \"x\"\nuser_config = 1\n[[deployment]]\nname = \"é\"\n\
+                [[deployment]]\nname = \"c\"\n[deployment.user_config]\nx = 1\n";
+    let places = user_config_positions(text);
+    let at = |line, column| Some(Position { line, column });
+    assert_eq!(places, [at(4, 1), None, at(9, 13)]);
+    assert_eq!(user_config_positions("deployment = 5"), []);
+    assert_eq!(user_config_positions("= what"), []);
+}
+
+#[test]
 fn what_is_wrong_with_a_graph_is_told_with_its_line() {
     let refused = |steps: &str| {
         let text = format!("application = \"demo\"\n[[graph]]\nname = \"sum\"\n{steps}\n");

@@ -234,7 +234,7 @@ fn construct(
     let host = host::table(runner, context(start));
     let made = Instance::create(class, host, &start.args).map_err(StartFailure::Constructor)?;
     if let Some(config) = &start.user_config {
-        made.reconfigure(config).map_err(StartFailure::Constructor)?;
+        made.reconfigure(config).map_err(StartFailure::UserConfig)?;
     }
     let methods = class.methods().into_iter().map(|(name, flags)| (name, Entry::from_flags(flags))).collect();
     let shape = ClassShape { call: class.call_entry(), methods };

@@ -70,6 +70,7 @@ impl Machine {
                     StartFailure::Library(why) => StartFailure::Library(shorten(why)),
                     StartFailure::Class(why) => StartFailure::Class(shorten(why)),
                     StartFailure::Constructor(why) => StartFailure::Constructor(shorten(why)),
+                    StartFailure::UserConfig(why) => StartFailure::UserConfig(shorten(why)),
                 };
                 self.facts.push(Fact::StartFailed { replica, failure });
             }
