@@ -193,6 +193,9 @@ pub struct ReplicaStatus {
     pub uptime_s: u64,
     /// Resident memory.
     pub rss_bytes: u64,
+    /// For how long the request has been running that runs longest, as far as the last probe tells; 0: none does.
+    #[serde(default)]
+    pub oldest_request_ms: u64,
 }
 
 /// How a replica ended.

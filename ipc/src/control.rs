@@ -439,6 +439,10 @@ pub enum ReplicaReport {
         sequence: u64,
         /// For so long the deadline of the request has passed that is overdue most and still runs; 0: of none.
         overdue_ms: u64,
+        /// For so long the request has been running that runs longest; 0: none does.
+        oldest_ms: u64,
+        /// Requests are there that were not taken.
+        queued: bool,
     },
     /// What the library has measured, as it stands: some of the series, or all.
     Metrics(Vec<Series>),

@@ -453,6 +453,7 @@ impl Engine {
             farewell: false,
             returned: false,
             running: false,
+            taken_ns: 0,
             holds_place: false,
             wakers: Wakers::default(),
             calls: Vec::new(),
@@ -512,7 +513,7 @@ impl Engine {
                 return None;
             }
             self.waiting.pop_front();
-            if let Some(job) = self.take(key) {
+            if let Some(job) = self.take(key, now_ns) {
                 return Some(job);
             }
         }
@@ -521,7 +522,7 @@ impl Engine {
 
     /// Takes a request that was let into the gate. `None`: it was withdrawn at this very moment, or it asks for what
     /// there is not, and was answered.
-    fn take(&mut self, key: Key) -> Option<Job> {
+    fn take(&mut self, key: Key, now_ns: u64) -> Option<Job> {
         let exchange = self.exchanges.get_mut(key)?;
         let (entry, stream) = (exchange.entry, exchange.stream);
         let lane = self.lanes.get_mut(exchange.lane);
@@ -537,6 +538,7 @@ impl Engine {
         }
         exchange.phase = Phase::Taken;
         exchange.running = true;
+        exchange.taken_ns = now_ns;
         exchange.holds_place = true;
         let method = (exchange.view.kind() == Kind::Call).then(|| exchange.view.request().method_index);
         self.ongoing += 1;
@@ -555,6 +557,17 @@ impl Engine {
     pub(crate) fn overdue_ns(&self, now_ns: u64) -> u64 {
         let running = self.exchanges.iter().filter(|exchange| exchange.running && exchange.is_late(now_ns));
         running.map(|exchange| now_ns.saturating_sub(exchange.deadline_ns())).max().unwrap_or(0)
+    }
+
+    /// For how long the request has been running whose handler has not returned for longest.
+    pub(crate) fn oldest_ns(&self, now_ns: u64) -> u64 {
+        let running = self.exchanges.iter().filter(|exchange| exchange.running);
+        running.map(|exchange| now_ns.saturating_sub(exchange.taken_ns)).max().unwrap_or(0)
+    }
+
+    /// Whether requests have come that were not taken; they may lie in their lanes yet.
+    pub(crate) fn is_queued(&self) -> bool {
+        !self.waiting.is_empty() || self.has_news()
     }
 
     /// Copies body bytes into `buffer`.

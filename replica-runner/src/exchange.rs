@@ -52,6 +52,8 @@ pub(crate) struct Exchange {
     pub(crate) returned: bool,
     /// Taken, and the library is not done with it: it is inside the gate.
     pub(crate) running: bool,
+    /// When it was taken, in CLOCK_MONOTONIC nanoseconds.
+    pub(crate) taken_ns: u64,
     /// It counts among the requests in flight.
     pub(crate) holds_place: bool,
     /// Called when the body, room, or a cancellation comes.

@@ -73,7 +73,9 @@ fn obey(link: &Link, args: &Value, order: ReplicaOrder) {
         ReplicaOrder::CheckHealth { sequence } => {
             tell(link, &ReplicaReport::Health { sequence, result: Ok(()) });
         }
-        ReplicaOrder::Probe { sequence } => tell(link, &ReplicaReport::Alive { sequence, overdue_ms: 0 }),
+        ReplicaOrder::Probe { sequence } => {
+            tell(link, &ReplicaReport::Alive { sequence, overdue_ms: 0, oldest_ms: 0, queued: false });
+        }
         ReplicaOrder::Drain { .. } if args["drain"] == "hang" => {}
         ReplicaOrder::Drain { .. } => {
             tell(link, &ReplicaReport::Drained);

@@ -122,7 +122,7 @@ fn replicas(deployment: &DeploymentStatus, output: &Output) -> Table {
     let wide = output.format == Format::Wide;
     let mut headings = vec!["REPLICA", "PID", "STATE", "VERSION", "ONGOING", "PROCESSED", "RESTARTS", "UP"];
     if wide {
-        headings.push("MEMORY");
+        headings.extend(["MEMORY", "OLDEST"]);
     }
     let mut table = Table::new(&headings);
     for replica in &deployment.replicas {
@@ -139,6 +139,7 @@ fn replicas(deployment: &DeploymentStatus, output: &Output) -> Table {
         ];
         if wide {
             row.push(format!("{:.1} MiB", replica.rss_bytes as f64 / f64::from(1 << 20)).into());
+            row.push(duration(replica.oldest_request_ms / 1_000).into());
         }
         table.row(row);
     }

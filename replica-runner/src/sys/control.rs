@@ -269,8 +269,13 @@ impl Control {
             }
             ReplicaOrder::Probe { sequence } => {
                 self.runner.tell_metrics();
-                let overdue_ms = self.runner.with(|engine| engine.overdue_ns(now_ns())) / 1_000_000;
-                self.runner.outbox.send(ReplicaReport::Alive { sequence, overdue_ms });
+                let report = self.runner.with(|engine| {
+                    let now = now_ns();
+                    let overdue_ms = engine.overdue_ns(now) / 1_000_000;
+                    let oldest_ms = engine.oldest_ns(now) / 1_000_000;
+                    ReplicaReport::Alive { sequence, overdue_ms, oldest_ms, queued: engine.is_queued() }
+                });
+                self.runner.outbox.send(report);
             }
             ReplicaOrder::Limit(limit) => self.runner.with(|engine| engine.set_limit(limit.max(1))),
             ReplicaOrder::Drain { grace } => self.drain(grace),

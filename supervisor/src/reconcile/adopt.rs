@@ -18,6 +18,7 @@ use crate::reconcile::deployment::Deployment;
 use crate::reconcile::fact::{Board, CallerId, ProxyInstance};
 use crate::reconcile::liveness::Liveness;
 use crate::reconcile::order::Why;
+use crate::reconcile::progress::Progress;
 use crate::reconcile::proxy::{Proxy, ProxyPhase};
 use crate::reconcile::replica::{Health, Phase, Replica, jittered};
 
@@ -138,6 +139,7 @@ impl Core {
                 limit: 0,
                 health,
                 liveness: Liveness::new(now),
+                progress: Progress::default(),
                 board: Board::default(),
                 condemned: None,
                 lost: None,

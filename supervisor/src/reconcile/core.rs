@@ -170,7 +170,7 @@ impl Core {
                 self.reconfigured(&replica, sequence, result);
             }
             Fact::Health { replica, sequence, result } => self.health(&replica, sequence, result, at),
-            Fact::Alive { replica, sequence, overdue } => self.observed.alive(&replica, sequence, overdue),
+            Fact::Alive { replica, sequence, work } => self.observed.alive(&replica, sequence, work, at),
             Fact::Drained { replica } => self.drained(&replica, at),
             Fact::Exited { replica, exit, last_words } => self.exited(&replica, exit, &last_words, now),
             Fact::Lost { replica, how } => self.lost(&replica, how, at),

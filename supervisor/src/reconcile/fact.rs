@@ -52,6 +52,17 @@ pub struct Board {
     pub resident: u64,
 }
 
+/// What a replica says of its requests with a sign of life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// For so long the deadline of the request has passed that is overdue most and still runs; zero: of none.
+    pub overdue: Duration,
+    /// For so long the request has been running that runs longest; zero: none does.
+    pub oldest: Duration,
+    /// Requests are there that were not taken.
+    pub queued: bool,
+}
+
 /// One thing that has happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
@@ -105,8 +116,8 @@ pub enum Fact {
         replica: ReplicaId,
         /// Of the order.
         sequence: u64,
-        /// For so long the deadline of the request has passed that is overdue most and still runs; zero: of none.
-        overdue: Duration,
+        /// What it says of its requests.
+        work: Work,
     },
     /// A replica has finished everything and exits.
     Drained {

@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use decurion_api::ReplicaId;
 
-use crate::reconcile::fact::{Board, ProxyInstance};
+use crate::reconcile::fact::{Board, ProxyInstance, Work};
 use crate::reconcile::observed::{Condemned, Note, Observed};
+use crate::reconcile::progress::Pace;
 use crate::reconcile::proxy::ProxyPhase;
 
 /// From one probe to the next, where requests are moving.
@@ -208,16 +209,29 @@ impl Observed {
     }
 
     /// An answer to a probe.
-    pub(super) fn alive(&mut self, id: &ReplicaId, sequence: u64, overdue: Duration) {
+    pub(super) fn alive(&mut self, id: &ReplicaId, sequence: u64, work: Work, now: Instant) {
         let Some(replica) = self.replicas.get_mut(id) else { return };
-        if overdue >= STUCK_AFTER && replica.is_serving() {
-            let how = format!("stuck: a request still runs {} s after its deadline", overdue.as_secs());
+        if work.overdue >= STUCK_AFTER && replica.is_serving() {
+            let how = format!("stuck: a request still runs {} s after its deadline", work.overdue.as_secs());
             replica.condemned.get_or_insert(Condemned { how, at_once: false });
+        }
+        let mut slow = None;
+        if replica.is_serving() && replica.taking().is_none() {
+            match replica.progress.look(work, replica.board.heartbeat, now) {
+                Pace::Fine => {}
+                Pace::Slow(why) => slow = Some((replica.deployment.clone(), why)),
+                Pace::Stalled(how) => {
+                    replica.condemned.get_or_insert(Condemned { how, at_once: false });
+                }
+            }
         }
         if replica.liveness.answered(sequence) && replica.is_serving() {
             let name = replica.deployment.clone();
             let message = "gives signs of life again: it gets requests".to_owned();
             self.tell((&name, Some(id)), "replica-back", message);
+        }
+        if let Some((name, why)) = slow {
+            self.tell((&name, Some(id)), "replica-slow", why);
         }
     }
 }

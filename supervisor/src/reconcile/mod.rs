@@ -21,6 +21,7 @@ pub mod liveness;
 pub mod observed;
 pub mod order;
 pub mod plan;
+pub mod progress;
 pub mod proxy;
 mod recycle;
 pub mod replica;
@@ -38,7 +39,7 @@ pub(crate) mod world;
 
 pub use self::core::{Core, Note, Now};
 pub use adopt::{AdoptedProxy, AdoptedReplica, AdoptedStage, Counts};
-pub use fact::{Board, CallerId, Exit, Fact, ProxyInstance};
+pub use fact::{Board, CallerId, Exit, Fact, ProxyInstance, Work};
 pub use observed::Observed;
 pub use order::{Order, PutBack, Spawn, Why};
 pub use plan::{Held, Plan, Report, plan};

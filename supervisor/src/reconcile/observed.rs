@@ -18,6 +18,7 @@ use crate::reconcile::fact::{Board, CallerId};
 use crate::reconcile::liveness::Liveness;
 use crate::reconcile::order::{Order, Spawn, Why};
 use crate::reconcile::plan::Report;
+use crate::reconcile::progress::Progress;
 use crate::reconcile::proxy::Proxies;
 use crate::reconcile::replica::{HEALTH_FAILURES_MAX, Health, Phase, Replica, Taking, jittered};
 use crate::reconcile::together::Sets;
@@ -317,6 +318,7 @@ impl Observed {
                 limit: start.max_ongoing_requests,
                 health: Health::new(now),
                 liveness: Liveness::new(now),
+                progress: Progress::default(),
                 board: Board::default(),
                 condemned: None,
                 lost: None,

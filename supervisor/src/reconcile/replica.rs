@@ -12,6 +12,7 @@ use crate::reconcile::fact::Board;
 use crate::reconcile::liveness::Liveness;
 use crate::reconcile::observed::Condemned;
 use crate::reconcile::order::Why;
+use crate::reconcile::progress::Progress;
 
 /// One replica.
 #[derive(Clone, Debug)]
@@ -44,6 +45,8 @@ pub struct Replica {
     pub health: Health,
     /// Its signs of life.
     pub liveness: Liveness,
+    /// How its requests get on.
+    pub progress: Progress,
     /// What its board said last.
     pub board: Board,
     /// Why it is to go, not yet carried out.

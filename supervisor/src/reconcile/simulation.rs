@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::canary::Answers;
 use super::world::{Behaviour, World, name, spec};
-use super::{Board, CallerId, Exit, Fact};
+use super::{Board, CallerId, Exit, Fact, Work};
 use crate::capacity::Capacity;
 use crate::change::Refusal;
 
@@ -50,6 +50,7 @@ fn behaviour(dice: &mut Dice) -> Behaviour {
             _ => Some(Ok(())),
         },
         lives: if dice.one_in(8) { None } else { Some(Duration::from_millis(dice.below(3_000))) },
+        work: Work { queued: dice.one_in(8), ..Work::default() },
     }
 }
 

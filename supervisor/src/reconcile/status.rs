@@ -208,5 +208,10 @@ fn replica_status(replica: &Replica, available: bool, now: Instant) -> ReplicaSt
         restarts: replica.restarts,
         uptime_s: now.duration_since(replica.spawned_at).as_secs(),
         rss_bytes: 0,
+        oldest_request_ms: replica
+            .progress
+            .oldest(now)
+            .filter(|_| replica.board.ongoing > 0)
+            .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
     }
 }

@@ -6,7 +6,7 @@ use decurion_api::status::{DeploymentState, ReplicaState, RolloutOutcome};
 use serde_json::json;
 
 use super::world::{Behaviour, World, count, name, spec};
-use super::{Board, CallerId, Exit, Fact, Order};
+use super::{Board, CallerId, Exit, Fact, Order, Work};
 use crate::reconcile::order::Why;
 
 fn versions(world: &World, of: &str) -> Vec<String> {
@@ -372,6 +372,39 @@ fn health_checks_that_fail_three_times_replace_the_replica() {
     world.settle();
     let ended = &world.status("a").ended[0];
     assert!(ended.failed && ended.reason.contains("disk gone"), "{ended:?}");
+}
+
+#[test]
+fn a_health_check_that_flaps_replaces_nobody() {
+    let mut world = World::with(&[spec("a", "1", 2)]);
+    let ids = world.ids("a");
+    // Two failures in a row, then one success, over and over: only those in a row count.
+    for _ in 0..20 {
+        world.behave("1", Behaviour { health: Some(Err("disk gone")), ..Behaviour::default() });
+        world.until(|world| world.core.observed().replicas.values().all(|it| it.health.failures == 2));
+        world.behave("1", Behaviour::default());
+        world.until(|world| world.core.observed().replicas.values().all(|it| it.health.failures == 0));
+    }
+    assert_eq!((world.ids("a"), world.status("a").ended.len()), (ids, 0));
+}
+
+#[test]
+fn a_replica_that_takes_no_requests_is_replaced_and_one_that_is_slow_is_told_of() {
+    let mut world = World::with(&[spec("a", "1", 2)]);
+    let ids = world.ids("a");
+    let oldest = Duration::from_secs(3);
+    let says = |work| Behaviour { work, ..Behaviour::default() };
+    world.behave("1", says(Work { oldest, queued: true, ..Work::default() }));
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.ids("a"), ids);
+    let notes = world.core.take_notes();
+    assert_eq!(notes.iter().filter(|note| note.kind == "replica-slow").count(), 2, "{notes:?}");
+    world.behave("1", says(Work { queued: true, ..Work::default() }));
+    world.until(|world| !world.ids("a").iter().any(|id| ids.contains(id)));
+    world.behave("1", says(Work::default()));
+    world.settle();
+    let ended = &world.status("a").ended;
+    assert!(ended.iter().all(|it| it.failed && it.reason.starts_with("stalled: requests wait")), "{ended:?}");
 }
 
 #[test]

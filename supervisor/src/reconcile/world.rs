@@ -20,7 +20,7 @@ use crate::desired::{ClassInfo, Desired};
 use crate::reconcile::adopt::{AdoptedProxy, AdoptedReplica, AdoptedStage, Counts};
 use crate::reconcile::order::Why;
 use crate::reconcile::proxy::ProxyPhase;
-use crate::reconcile::{CallerId, Core, Exit, Fact, Now, Order, ProxyInstance, PutBack};
+use crate::reconcile::{CallerId, Core, Exit, Fact, Now, Order, ProxyInstance, PutBack, Work};
 
 /// How replicas of one version behave.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub(crate) struct Behaviour {
     pub(crate) health: Option<Result<(), &'static str>>,
     /// From a probe to its answer; `None`: hangs.
     pub(crate) lives: Option<Duration>,
+    /// What it says of its requests.
+    pub(crate) work: Work,
 }
 
 impl Default for Behaviour {
@@ -51,6 +53,7 @@ impl Default for Behaviour {
             refuses_config: None,
             health: Some(Ok(())),
             lives: Some(Duration::from_millis(1)),
+            work: Work::default(),
         }
     }
 }
@@ -450,7 +453,7 @@ impl World {
                         Fact::Alive {
                             replica: replica.clone(),
                             sequence: *sequence,
-                            overdue: Duration::ZERO,
+                            work: self.behaviour_of(replica).work,
                         },
                     );
                 }

@@ -15,7 +15,7 @@ use decurion_supervisor::desired::{ConfigId, Desired, TemplateId, Wanted};
 use decurion_supervisor::reconcile::canary::Answers;
 use decurion_supervisor::reconcile::{
     AdoptedProxy, AdoptedReplica, AdoptedStage, Board, CallerId, Core, Counts, Exit, Fact, Now, Order,
-    ProxyInstance, PutBack, Spawn, Why,
+    ProxyInstance, PutBack, Spawn, Why, Work,
 };
 use serde_json::Value;
 
@@ -304,7 +304,7 @@ impl World {
         let Some(replica) = self.replicas.get_mut(id) else { return };
         let channel = Channel::FromReplica(id.clone());
         let soon = self.dice.skewed(100, 2_000);
-        let (replica_id, overdue) = (id.clone(), Duration::ZERO);
+        let (replica_id, work) = (id.clone(), Work::default());
         match tell {
             Tell::Limit(limit) => {
                 replica.limit = limit;
@@ -323,7 +323,7 @@ impl World {
                 self.say(channel, soon, Fact::Health { replica: replica_id, sequence, result });
             }
             Tell::Probe(sequence) => {
-                self.say(channel, soon, Fact::Alive { replica: replica_id, sequence, overdue });
+                self.say(channel, soon, Fact::Alive { replica: replica_id, sequence, work });
             }
             Tell::Drain(why) => {
                 self.note(|| format!("{id} drains"));

@@ -337,7 +337,9 @@ impl<'a> Planner<'a> {
     fn probe(&mut self, name: &'a DeploymentName) {
         let replicas = self.active(name);
         // Whoever hangs does not move: that others of its kind do, says that requests may wait for it.
-        let busy = replicas.iter().any(|replica| replica.liveness.is_busy(self.now));
+        let busy = replicas
+            .iter()
+            .any(|replica| replica.liveness.is_busy(self.now) || replica.progress.is_watched());
         let period = probe_period(busy, self.observed.replicas.len());
         for replica in replicas.into_iter().filter(|replica| replica.is_serving()) {
             let liveness = &replica.liveness;

@@ -8,7 +8,7 @@ use decurion_api::spec::{DeploymentSpec, RecycleSpec};
 use decurion_api::status::DeploymentState;
 
 use crate::reconcile::world::{Behaviour, World, count, spec};
-use crate::reconcile::{Board, Exit, Fact};
+use crate::reconcile::{Board, Exit, Fact, Work};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -96,7 +96,10 @@ fn a_replica_that_is_stuck_is_replaced_and_finishes_the_rest() {
     let mut world = World::with(&[spec("a", "1", 2)]);
     world.behave("1", Behaviour { drain: None, ..Behaviour::default() });
     let stuck = world.ids("a")[0].clone();
-    let alive = |overdue| Fact::Alive { replica: stuck.clone(), sequence: 0, overdue };
+    let alive = |overdue| {
+        let work = Work { overdue, oldest: overdue, queued: false };
+        Fact::Alive { replica: stuck.clone(), sequence: 0, work }
+    };
     world.fact(alive(SECOND * 4));
     assert_eq!(world.processes_of("a"), 2);
     world.fact(alive(SECOND * 5));

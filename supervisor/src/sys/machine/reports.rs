@@ -1,6 +1,7 @@
 //! What children and clients say, write, and how they end.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use decurion_api::ReplicaId;
 use decurion_ipc::adoption::Standing;
@@ -13,7 +14,7 @@ use mio::{Interest, Token};
 
 use crate::logbook::NewLine;
 use crate::reconcile::canary::Answers;
-use crate::reconcile::{CallerId, Exit, Fact, ProxyInstance};
+use crate::reconcile::{CallerId, Exit, Fact, ProxyInstance, Work};
 use crate::sys::children::{ClientEnd, Post};
 use crate::sys::clock;
 use crate::sys::machine::{Machine, Source};
@@ -81,9 +82,10 @@ impl Machine {
             ReplicaReport::Health { sequence, result } => {
                 self.facts.push(Fact::Health { replica, sequence, result: result.map_err(shorten) });
             }
-            ReplicaReport::Alive { sequence, overdue_ms } => {
-                let overdue = std::time::Duration::from_millis(overdue_ms);
-                self.facts.push(Fact::Alive { replica, sequence, overdue });
+            ReplicaReport::Alive { sequence, overdue_ms, oldest_ms, queued } => {
+                let (overdue, oldest) = (Duration::from_millis(overdue_ms), Duration::from_millis(oldest_ms));
+                let work = Work { overdue, oldest, queued };
+                self.facts.push(Fact::Alive { replica, sequence, work });
             }
             ReplicaReport::Drained => self.facts.push(Fact::Drained { replica }),
             // The word of a replica does no harm to others: what callers are guilty of is shown to the operator.
