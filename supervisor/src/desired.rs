@@ -75,6 +75,10 @@ pub struct ClassInfo {
     pub exclusive: bool,
     /// Whether it takes a `user_config`.
     pub reconfigures: bool,
+    /// Whether it can say how it is. One that can't is checked only while it has requests: that it lets a check in at
+    /// all says something then.
+    #[serde(default = "is_assumed")]
+    pub checks_health: bool,
     /// Members of its largest batch; 0: it has none.
     #[serde(default)]
     pub batch_max: u32,
@@ -85,6 +89,11 @@ pub struct ClassInfo {
     pub streams: Vec<String>,
     /// Bit `1 << n` for `decurion_abi::encoding` n.
     pub encodings: u32,
+}
+
+/// Of a class that was stored before this was known.
+fn is_assumed() -> bool {
+    true
 }
 
 /// Names everything that a replica can't change while it runs: replicas of another template are replaced.

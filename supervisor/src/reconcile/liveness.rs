@@ -29,7 +29,7 @@ use crate::reconcile::proxy::ProxyPhase;
 /// From one probe to the next, where requests are moving.
 pub const PROBE_PERIOD: Duration = Duration::from_secs(2);
 /// Where none are: so long for each replica that there is, so that many idle ones wake up seldom.
-pub const PROBE_PERIOD_IDLE_EACH: Duration = Duration::from_millis(500);
+pub const PROBE_PERIOD_IDLE_EACH: Duration = Duration::from_secs(1);
 /// So long after the last sign of a request a deployment counts as busy.
 pub const BUSY_FOR: Duration = Duration::from_secs(3);
 /// A probe without an answer for so long takes the replica out of rotation.
@@ -306,10 +306,10 @@ mod tests {
     }
 
     #[test]
-    fn many_idle_replicas_are_probed_twice_a_second_in_all() {
+    fn many_idle_replicas_are_probed_once_a_second_in_all() {
         assert_eq!(probe_period(true, 1_000), PROBE_PERIOD);
         assert_eq!(probe_period(false, 2), PROBE_PERIOD);
-        assert_eq!(probe_period(false, 100), SECOND * 50);
+        assert_eq!(probe_period(false, 100), SECOND * 100);
     }
 
     #[test]

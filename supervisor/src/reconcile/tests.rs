@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use decurion_api::ApplicationName;
 use decurion_api::status::{DeploymentState, ReplicaState, RolloutOutcome};
 use serde_json::json;
 
-use super::world::{Behaviour, World, count, name, spec};
+use super::world::{Behaviour, World, count, libraries, name, spec};
 use super::{Board, CallerId, Exit, Fact, Order, Work};
 use crate::reconcile::order::Why;
 
@@ -372,6 +373,29 @@ fn health_checks_that_fail_three_times_replace_the_replica() {
     world.settle();
     let ended = &world.status("a").ended[0];
     assert!(ended.failed && ended.reason.contains("disk gone"), "{ended:?}");
+}
+
+#[test]
+fn a_class_without_a_check_is_asked_only_while_it_has_requests() {
+    let (mut world, mut libraries) = (World::new(), libraries());
+    libraries.values_mut().for_each(|library| library.classes[0].checks_health = false);
+    let application = ApplicationName::new("test").unwrap();
+    world.change(|changer| changer.deployment(application, spec("a", "1", 1), &libraries)).unwrap();
+    world.settle();
+    let asked = |world: &World| {
+        world.log.iter().filter(|(_, order)| matches!(order, Order::CheckHealth { .. })).count()
+    };
+    world.pass(Duration::from_secs(60));
+    assert_eq!(asked(&world), 0);
+    let replica = world.ids("a")[0].clone();
+    world.fact(Fact::Board { replica: replica.clone(), board: Board::from((1, 1, 0)) });
+    world.pass(Duration::from_secs(30));
+    assert!(asked(&world) >= 2);
+    world.fact(Fact::Board { replica, board: Board::from((2, 0, 1)) });
+    world.pass(Duration::from_secs(1));
+    let before = asked(&world);
+    world.pass(Duration::from_secs(60));
+    assert_eq!(asked(&world), before);
 }
 
 #[test]

@@ -141,6 +141,7 @@ pub(crate) fn libraries() -> Libraries {
         http: true,
         exclusive: false,
         reconfigures: true,
+        checks_health: true,
         batch_max: 0,
         methods: vec!["predict".to_owned()],
         streams: Vec::new(),

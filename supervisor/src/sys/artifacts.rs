@@ -286,6 +286,7 @@ pub(crate) fn classes_of(facts: &LibraryFacts) -> Vec<ClassInfo> {
             http: class.call.is_some(),
             exclusive: class.call == Some(Concurrency::Exclusive),
             reconfigures: class.reconfigure.is_some(),
+            checks_health: class.check_health.is_some(),
             batch_max: class.batch_max(),
             methods: class.methods.iter().map(|method| method.name.clone()).collect(),
             streams: class

@@ -65,6 +65,7 @@ fn libraries() -> Libraries {
         http: true,
         exclusive: false,
         reconfigures: true,
+        checks_health: true,
         batch_max: 0,
         methods: Vec::new(),
         encodings: 2,

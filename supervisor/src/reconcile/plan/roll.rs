@@ -324,6 +324,8 @@ impl<'a> Planner<'a> {
                 Some((asked, _)) => {
                     self.due(asked + wanted.spec.health_check_timeout);
                 }
+                // Idle, and with nothing to say: nobody is woken for that.
+                None if !wanted.class.checks_health && replica.board.ongoing == 0 => {}
                 None if self.due(replica.health.next_at) => {
                     let sequence = self.next_sequence();
                     self.order(Order::CheckHealth { replica: replica.id.clone(), sequence });
