@@ -104,7 +104,7 @@ fn deployment(outcome: &str, revision: u64, replicas: &[(&str, &str)]) -> Value 
 
 fn system(deployments: &[Value]) -> Value {
     json!({ "version": "0.1.0", "pid": 1, "uptime_s": 3700, "revision": 4,
-        "proxy": { "pid": 2, "listen": "0.0.0.0:8000", "ready": true, "restarts": 0 }, "deployments": deployments })
+        "proxy": { "pid": 2, "listen": "0.0.0.0:8000", "ready": true, "restarts": 0, "up_to_date": true }, "deployments": deployments })
 }
 
 fn applied(action: &str) -> Value {
