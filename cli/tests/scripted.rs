@@ -224,7 +224,7 @@ fn status_and_routes_are_tables_or_json() {
     let ran = scripted.run(&["status", "m", "-q", "-o", "wide"]);
     assert!(
         ran.stdout
-            .contains("\nm-1      42   RUNNING  v1       1        7          0         1m1s  1.0 MiB\n"),
+            .contains("\nm-1      42   RUNNING  v1       1        7          0         1m1s  1.0 MiB  0s\n"),
         "{}",
         ran.stdout
     );

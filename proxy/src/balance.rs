@@ -523,13 +523,14 @@ impl Deployment {
         let queued = |queue: &Queue| queue.waiters.len() + queue.backends.ahead();
         let full = queue.backends.max_queued.is_some_and(|max| queued(&queue) >= max as usize);
         if full && again.is_none() {
-            return self.last_chance(&queue, turn, waiter.model);
+            return Self::last_chance(&queue, backends, turn, waiter.model);
         }
-        // Under the lock, so that no two take the last place of the queue.
+        // Under the lock, so that no two take the last place of the queue. Among those that the caller knows: the queue
+        // may have heard of others already.
         if waiter.light
             && again.is_none()
             && queue.waiters.is_empty()
-            && let Some(replica) = queue.backends.reserve_ahead(turn, now)
+            && let Some(replica) = backends.reserve_ahead(turn, now)
         {
             return Admission::Ahead(replica.lane);
         }
@@ -543,8 +544,8 @@ impl Deployment {
     }
 
     /// A queue of no length still lets through what finds a slot.
-    fn last_chance(&self, queue: &Queue, turn: usize, model: u64) -> Admission {
-        match queue.waiters.is_empty().then(|| queue.backends.reserve(turn, None, model)).flatten() {
+    fn last_chance(queue: &Queue, backends: &Backends, turn: usize, model: u64) -> Admission {
+        match queue.waiters.is_empty().then(|| backends.reserve(turn, None, model)).flatten() {
             Some(replica) => Admission::Granted(replica.lane),
             None => Admission::Full,
         }
@@ -840,6 +841,26 @@ mod tests {
         assert_eq!(mail.tickets(), [51]);
         (0..50).for_each(|_| replica.release(now, &mail));
         assert_eq!((mail.tickets(), replica.in_flight()), (vec![51, 52], 1));
+    }
+
+    #[test]
+    fn nobody_is_sent_to_a_replica_that_only_the_queue_has_heard_of() {
+        for max_queued in [0, 100] {
+            let (deployment, mail) = (deployment(), Mail::default());
+            let newer = backends(&deployment, 2, 1, max_queued);
+            let known = Backends {
+                replicas: newer.replicas[..1].to_vec(),
+                canary: None,
+                max_ongoing: 1,
+                max_queued: Some(max_queued),
+            };
+            deployment.set_backends(Arc::clone(&newer), NOW, &mail);
+            let ask = |ticket| deployment.admit(&known, 0, light(ticket), None, NOW, &mail);
+            assert!(matches!(ask(0), Admission::Granted(LaneIndex(0))));
+            // Its own has no room; the other one is reached by a grant, which is looked at before it is used.
+            assert!(matches!(ask(1), Admission::Full | Admission::Queued(_)), "{max_queued}");
+            assert_eq!(mail.tickets().len(), usize::from(max_queued > 0));
+        }
     }
 
     #[test]
