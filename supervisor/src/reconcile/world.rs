@@ -341,12 +341,24 @@ impl World {
         self.note_wanted();
         let orders = self.core.turn(self.now);
         assert!(self.core.poll_timeout() != Some(self.now), "a plan did not come to an end");
+        // Carrying out may change what is wanted.
+        let wanted = self.wanted();
         for order in &orders {
             self.check(order);
             self.carry_out(order);
             self.log.push((self.now, order.clone()));
         }
-        self.check_after(&orders);
+        self.check_after(&orders, &wanted);
+    }
+
+    /// How many replicas each deployment is to have, and how many of them may be down.
+    fn wanted(&self) -> BTreeMap<DeploymentName, (u32, u32)> {
+        let observed = self.core.observed();
+        let of = |(name, wanted): (&DeploymentName, &crate::desired::Wanted)| {
+            let number = observed.deployments[name].number();
+            (name.clone(), (number, wanted.spec.rollout.max_unavailable.floor_of(number)))
+        };
+        self.core.desired().deployments.iter().map(of).collect()
     }
 
     pub(crate) fn processes_of(&self, of: &str) -> usize {
@@ -643,8 +655,8 @@ impl World {
         assert!(gpus.values().all(|used| *used <= 1.0), "{gpus:?}");
     }
 
-    /// What must hold after each turn.
-    fn check_after(&mut self, orders: &[Order]) {
+    /// What must hold after each turn, by what was `wanted` when its orders were made.
+    fn check_after(&mut self, orders: &[Order], wanted: &BTreeMap<DeploymentName, (u32, u32)>) {
         for order in orders {
             let Order::Retire { replica, why } = order else { continue };
             let least = match why {
@@ -661,15 +673,8 @@ impl World {
             if observed.replicas.get(replica).is_some_and(|replica| !observed.is_entered(replica)) {
                 continue;
             }
-            // Decided by what was wanted before; by now that is what was put back, which may be more.
-            let put_back = |order: &Order| matches!(order, Order::PutBack { deployment, .. } if *deployment == process.deployment);
-            if orders.iter().any(put_back) {
-                continue;
-            }
-            let Some(wanted) = self.core.desired().deployments.get(&process.deployment) else { continue };
-            let number = self.core.observed().deployments[&process.deployment].number();
-            let down_max = wanted.spec.rollout.max_unavailable.floor_of(number).max(least);
-            let floor = number.saturating_sub(down_max);
+            let Some((number, down_max)) = wanted.get(&process.deployment) else { continue };
+            let floor = number.saturating_sub(*down_max.max(&least));
             let serving = self.serving(&process.deployment);
             assert!(
                 serving >= floor as usize,
