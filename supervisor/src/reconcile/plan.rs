@@ -66,6 +66,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Instant) -> (Plan, Repo
         spawns: 0,
         room: observed.room_beside(|_| true),
         reserved: Vec::new(),
+        earmarked: BTreeMap::new(),
     };
     planner.remember_sets();
     planner.condemned();
@@ -75,6 +76,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Instant) -> (Plan, Repo
             let known = |(name, wanted)| Some((wanted, observed.deployments.get(name)?));
             let mut deployments: Vec<_> = desired.deployments.iter().filter_map(known).collect();
             deployments.sort_by_key(|(_, deployment)| deployment.asks_for_more());
+            planner.earmark(&deployments);
             for (wanted, deployment) in deployments {
                 planner.deployment(wanted, deployment);
             }
@@ -106,6 +108,8 @@ struct Planner<'a> {
     room: Room<'a>,
     /// What this plan has set aside.
     reserved: Vec<Reservation>,
+    /// Of it, what is for the first new one of a deployment that has made room for it.
+    earmarked: BTreeMap<DeploymentName, Reservation>,
 }
 
 impl<'a> Planner<'a> {

@@ -13,6 +13,8 @@ struct Chain<'a> {
     world: &'a World,
     set: bool,
     replicas: u32,
+    /// Further lines of each of the three.
+    lines: &'static str,
 }
 
 impl Chain<'_> {
@@ -27,9 +29,10 @@ impl Chain<'_> {
         ] {
             config += &format!(
                 "[[deployment]]\nname = \"{name}\"\nlibrary = \"{}\"\nclass = \"Hop\"\nnum_replicas = {}\n\
-                 args = {{ word = \"{word}\", folder = \"{folder}\", {calls} }}\n{rollout}",
+                 args = {{ word = \"{word}\", folder = \"{folder}\", {calls} }}\n{rollout}{}",
                 library.display(),
-                self.replicas
+                self.replicas,
+                self.lines
             );
         }
         config
@@ -77,7 +80,7 @@ fn ready(world: &World, name: &str, word: &str) {
 #[test]
 fn no_request_meets_two_versions_of_a_set_and_none_is_lost() {
     let world = World::start();
-    let chain = Chain { world: &world, set: true, replicas: 2 };
+    let chain = Chain { world: &world, set: true, replicas: 2, lines: "" };
     let all: [[&str; 3]; 5] =
         [["1", "1", "1"], ["2", "2", "2"], ["3", "2", "3"], ["3", "4", "4"], ["5", "5", "4"]];
     chain.deploy(all[0]);
@@ -101,7 +104,7 @@ fn no_request_meets_two_versions_of_a_set_and_none_is_lost() {
 #[test]
 fn a_version_that_is_ready_waits_for_the_rest_of_its_set() {
     let world = World::start();
-    let chain = Chain { world: &world, set: true, replicas: 2 };
+    let chain = Chain { world: &world, set: true, replicas: 2, lines: "" };
     let (old, new) = (["1", "1", "1"], ["2", "2", "2"]);
     chain.deploy(old);
     fs::write(chain.file("hold-c-2"), "").expect("write");
@@ -134,7 +137,7 @@ fn a_version_that_is_ready_waits_for_the_rest_of_its_set() {
 #[test]
 fn without_a_set_a_request_meets_both_versions() {
     let world = World::start();
-    let chain = Chain { world: &world, set: false, replicas: 1 };
+    let chain = Chain { world: &world, set: false, replicas: 1, lines: "" };
     chain.deploy(["1", "1", "1"]);
     fs::write(chain.file("hold-c-2"), "").expect("write");
     chain.begin(["2", "2", "2"]);
@@ -151,7 +154,7 @@ fn without_a_set_a_request_meets_both_versions() {
 #[test]
 fn where_one_of_a_set_fails_the_set_goes_back() {
     let world = World::start();
-    let chain = Chain { world: &world, set: true, replicas: 2 };
+    let chain = Chain { world: &world, set: true, replicas: 2, lines: "" };
     let (old, bad, good) = (["1", "1", "1"], ["2", "2", "2"], ["3", "3", "3"]);
     chain.deploy(old);
     let versions = ["a", "b", "c"].map(|name| world.deployment(name).version);
@@ -174,10 +177,67 @@ fn where_one_of_a_set_fails_the_set_goes_back() {
     assert_eq!((tally.failures(), others(&tally, &[old, good])), (Vec::new(), Vec::new()));
 }
 
+/// With both versions of one replica of each, at most.
+#[test]
+fn a_set_without_room_for_both_versions_changes_over_and_mixes_nothing() {
+    let world = World::start_as("", &["--capacity", "cpus=6"]);
+    let lines = "resources = { cpus = 1 }\n";
+    let chain = Chain { world: &world, set: true, replicas: 2, lines };
+    let (old, new) = (["1", "1", "1"], ["2", "2", "2"]);
+    chain.deploy(old);
+    let hold = chain.file("hold-c-2");
+    fs::write(&hold, "").expect("write");
+    let load = Load::start(world.address(), "/a", 4);
+    chain.begin(new);
+    // One of each has made room for its successor, and what is left of the old version serves.
+    for name in ["a", "b"] {
+        world.until(&format!("one of {name} is new"), |status| {
+            let found = status.deployments.iter().find(|it| it.name.as_str() == name);
+            found.is_some_and(|it| it.rollout.updated == 1 && it.replicas.len() == 2)
+        });
+    }
+    load.answer_more(50);
+    fs::remove_file(&hold).expect("a file");
+    for name in ["a", "b", "c"] {
+        let _ = world.run(&["rollout", "status", name]).ok();
+    }
+    load.answer_more(50);
+    let tally = load.stop();
+    assert_eq!((tally.failures(), others(&tally, &[old, new])), (Vec::new(), Vec::new()));
+    assert_eq!(world.get("/a").text(), answer(new));
+    assert_eq!(["a", "b", "c"].map(|name| world.pids(name).len()), [2, 2, 2]);
+    let told = world.run(&["events"]).ok().stdout;
+    assert!(told.contains("no room for both: it needs 1 cpu, and 0 of 6 are free"), "{told}");
+}
+
+/// Where nothing is left of the old version, requests wait for the new one; who is half way through fails.
+#[test]
+fn a_set_of_single_replicas_without_room_ends_its_change_and_mixes_nothing() {
+    let world = World::start_as("", &["--capacity", "cpus=3"]);
+    let lines = "resources = { cpus = 1 }\n";
+    let chain = Chain { world: &world, set: true, replicas: 1, lines };
+    let all = [["1", "1", "1"], ["2", "2", "2"], ["3", "2", "3"]];
+    chain.deploy(all[0]);
+    let load = Load::start(world.address(), "/a", 4);
+    load.answer_more(20);
+    for words in &all[1..] {
+        chain.deploy(*words);
+        load.answer_more(20);
+        assert_eq!(world.get("/a").text(), answer(*words));
+    }
+    let tally = load.stop();
+    assert_eq!(others(&tally, &all), Vec::<String>::new());
+    assert_eq!(tally.errors, Vec::<String>::new());
+    let refused = tally.answers.keys().filter(|(status, _)| *status != 200);
+    for (status, text) in refused {
+        assert_eq!(*status, 503, "{text}");
+    }
+}
+
 #[test]
 fn replicas_that_are_killed_during_a_change_mix_nothing() {
     let world = World::start();
-    let chain = Chain { world: &world, set: true, replicas: 2 };
+    let chain = Chain { world: &world, set: true, replicas: 2, lines: "" };
     let (old, new) = (["1", "1", "1"], ["2", "2", "2"]);
     chain.deploy(old);
     let load = Load::start(world.address(), "/a", 4);
@@ -210,7 +270,7 @@ fn replicas_that_are_killed_during_a_change_mix_nothing() {
 #[test]
 fn a_supervisor_that_dies_in_the_middle_of_a_change_mixes_nothing() {
     fn chain(world: &World) -> Chain<'_> {
-        Chain { world, set: true, replicas: 2 }
+        Chain { world, set: true, replicas: 2, lines: "" }
     }
     let mut world = World::start();
     let (old, new) = (["1", "1", "1"], ["2", "2", "2"]);

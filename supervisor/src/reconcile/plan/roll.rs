@@ -137,7 +137,7 @@ impl<'a> Planner<'a> {
         // Nothing is wrong with one that has done its part: it serves until another does.
         let proven = proven && !old.iter().any(|replica| self.worn.contains_key(&replica.id));
         let form = if halted { fallback } else { Some(wanted) };
-        let crowded = form.map_or(Crowded::No, |form| self.crowded(form, number, (&kept, &old)));
+        let crowded = form.map_or(Crowded::No, |form| self.crowded(form, deployment, (&kept, &old)));
         let down_max = match &crowded {
             Crowded::No if proven || surge == 0 || old.is_empty() => down_max,
             Crowded::No | Crowded::InVain => 0,

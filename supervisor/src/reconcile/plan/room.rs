@@ -3,6 +3,7 @@
 
 use crate::capacity::{Reservation, Shortage};
 use crate::desired::Wanted;
+use crate::reconcile::deployment::Deployment;
 use crate::reconcile::plan::Planner;
 use crate::reconcile::replica::Replica;
 use crate::reconcile::takedown::TakeDown;
@@ -24,17 +25,24 @@ impl<'a> Planner<'a> {
     pub(super) fn crowded(
         &mut self,
         wanted: &Wanted,
-        number: u32,
+        deployment: &Deployment,
         (kept, old): (&[&Replica], &[&Replica]),
     ) -> Crowded {
-        let needs = &wanted.spec.resources;
-        if old.is_empty() || needs.is_empty() {
+        let (needs, number) = (&wanted.spec.resources, deployment.number());
+        // Of a set the old version is held until it changes over: also where the last of it has made room.
+        let is_held = deployment.awaits_turn() && !deployment.is_halted() && wanted.before.is_some();
+        if (old.is_empty() && !is_held) || needs.is_empty() {
             return Crowded::No;
         }
         let there = u32::try_from(kept.len() + old.len()).unwrap_or(u32::MAX);
         let mut room = self.room_soon(&[]);
-        let shortage = (there..=number).find_map(|_| room.reserve(needs).err());
+        let has_its_part = self.earmarked.contains_key(&wanted.spec.name);
+        let mut missing = (there..=number).skip(usize::from(has_its_part));
+        let shortage = missing.find_map(|_| room.reserve(needs).err());
         let Some(shortage) = shortage else { return Crowded::No };
+        if has_its_part {
+            return Crowded::Yes(shortage);
+        }
         let down_max = wanted.spec.rollout.max_unavailable.floor_of(number).max(1) as usize;
         let first = &old[..down_max.min(old.len())];
         match self.room_soon(first).reserve(needs) {
@@ -51,6 +59,10 @@ impl<'a> Planner<'a> {
     /// Sets aside what a replica of this form needs. `None`: it has to wait.
     pub(super) fn set_aside(&mut self, form: &Wanted) -> Option<Reservation> {
         let (name, needs) = (&form.spec.name, &form.spec.resources);
+        let earmarked = self.earmarked.get(name).is_some_and(|held| held.resources == *needs);
+        if let Some(reservation) = earmarked.then(|| self.earmarked.remove(name)).flatten() {
+            return Some(reservation);
+        }
         match self.room.reserve(needs) {
             Ok(reservation) => {
                 self.reserved.push(reservation.clone());

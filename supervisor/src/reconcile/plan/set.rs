@@ -52,6 +52,25 @@ impl<'a> Planner<'a> {
         Some(Stage { new: number, old, why })
     }
 
+    /// What one of a set has made room for is its own until its first new one is there: another of the set that took it
+    /// would wait with it for the set to change over, for ever.
+    pub(super) fn earmark(&mut self, deployments: &[(&'a Wanted, &'a Deployment)]) {
+        for (wanted, deployment) in deployments {
+            let (name, needs) = (&wanted.spec.name, &wanted.spec.resources);
+            let goes_on = deployment.awaits_turn() && !deployment.is_halted() && !wanted.paused;
+            if !goes_on || needs.is_empty() {
+                continue;
+            }
+            let there = self.active(name).into_iter().filter(|replica| !replica.span.is_over());
+            let (new, old): (Vec<_>, Vec<_>) = there.partition(|replica| replica.template == wanted.template);
+            let has_made_room = new.is_empty() && old.len() < deployment.number() as usize;
+            if let Some(Ok(reservation)) = has_made_room.then(|| self.room.reserve(needs)) {
+                self.reserved.push(reservation.clone());
+                self.earmarked.insert(name.clone(), reservation);
+            }
+        }
+    }
+
     /// Whether the set of a deployment goes back already, for another of it: one word takes all of it back.
     pub(super) fn fellow_goes_back(&self, wanted: &Wanted) -> bool {
         let Some(key) = set_of(wanted) else { return false };

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use decurion_api::spec::{ApplicationSpec, DeploymentSpec};
+use decurion_api::spec::{Amount, ApplicationSpec, DeploymentSpec};
 use decurion_api::status::RolloutOutcome;
 use decurion_api::{ApplicationName, SetName};
 
+use crate::capacity::Capacity;
 use crate::change::Refusal;
 use crate::reconcile::order::{Order, Why};
 use crate::reconcile::world::requests::Hop;
@@ -225,6 +226,73 @@ fn a_supervisor_that_takes_over_in_the_middle_mixes_nothing() {
     assert_eq!(of_version(&world, "c", "c2"), 2);
 }
 
+/// A machine with so many CPUs.
+fn cpus(count: u16) -> Capacity {
+    let (cpus, cpu_ids) = (Some(Amount::whole(u32::from(count))), (0..count).collect());
+    Capacity { cpus, cpu_ids, memory: None, gpus: None }
+}
+
+/// The chain, with so many replicas of each, that need one CPU each.
+fn needy(versions: &[String; 3], replicas: u32) -> Vec<DeploymentSpec> {
+    let members = CHAIN.iter().zip(versions).map(|(of, version)| {
+        let mut spec = member(of, version, replicas);
+        spec.resources.cpus = Some(Amount::whole(1));
+        spec
+    });
+    members.collect()
+}
+
+/// A chain on a machine with so many CPUs, all of whose deployments change to a second version.
+fn changing_on(count: u16, replicas: u32) -> World {
+    let mut world = World::on(cpus(count));
+    deploy(&mut world, needy(&CHAIN.map(|of| format!("{of}1")), replicas)).unwrap();
+    world.settle();
+    through(&mut world);
+    assert!(world.enter("a", 0));
+    deploy(&mut world, needy(&CHAIN.map(|of| format!("{of}2")), replicas)).unwrap();
+    world
+}
+
+/// The set has changed over whole, and a request meets the new versions.
+fn has_changed(mut world: World, replicas: usize) {
+    world.settle();
+    for of in CHAIN {
+        assert_eq!((world.ids(of).len(), of_version(&world, of, &format!("{of}2"))), (replicas, replicas));
+        assert_eq!(world.outcome(of), RolloutOutcome::Done);
+    }
+    through(&mut world);
+}
+
+#[test]
+fn without_room_for_both_one_of_each_goes_first_and_the_old_version_serves_on() {
+    let mut world = changing_on(6, 2);
+    world.until(|world| CHAIN.iter().all(|of| of_version(world, of, &format!("{of}2")) == 1));
+    go(&mut world, 0, "b");
+    go(&mut world, 0, "c");
+    world.arrive(0);
+    has_changed(world, 2);
+}
+
+#[test]
+fn with_room_for_some_of_it_the_set_changes_over_all_the_same() {
+    for count in 7..12 {
+        let mut world = changing_on(count, 2);
+        go(&mut world, 0, "b");
+        go(&mut world, 0, "c");
+        world.arrive(0);
+        has_changed(world, 2);
+    }
+}
+
+#[test]
+fn where_the_only_ones_have_to_go_first_requests_wait_and_mix_nothing() {
+    let mut world = changing_on(3, 1);
+    world.until(|world| CHAIN.iter().all(|of| of_version(world, of, &format!("{of}1")) == 0));
+    assert!(!world.enter("a", 0), "none serves");
+    assert_eq!(world.hop(0, "b", 0), Hop::Broken, "the replica that it was at is gone");
+    has_changed(world, 1);
+}
+
 /// A small generator whose whole state is its seed.
 struct Dice(u64);
 
@@ -253,7 +321,16 @@ fn behaviour(dice: &mut Dice) -> Behaviour {
     }
 }
 
-fn act(world: &mut World, dice: &mut Dice, versions: &mut [String; 3], newest: &mut u64) {
+/// Two replicas of each; where it is `tight`, they need what there may not be twice.
+fn members(versions: &[String; 3], tight: bool) -> Vec<DeploymentSpec> {
+    let mut members = needy(versions, 2);
+    if !tight {
+        members.iter_mut().for_each(|spec| spec.resources.cpus = None);
+    }
+    members
+}
+
+fn act(world: &mut World, dice: &mut Dice, (versions, newest): (&mut [String; 3], &mut u64), tight: bool) {
     match dice.below(14) {
         0 => {
             for (of, version) in CHAIN.iter().zip(versions.iter_mut()) {
@@ -264,13 +341,9 @@ fn act(world: &mut World, dice: &mut Dice, versions: &mut [String; 3], newest: &
                 *version = format!("{of}{newest}");
                 world.behave(version, behaviour(dice));
             }
-            let members = CHAIN.iter().zip(versions.iter());
-            let members = members.map(|(of, version)| {
-                let mut spec = member(of, version, 2);
-                spec.rollout.auto_rollback = !dice.one_in(5);
-                spec
-            });
-            deploy(world, members.collect()).unwrap();
+            let mut members = members(versions, tight);
+            members.iter_mut().for_each(|spec| spec.rollout.auto_rollback = !dice.one_in(5));
+            deploy(world, members).unwrap();
         }
         1 => {
             if let Some(victim) = world.random_process(dice.pick()) {
@@ -316,10 +389,14 @@ fn act(world: &mut World, dice: &mut Dice, versions: &mut [String; 3], newest: &
 
 fn run(seed: u64) -> usize {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let mut world = settled(["a0", "b0", "c0"]);
-    let (mut versions, mut newest) = (["a0", "b0", "c0"].map(str::to_owned), 0);
+    let tight = dice.one_in(2);
+    let capacity = if tight { cpus(6 + u16::try_from(dice.below(5)).unwrap()) } else { Capacity::default() };
+    let mut world = World::on(capacity);
+    let (mut versions, mut newest) = (CHAIN.map(|of| format!("{of}0")), 0);
+    deploy(&mut world, members(&versions, tight)).unwrap();
+    world.settle();
     for _ in 0..150 {
-        act(&mut world, &mut dice, &mut versions, &mut newest);
+        act(&mut world, &mut dice, (&mut versions, &mut newest), tight);
         for _ in 0..dice.below(6) {
             world.step();
         }
@@ -334,7 +411,7 @@ fn run(seed: u64) -> usize {
         world.change(|changer| changer.pause(&name(of), false)).unwrap();
     }
     world.pass(SECOND * 100);
-    chain(&mut world, ["a", "b", "c"]);
+    deploy(&mut world, members(&CHAIN.map(str::to_owned), tight)).unwrap();
     world.pass(SECOND * 60);
     for of in CHAIN {
         assert_eq!(

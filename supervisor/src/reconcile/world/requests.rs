@@ -9,6 +9,7 @@ use decurion_ipc::control::{DeploymentView, Generation};
 use decurion_ipc::epoch::Epoch;
 
 use super::{World, name};
+use crate::reconcile::callers::ACKNOWLEDGE_MAX;
 use crate::reconcile::{CallerId, Fact};
 
 /// One request.
@@ -147,10 +148,25 @@ impl World {
             return Hop::Waits;
         }
         let Some(at) = self.candidate(&view, journey.epoch, pick) else { return Hop::Waits };
+        if self.processes[&at].told_to_go && self.is_late(&caller, &to) {
+            // Nobody has waited for it to hear that this one goes.
+            return self.leave(index, Hop::Broken);
+        }
         journey.at = at;
         self.meet(&mut journey, &to);
         self.requests.under_way[index] = journey;
         Hop::Made
+    }
+
+    /// Whether a caller has left a view unacknowledged for longer than it is waited for; a supervisor that takes over
+    /// reckons anew.
+    fn is_late(&self, caller: &CallerId, of: &DeploymentName) -> bool {
+        let scope = Some(of.clone());
+        let held = self.core.observed().callers.all.get(caller).and_then(|it| it.interests.get(&scope));
+        let late =
+            held.and_then(|it| it.waiting_since()).is_some_and(|since| since + ACKNOWLEDGE_MAX <= self.now);
+        let behind = self.requests.views.get(&(caller.clone(), scope)).is_some_and(|views| views.len() > 1);
+        late || (behind && self.lives > 0)
     }
 
     /// Whoever may still come to a replica is waited for, but not for ever.
