@@ -10,7 +10,7 @@ use decurion_supervisor::desired::Desired;
 use decurion_supervisor::reconcile::{AdoptedStage, Core, Fact, Order};
 
 use crate::proxy::Proxy;
-use crate::replica::Replica;
+use crate::replica::{LaneKey, Replica};
 
 /// More than its limit a replica is sent only as long as it has no more than this.
 const AHEAD_TOTAL: usize = 64;
@@ -87,6 +87,10 @@ impl Books {
 
     pub(crate) fn drained(&mut self, id: &ReplicaId) {
         self.drained.insert(id.clone());
+    }
+
+    pub(crate) fn deployment_of(&self, id: &ReplicaId) -> &DeploymentName {
+        &self.deployment_of[id]
     }
 
     /// A deployment may have these limits from now on.
@@ -222,7 +226,8 @@ impl Books {
         let Some(name) = self.deployment_of.get(&replica.id) else { return };
         let ongoing = self.widest.get(name).map_or(0, |widest| widest.ongoing as usize);
         let most = if slow { ongoing } else { ongoing.max(AHEAD_TOTAL) };
-        for (proxy, _) in replica.lanes.keys() {
+        for lane in replica.lanes.keys() {
+            let LaneKey::Worker(proxy, _) = lane else { continue };
             let (id, here) = (&replica.id, replica.of_proxy(*proxy));
             assert!(here <= most, "proxy {proxy} has {here} requests with {id}, and may have {most}");
         }

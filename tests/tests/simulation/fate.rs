@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use decurion_api::spec::{
-    AutoscalingSpec, CanarySpec, DeploymentSpec, LibraryRef, RolloutSpec, RuntimeEnvSpec, Share,
+    ApplicationSpec, AutoscalingSpec, CanarySpec, DeploymentSpec, LibraryRef, RolloutSpec, RuntimeEnvSpec,
+    Share,
 };
 use decurion_api::status::DeploymentState;
-use decurion_api::{ApplicationName, ClassName, DeploymentName, ReplicaId, RoutePrefix};
+use decurion_api::{ApplicationName, ClassName, DeploymentName, ReplicaId, RoutePrefix, SetName};
 use decurion_supervisor::change::{Changer, Libraries, Proposal, Refusal, StoredLibrary, library_key};
 use decurion_supervisor::desired::ClassInfo;
 use decurion_supervisor::reconcile::{Exit, Fact};
@@ -17,10 +18,17 @@ use crate::replica::Temper;
 use crate::world::{Event, Plan, World};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
+/// Where there is a set, it is of these; requests of the first call the second.
+const SET: [&str; 2] = ["a", "b"];
 
 /// The deployments that there may be.
 pub(crate) fn names() -> [DeploymentName; 3] {
     NAMES.map(|name| DeploymentName::new(name).expect("a name"))
+}
+
+/// Whom the requests of a deployment call, where there is a set.
+pub(crate) fn callee_of(name: &DeploymentName) -> Option<DeploymentName> {
+    (name.as_str() == SET[0]).then(|| DeploymentName::new(SET[1]).expect("a name"))
 }
 
 /// A shape of a run, from its seed.
@@ -35,6 +43,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         unbounded: dice.one_in(5),
         acts: 24,
         clients: 4 + dice.index(10),
+        sets: dice.one_in(2),
     }
 }
 
@@ -127,6 +136,18 @@ fn spec(of: &str, version: &str, plan: &Plan, dice: &mut Dice) -> DeploymentSpec
     }
 }
 
+/// The same as one of a set.
+fn of_set(mut spec: DeploymentSpec) -> DeploymentSpec {
+    spec.rollout.together = Some(SetName::new("set").expect("a name"));
+    spec.rollout.canary = None;
+    spec.rollout.max_surge = RolloutSpec::default().max_surge;
+    if let Some(autoscaling) = &mut spec.autoscaling {
+        autoscaling.min_replicas = autoscaling.min_replicas.max(1);
+        spec.num_replicas = autoscaling.initial();
+    }
+    spec
+}
+
 impl World {
     fn change(
         &mut self,
@@ -145,16 +166,34 @@ impl World {
     }
 
     fn deploy(&mut self, of: &str) {
+        let spec = self.next_spec(of);
+        let application = ApplicationName::new("test").expect("a name");
+        let deployed = self.change(|changer| changer.deployment(application, spec, &libraries()));
+        assert!(!matches!(deployed, Some(Err(_))), "{deployed:?}");
+    }
+
+    /// A new version of each of the set at once.
+    fn deploy_set(&mut self) {
+        let mut deployments: Vec<DeploymentSpec> = SET.map(|of| self.next_spec(of)).into();
+        let others = self.desired.deployments.values().filter(|it| !SET.contains(&it.spec.name.as_str()));
+        deployments.extend(others.map(|other| other.spec.clone()));
+        let application = ApplicationName::new("test").expect("a name");
+        let spec = ApplicationSpec { application, http: None, deployments };
+        let deployed = self.change(|changer| changer.application(spec, &libraries()));
+        assert!(!matches!(deployed, Some(Err(_))), "{deployed:?}");
+    }
+
+    /// What is to be deployed next in the place of a deployment.
+    fn next_spec(&mut self, of: &str) -> DeploymentSpec {
         self.versions += 1;
         let version = self.versions.to_string();
         let plan = self.plan;
         let temper = temper(&plan, &mut self.dice);
         let spec = spec(of, &version, &plan, &mut self.dice);
+        let spec = if plan.sets && SET.contains(&of) { of_set(spec) } else { spec };
         self.note(|| format!("deploy {of} {version}: {} replicas, {temper:?}", spec.num_replicas));
         self.tempers.insert(version, temper);
-        let application = ApplicationName::new("test").expect("a name");
-        let deployed = self.change(|changer| changer.deployment(application, spec, &libraries()));
-        assert!(!matches!(deployed, Some(Err(_))), "{deployed:?}");
+        spec
     }
 
     /// One thing that somebody does, or that happens to somebody.
@@ -175,6 +214,7 @@ impl World {
         let name = DeploymentName::new(of).expect("a name");
         let exists = self.desired.deployments.contains_key(&name);
         match self.dice.below(22) {
+            0..4 if self.plan.sets && SET.contains(&of) && self.dice.one_in(2) => self.deploy_set(),
             0..4 => self.deploy(of),
             4 | 5 if exists => {
                 let number = 1 + u32::try_from(self.dice.below(5)).unwrap_or(0);
@@ -301,6 +341,8 @@ impl World {
             match status.status {
                 DeploymentState::DeployFailed => true,
                 DeploymentState::Healthy => serving >= status.target_replicas as usize,
+                // A set stays with its old version while one of it has failed that is not to go back.
+                DeploymentState::Updating => status.rollout.message.ends_with("' has failed"),
                 _ => false,
             }
         });

@@ -18,4 +18,6 @@ pub(crate) enum Planted {
     LimitDoubled,
     /// A supervisor that takes over makes its first view before all replicas have come back.
     PartialAdoption,
+    /// Calls enter anew at each hop, with the present epoch and not with that of their request.
+    EpochForgotten,
 }

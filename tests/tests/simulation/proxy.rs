@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use decurion_api::ReplicaId;
 use decurion_ipc::control::{Generation, ProxySettings};
+use decurion_ipc::epoch::Epoch;
 use decurion_ipc::stats::Traffic;
 use decurion_proxy::balance::{Grant, LaneIndex, Post, Replica};
 use decurion_proxy::engine::{ConnectionId, Engine, Notice, Ready, TICK};
@@ -42,7 +43,12 @@ pub(crate) enum Mail {
 #[derive(Debug)]
 pub(crate) enum FromWorker {
     Applied(Generation),
-    Fault { replica: ReplicaId, fault: String },
+    /// Of this worker.
+    Oldest(usize, Epoch),
+    Fault {
+        replica: ReplicaId,
+        fault: String,
+    },
     LaneFreed(LaneIndex),
     Stats(Vec<Traffic>),
     Starved,
@@ -284,7 +290,7 @@ impl Worker {
         self.engine.ring();
         self.engine.serve_clients(now);
         busy |= self.engine.has_work() || (self.accepts && !hall.is_empty());
-        self.tell(&mut turned, now);
+        self.tell(index, &mut turned, now);
         turned.next = self.next_turn(busy || mail.is_pending(index), now);
         turned
     }
@@ -357,7 +363,7 @@ impl Worker {
         }
     }
 
-    fn tell(&mut self, turned: &mut Turned, now: Nanos) {
+    fn tell(&mut self, index: usize, turned: &mut Turned, now: Nanos) {
         for notice in self.engine.take_notices() {
             match notice {
                 Notice::Fault { replica, fault } => turned.said.push(FromWorker::Fault { replica, fault }),
@@ -365,6 +371,8 @@ impl Worker {
                 Notice::Log { .. } => {}
             }
         }
+        let oldest = self.engine.oldest_news();
+        turned.said.extend(oldest.map(|epoch| FromWorker::Oldest(index, epoch)));
         for (lane, _) in self.engine.take_freed() {
             self.lanes.retain(|_, held| *held != lane);
             turned.said.push(FromWorker::LaneFreed(lane));

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use decurion_api::ReplicaId;
+use decurion_api::{DeploymentName, ReplicaId};
+use decurion_ipc::caller::{CallKey, Caller, NewCall, Outcome};
 use decurion_ipc::channel::{NoRoom, Request, ResetCode, Responder, StreamId};
-use decurion_ipc::record::{RequestHead, ResponseHead};
+use decurion_ipc::epoch::Epoch;
+use decurion_ipc::record::{Kind, RequestHead, ResponseHead};
 use decurion_proxy::time::Nanos;
 use decurion_supervisor::reconcile::Why;
 
@@ -69,8 +71,25 @@ pub(crate) enum Stage {
     Draining(Why),
 }
 
-/// Which lane: of which proxy, and of which worker.
-pub(crate) type LaneKey = (u32, usize);
+/// Which lane.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LaneKey {
+    /// Of which proxy, and of which worker.
+    Worker(u32, usize),
+    /// Of a replica that has a handle.
+    Replica(ReplicaId),
+}
+
+impl LaneKey {
+    fn is_of_proxy(&self, number: u32) -> bool {
+        matches!(self, LaneKey::Worker(proxy, _) if *proxy == number)
+    }
+
+    /// Whether what comes is made on behalf of a request that is somewhere else.
+    fn is_nested(&self) -> bool {
+        matches!(self, LaneKey::Replica(_))
+    }
+}
 
 /// One request on a lane: unique in the replica's life.
 pub(crate) type JobKey = u64;
@@ -86,6 +105,12 @@ struct Job {
     deadline: u64,
     taken: bool,
     cancelled: bool,
+    /// With which it has entered.
+    epoch: Epoch,
+    /// Calls that it makes before it answers.
+    calls: u64,
+    /// The one that it waits for.
+    call: Option<CallKey>,
     /// What is still to be sent.
     answer: Option<Answering>,
     /// When it goes on.
@@ -128,6 +153,12 @@ pub(crate) struct Replica {
     /// The `user_config` that it has.
     pub(crate) config: Option<String>,
     pub(crate) lanes: BTreeMap<LaneKey, Responder>,
+    /// Its end of handles: what it calls by others.
+    pub(crate) caller: Caller,
+    /// Whom its requests call.
+    pub(crate) callee: Option<DeploymentName>,
+    /// With the mistake planted, its calls forget the epoch of their request.
+    pub(crate) forgets_epochs: bool,
     pub(crate) turn_at: Option<Nanos>,
     /// Takes no turns before this: stopped.
     pub(crate) hung_until: Nanos,
@@ -148,6 +179,8 @@ pub(crate) struct Worked {
     pub(crate) sent: Vec<RequestId>,
     /// Runs that have ended.
     pub(crate) ended: Vec<(RequestId, Ended)>,
+    /// Requests on whose behalf one was taken, and who made it.
+    pub(crate) nested: Vec<(RequestId, ReplicaId)>,
     /// Jobs to go on with, after a while.
     pub(crate) again: Vec<(JobKey, Duration)>,
     /// Somebody broke the rules of a lane.
@@ -171,6 +204,9 @@ impl Replica {
             load: SimLoad::default(),
             config,
             lanes: BTreeMap::new(),
+            caller: Caller::new(),
+            callee: None,
+            forgets_epochs: false,
             turn_at: None,
             hung_until: Nanos(0),
             processed: 0,
@@ -184,12 +220,16 @@ impl Replica {
 
     /// Everything that was asked is answered, and nothing more has come.
     pub(crate) fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && !self.has_news()
+        self.jobs.is_empty() && !self.is_asked()
+    }
+
+    fn is_asked(&self) -> bool {
+        self.lanes.values().any(Responder::has_news)
     }
 
     /// Whether a turn would find something.
     pub(crate) fn has_news(&self) -> bool {
-        self.lanes.values().any(Responder::has_news)
+        self.is_asked() || self.caller.has_news()
     }
 
     /// Requests that run.
@@ -199,12 +239,12 @@ impl Replica {
 
     /// Requests of one proxy that are here and not over.
     pub(crate) fn of_proxy(&self, proxy: u32) -> usize {
-        self.jobs.values().filter(|job| job.lane.0 == proxy && !job.cancelled).count()
+        self.jobs.values().filter(|job| job.lane.is_of_proxy(proxy) && !job.cancelled).count()
     }
 
     /// Requests whose handlers run.
     pub(crate) fn taken(&self) -> Vec<RequestId> {
-        self.jobs.values().filter(|job| job.taken).map(|job| job.request).collect()
+        self.jobs.values().filter(|job| job.taken && !job.lane.is_nested()).map(|job| job.request).collect()
     }
 
     /// A request goes on at this time, unless it does so sooner: whether that is news.
@@ -229,9 +269,19 @@ impl Replica {
 
     /// A caller is gone.
     pub(crate) fn drop_lanes(&mut self, proxy: u32) -> Vec<(RequestId, Ended)> {
-        self.lanes.retain(|lane, _| lane.0 != proxy);
+        self.drop_those(|lane| lane.is_of_proxy(proxy))
+    }
+
+    /// A replica that had a handle is gone.
+    pub(crate) fn drop_lane_of(&mut self, caller: &ReplicaId) {
+        let ended = self.drop_those(|lane| *lane == LaneKey::Replica(caller.clone()));
+        assert!(ended.is_empty(), "of calls by others nobody keeps books: {ended:?}");
+    }
+
+    fn drop_those(&mut self, is_gone: impl Fn(&LaneKey) -> bool) -> Vec<(RequestId, Ended)> {
+        self.lanes.retain(|lane, _| !is_gone(lane));
         let gone: Vec<JobKey> =
-            self.jobs.iter().filter(|(_, job)| job.lane.0 == proxy).map(|(key, _)| *key).collect();
+            self.jobs.iter().filter(|(_, job)| is_gone(&job.lane)).map(|(key, _)| *key).collect();
         gone.into_iter().filter_map(|key| self.forget(key, Ended::Cancelled)).collect()
     }
 
@@ -239,30 +289,42 @@ impl Replica {
     pub(crate) fn take_turn(&mut self, dice: &mut Dice, now: Nanos) -> Worked {
         let mut worked = Worked::default();
         self.heartbeat += 1;
-        for key in self.lanes.keys().copied().collect::<Vec<LaneKey>>() {
-            self.read(key, &mut worked);
+        for key in self.lanes.keys().cloned().collect::<Vec<LaneKey>>() {
+            self.read(&key, &mut worked);
         }
         self.take_next(dice, now, &mut worked);
+        self.hear_callees(now, &mut worked);
         self.flush();
         worked
     }
 
+    /// Those whose calls have come to something go on.
+    pub(crate) fn hear_callees(&mut self, now: Nanos, worked: &mut Worked) {
+        self.caller.poll(now.0);
+        let touched = self.caller.take_touched();
+        let waits = |job: &Job| job.call.is_some_and(|call| touched.contains(&call));
+        let waiting = self.jobs.iter().filter(|(_, job)| waits(job));
+        worked.again.extend(waiting.map(|(key, _)| (*key, Duration::from_micros(1))));
+        self.caller.flush();
+    }
+
     fn flush(&mut self) {
+        self.caller.flush();
         self.load.0.store(u64::from(self.running), Ordering::Relaxed);
         for lane in self.lanes.values_mut() {
             lane.flush();
         }
     }
 
-    fn read(&mut self, key: LaneKey, worked: &mut Worked) {
-        let Some(lane) = self.lanes.get_mut(&key) else { return };
+    fn read(&mut self, key: &LaneKey, worked: &mut Worked) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
         let (mut blocks, mut news) = (Vec::new(), Vec::new());
         let polled = lane.poll(POLL_BUDGET, &mut |request| match request {
             Request::Open { stream, head, body, end } => {
                 let (head, _) = RequestHead::parse(head).expect("the proxy writes records that can be read");
                 let request = RequestId::of_path(head.path).expect("paths end in numbers");
-                let (method, deadline) = (head.method.to_owned(), head.deadline_ns);
-                news.push(News::Open { stream, request, method, deadline, end });
+                let (method, deadline, epoch) = (head.method.to_owned(), head.deadline_ns, head.epoch);
+                news.push(News::Open { stream, request, method, deadline, epoch, end });
                 if let Some(block) = body {
                     news.push(News::Bytes { stream, block: blocks.len(), end });
                     blocks.push(Some(block));
@@ -282,7 +344,7 @@ impl Replica {
         for event in news {
             let bytes = match event {
                 News::Bytes { block, .. } => blocks.get_mut(block).and_then(Option::take).map(|block| {
-                    let lane = self.lanes.get_mut(&key).expect("it was there");
+                    let lane = self.lanes.get_mut(key).expect("it was there");
                     let mut bytes = vec![0; block.len()];
                     lane.copy_to(&block, 0, &mut bytes);
                     lane.give_back(block);
@@ -294,15 +356,16 @@ impl Replica {
         }
     }
 
-    fn hear(&mut self, lane: LaneKey, event: News, bytes: Vec<u8>, worked: &mut Worked) {
+    fn hear(&mut self, lane: &LaneKey, event: News, bytes: Vec<u8>, worked: &mut Worked) {
         let (stream, end) = match &event {
             News::Open { stream, end, .. } | News::Bytes { stream, end, .. } => (*stream, *end),
             News::End(stream) => (*stream, true),
             News::Cancel(stream) | News::Room(stream) => (*stream, false),
         };
-        if let News::Open { stream, request, method, deadline, end } = event {
+        if let News::Open { stream, request, method, deadline, epoch, end } = event {
+            let calls = if self.callee.is_some() && !lane.is_nested() { 1 + request.0 % 2 } else { 0 };
             let job = Job {
-                lane,
+                lane: lane.clone(),
                 stream,
                 request,
                 method,
@@ -311,6 +374,9 @@ impl Replica {
                 deadline,
                 taken: false,
                 cancelled: false,
+                epoch,
+                calls,
+                call: None,
                 answer: None,
                 next_at: None,
             };
@@ -319,7 +385,7 @@ impl Replica {
             self.waiting.push_back(self.next_job);
             return;
         }
-        let held = self.jobs.iter_mut().find(|(_, job)| job.lane == lane && job.stream == stream);
+        let held = self.jobs.iter_mut().find(|(_, job)| job.lane == *lane && job.stream == stream);
         let Some((key, job)) = held else { return };
         let key = *key;
         match event {
@@ -372,7 +438,14 @@ impl Replica {
                 job.taken = true;
                 self.running += 1;
                 let (usual, most) = self.temper.service_us;
-                worked.taken.push((job.request, key, dice.skewed(usual, most)));
+                let after = dice.skewed(usual, most);
+                match &job.lane {
+                    LaneKey::Worker(..) => worked.taken.push((job.request, key, after)),
+                    LaneKey::Replica(caller) => {
+                        worked.nested.push((job.request, caller.clone()));
+                        worked.again.push((key, after));
+                    }
+                }
             } else {
                 self.jobs.remove(&key);
             }
@@ -380,8 +453,12 @@ impl Replica {
     }
 
     /// Goes on with a request that was taken: begins its answer, or sends more of it.
-    pub(crate) fn go_on(&mut self, key: JobKey, dice: &mut Dice) -> Worked {
+    pub(crate) fn go_on(&mut self, key: JobKey, dice: &mut Dice, now: Nanos) -> Worked {
         let mut worked = Worked::default();
+        if self.has_to_wait(key, dice, now, &mut worked) {
+            self.flush();
+            return worked;
+        }
         let Some(job) = self.jobs.get_mut(&key).filter(|job| job.taken) else { return worked };
         job.next_at = None;
         self.heartbeat += 1;
@@ -391,9 +468,12 @@ impl Replica {
             }
             worked.ended.extend(self.forget(key, Ended::Cancelled));
         } else if job.whole || job.answer.as_ref().is_some_and(|answer| answer.head_sent) {
-            let (id, version, temper) = (&self.id, &self.version, &self.temper);
+            let nested = job.lane.is_nested();
+            // What it says to others of its kind is true: a handle has nobody to tell of a lie.
+            let temper = Temper { lies: if nested { 0 } else { self.temper.lies }, ..self.temper.clone() };
+            let (id, version) = (&self.id, &self.version);
             let answer = job.answer.get_or_insert_with(|| {
-                Answering::to((job.request, &job.method, &job.body), (id, version), temper, dice)
+                Answering::to((job.request, &job.method, &job.body), (id, version), &temper, dice)
             });
             if answer.lie.is_some() {
                 // Whatever comes of it from here on.
@@ -402,11 +482,11 @@ impl Replica {
             let Some(lane) = self.lanes.get_mut(&job.lane) else { return worked };
             match answer.send(lane, job.stream, dice) {
                 Sent::All(how) => {
-                    worked.sent.push(job.request);
+                    worked.sent.extend((!nested).then_some(job.request));
                     worked.ended.extend(self.forget(key, how));
                 }
                 Sent::Some(after) => {
-                    if answer.is_sent() {
+                    if answer.is_sent() && !nested {
                         worked.sent.push(job.request);
                     }
                     worked.again.push((key, after));
@@ -421,21 +501,68 @@ impl Replica {
         worked
     }
 
+    /// Whether a request that was taken has a call to wait for. Makes its calls, one after the other.
+    fn has_to_wait(&mut self, key: JobKey, dice: &mut Dice, now: Nanos, worked: &mut Worked) -> bool {
+        let (Some(job), Some(callee)) = (self.jobs.get_mut(&key), &self.callee) else { return false };
+        if !job.taken || job.cancelled || !job.whole || (job.calls == 0 && job.call.is_none()) {
+            return false;
+        }
+        job.next_at = None;
+        if let Some(call) = job.call {
+            match self.caller.outcome(call) {
+                Outcome::Pending => self.caller.watch(call),
+                Outcome::Ready | Outcome::Failed(_) => {
+                    self.caller.free(call);
+                    job.call = None;
+                    worked.again.push((key, dice.skewed(100, 20_000)));
+                }
+            }
+            return true;
+        }
+        job.calls -= 1;
+        let new = NewCall {
+            deployment: callee.clone(),
+            kind: Kind::Http,
+            method: "GET".to_owned(),
+            target: format!("/{callee}/{}", job.request.0),
+            headers: Vec::new(),
+            encoding: 0,
+            body: Vec::new(),
+            id: job.request.to_string(),
+            traceparent: String::new(),
+            deadline_ns: job.deadline,
+            model_id: String::new(),
+            replica: None,
+            epoch: (!self.forgets_epochs).then_some(job.epoch),
+        };
+        match self.caller.start(new, now.0) {
+            Ok(call) => {
+                job.call = Some(call);
+                worked.again.push((key, Duration::from_micros(1)));
+            }
+            Err(_) => worked.again.push((key, dice.skewed(100, 20_000))),
+        }
+        true
+    }
+
     fn forget(&mut self, key: JobKey, how: Ended) -> Option<(RequestId, Ended)> {
         let job = self.jobs.remove(&key)?;
         self.waiting.retain(|waiting| *waiting != key);
+        if let Some(call) = job.call {
+            self.caller.free(call);
+        }
         if !job.taken {
             return None;
         }
         self.running -= 1;
         self.processed += 1;
-        Some((job.request, how))
+        (!job.lane.is_nested()).then_some((job.request, how))
     }
 }
 
 /// What came over a lane, with blocks by number.
 enum News {
-    Open { stream: StreamId, request: RequestId, method: String, deadline: u64, end: bool },
+    Open { stream: StreamId, request: RequestId, method: String, deadline: u64, epoch: Epoch, end: bool },
     Bytes { stream: StreamId, block: usize, end: bool },
     End(StreamId),
     Cancel(StreamId),

@@ -141,6 +141,10 @@ pub(crate) struct Shadow {
     /// When some worker has last gone by a view in which this deployment has failed.
     failed: BTreeMap<DeploymentName, Nanos>,
     routed_now: Routed,
+    /// What was wanted at the same time: a version of each deployment.
+    wanted: BTreeSet<BTreeMap<DeploymentName, String>>,
+    /// What a run has met: by request, and by the replica that it began at.
+    met: BTreeMap<(RequestId, ReplicaId), BTreeSet<(DeploymentName, String)>>,
     /// When a stuck client may have been given up, at the earliest after its request.
     pub(crate) client_patience: Duration,
     pub(crate) counts: Counts,
@@ -158,6 +162,8 @@ pub(crate) struct Counts {
     pub(crate) absent: u64,
     pub(crate) errors: u64,
     pub(crate) cut: u64,
+    /// Runs that met more than one deployment.
+    pub(crate) composed: u64,
 }
 
 impl Counts {
@@ -171,12 +177,13 @@ impl Counts {
         self.absent += other.absent;
         self.errors += other.errors;
         self.cut += other.cut;
+        self.composed += other.composed;
     }
 
     /// Whether each of these has happened.
     pub(crate) fn is_of_all_kinds(&self) -> bool {
         let least = self.answered.min(self.retried).min(self.bad_gateways).min(self.timed_out);
-        least.min(self.refused).min(self.absent).min(self.errors).min(self.cut) > 0
+        least.min(self.refused).min(self.absent).min(self.errors).min(self.cut).min(self.composed) > 0
     }
 }
 
@@ -206,6 +213,26 @@ impl Shadow {
         self.absent.extend(self.routed_now.absent.iter().map(|name| (name.clone(), now)));
         self.failed.extend(self.routed_now.failed.iter().map(|name| (name.clone(), now)));
         self.routed_now = routed;
+    }
+
+    /// These versions are wanted together from now on.
+    pub(crate) fn wanted(&mut self, versions: BTreeMap<DeploymentName, String>) {
+        self.wanted.insert(versions);
+    }
+
+    /// A run that has begun at this replica has met another, of this deployment and version: all that it meets were
+    /// wanted together once.
+    pub(crate) fn met(&mut self, (id, begun_at): (RequestId, &ReplicaId), other: (DeploymentName, String)) {
+        let met = self.met.entry((id, begun_at.clone())).or_default();
+        self.counts.composed += u64::from(met.len() == 1 && !met.contains(&other));
+        met.insert(other);
+        let together = |wanted: &BTreeMap<DeploymentName, String>| {
+            met.iter().all(|(name, version)| wanted.get(name) == Some(version))
+        };
+        assert!(
+            self.wanted.iter().any(together),
+            "{id}, begun at {begun_at}: {met:?} were never wanted together"
+        );
     }
 
     /// A replica begins to run a request.

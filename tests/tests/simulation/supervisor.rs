@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use decurion_api::ReplicaId;
-use decurion_ipc::control::{ProxySettings, RouteView, StartFailure};
+use decurion_ipc::control::{CallerOrder, ProxySettings, RouteView, StartFailure};
 use decurion_proxy::routing::Applied;
 use decurion_proxy::stats::Level;
 use decurion_proxy::time::Nanos;
@@ -59,9 +59,14 @@ pub(crate) enum ProxyDo {
 #[derive(Debug)]
 pub(crate) enum Tell {
     Limit(u32),
-    Reconfigure { sequence: u64, user_config: String },
+    Reconfigure {
+        sequence: u64,
+        user_config: String,
+    },
     CheckHealth(u64),
     Probe(u64),
+    /// For its end of handles.
+    Caller(CallerOrder),
     Drain(Why),
 }
 
@@ -123,6 +128,12 @@ impl World {
         match order {
             Order::Drain { replica, .. } => self.check_drain(replica),
             Order::Retire { replica, why: Why::Update | Why::Scale | Why::Recycle(_) } => {
+                // Of a set, one that no request enters by is missed by none.
+                let observed = self.core.as_ref().map(Core::observed);
+                let held = observed.and_then(|it| it.replicas.get(replica).map(|held| it.is_entered(held)));
+                if held == Some(false) {
+                    return;
+                }
                 self.books.check_floor(replica, &self.proxies);
             }
             Order::PublishRoutes { instance, view } => {
@@ -207,11 +218,23 @@ impl World {
                 self.commit(proposal.expect("what was there before can be put back").desired);
             }
             Order::Finished => self.finished = true,
-            // Handles in replicas and clients are not of this world.
+            Order::Attach { caller: CallerId::Replica(caller), replica, deployment } => {
+                let requests = Default::default();
+                let order = CallerOrder::Attach { deployment, replica, requests };
+                self.tell(&caller, soon, Tell::Caller(order));
+            }
+            Order::Detach { caller: CallerId::Replica(caller), replica, deployment } => {
+                self.tell(&caller, soon, Tell::Caller(CallerOrder::Detach { deployment, replica }));
+            }
+            Order::PublishView { caller: CallerId::Replica(caller), deployment, generation, view, known } => {
+                let order = CallerOrder::View { generation, view, deployment, known };
+                self.tell(&caller, soon, Tell::Caller(order));
+            }
+            Order::RememberSets(record) => self.sets = *record,
+            // Other processes with handles are not of this world.
             Order::Attach { .. }
             | Order::Detach { .. }
             | Order::PublishView { .. }
-            | Order::RememberSets(_)
             | Order::Retire { .. } => {}
         }
     }
@@ -224,6 +247,8 @@ impl World {
             self.shadow.bounded(name, timeout, spec.max_queued_requests);
             self.books.bounded(name, wanted.max_ongoing_requests(), spec.max_queued_requests);
         }
+        let versions = desired.deployments.iter().map(|(name, it)| (name.clone(), it.version.clone()));
+        self.shadow.wanted(versions.collect());
         self.desired = desired.clone();
         if let Some(core) = &mut self.core {
             core.accept(desired);
@@ -264,8 +289,12 @@ impl World {
         self.roster.insert(id.clone(), entry);
         let temper = self.tempers.get(&start.version).cloned().unwrap_or_default();
         let limit = start.max_ongoing_requests;
-        let replica =
+        let mut replica =
             Replica::new(id.clone(), start.version.clone(), limit, start.user_config, temper.clone());
+        if self.plan.sets {
+            replica.callee = crate::fate::callee_of(&start.deployment);
+            replica.forgets_epochs = self.plan.planted == Planted::EpochForgotten;
+        }
         assert!(self.replicas.insert(id.clone(), replica).is_none(), "{id} was there already");
         self.books.spawned(&id, &start.deployment);
         self.say(channel, Duration::ZERO, Fact::Spawned { replica: id.clone(), pid: 7 });
@@ -324,6 +353,13 @@ impl World {
             }
             Tell::Probe(sequence) => {
                 self.say(channel, soon, Fact::Alive { replica: replica_id, sequence, work });
+            }
+            Tell::Caller(order) => {
+                if let Some(callee) = replica.caller.handle(order) {
+                    let after = self.dice.skewed(300, 10_000);
+                    self.push(after, Event::Meet { caller: id.clone(), callee });
+                }
+                self.caller_moved(id);
             }
             Tell::Drain(why) => {
                 self.note(|| format!("{id} drains"));
@@ -428,6 +464,11 @@ impl World {
                 for (replica, why) in unreachable {
                     let how = format!("could not be reached by the proxy: {why}");
                     self.say(channel.clone(), soon, Fact::Lost { replica, how });
+                }
+            }
+            FromWorker::Oldest(worker, epoch) => {
+                if let Some(epoch) = proxy.routing.oldest(worker, epoch, workers) {
+                    self.say(channel, soon, Fact::Oldest { caller, epoch });
                 }
             }
             FromWorker::Fault { replica, fault } => {
@@ -560,6 +601,7 @@ impl World {
         self.note(|| "the next supervisor takes over".to_owned());
         let wall = self.wall();
         let mut core = Core::new(self.desired.clone(), 0);
+        let sets = self.sets.clone();
         let numbers = self.roster.keys().filter_map(|id| {
             let (_, number) = id.as_str().rsplit_once('-')?;
             u32::from_str_radix(number, 16).ok()
@@ -570,6 +612,7 @@ impl World {
             proxy: self.books.proxies_newest,
         };
         core.resume(counts);
+        core.handle(Fact::SetsKept(Box::new(sets)), wall);
         let proxies = &self.proxies;
         self.books.begin_life(|number| proxies.contains_key(number));
         let mut facts = Vec::new();
@@ -653,6 +696,13 @@ impl World {
         self.core = Some(core);
         for number in self.proxies.keys().copied().collect::<Vec<u32>>() {
             self.order(ProxyInstance(number), Duration::from_micros(20), ProxyDo::Returned);
+        }
+        for id in self.replicas.keys().cloned().collect::<Vec<ReplicaId>>() {
+            let Some(replica) = self.replicas.get_mut(&id) else { continue };
+            // What it had to say before says it as a whole.
+            let _ = replica.caller.take_reports();
+            let reports = replica.caller.rejoin();
+            self.caller_says(&id, reports);
         }
         self.turn();
     }

@@ -12,6 +12,7 @@ use decurion_proxy::engine::Ready;
 use decurion_proxy::routing::Ends;
 use decurion_proxy::time::Nanos;
 use decurion_supervisor::desired::Desired;
+use decurion_supervisor::reconcile::together::SetsRecord;
 use decurion_supervisor::reconcile::{Core, Exit, Fact, ProxyInstance};
 
 use crate::books::Books;
@@ -43,6 +44,10 @@ pub(crate) enum Event {
     Exit(ReplicaId, Exit),
     /// Proxy and replica have met, or can't.
     Join { proxy: u32, replica: ReplicaId, attempt: u64 },
+    /// A replica with a handle and one that it calls have met, or can't.
+    Meet { caller: ReplicaId, callee: ReplicaId },
+    /// A replica with a handle sees that one that it calls has died.
+    PeerDied { caller: ReplicaId, callee: ReplicaId },
     /// A worker's loop takes a turn.
     WorkerTurn { proxy: u32, worker: usize },
     /// A proxy's control thread hears of a worker.
@@ -88,9 +93,11 @@ pub(crate) struct Plan {
     pub(crate) slow: bool,
     /// Some replicas do not keep the rules.
     pub(crate) liars: bool,
-    /// Things that an operator, or fate, does.
+    /// Two deployments are a set, and requests of the one call the other.
+    pub(crate) sets: bool,
     /// Queues have no bound.
     pub(crate) unbounded: bool,
+    /// Things that an operator, or fate, does.
     pub(crate) acts: u64,
     pub(crate) clients: usize,
 }
@@ -114,6 +121,8 @@ pub(crate) struct World {
     pub(crate) core: Option<Core>,
     /// What is durable.
     pub(crate) desired: Desired,
+    /// What the next supervisor has to know of sets.
+    pub(crate) sets: SetsRecord,
     pub(crate) life: u32,
     pub(crate) roster: BTreeMap<ReplicaId, RosterEntry>,
     pub(crate) replicas: BTreeMap<ReplicaId, Replica>,
@@ -160,6 +169,7 @@ impl World {
             channels: BTreeMap::new(),
             core: None,
             desired: Desired::default(),
+            sets: SetsRecord::default(),
             life: 0,
             roster: BTreeMap::new(),
             replicas: BTreeMap::new(),
@@ -312,6 +322,8 @@ impl World {
             Event::GoOn(replica, job) => self.go_on(&replica, job),
             Event::Exit(replica, exit) => self.replica_ends(&replica, exit),
             Event::Join { proxy, replica, attempt } => self.join(proxy, &replica, attempt),
+            Event::Meet { caller, callee } => self.meet(&caller, callee),
+            Event::PeerDied { caller, callee } => self.peer_died(&caller, &callee),
             Event::WorkerTurn { proxy, worker } => self.worker_turn(proxy, worker),
             Event::FromWorker { proxy, what } => self.worker_said(proxy, what),
             Event::HangUp { proxy, worker, replica } => self.hang_up(proxy, worker, replica),
@@ -332,6 +344,8 @@ impl World {
             Event::Tell { replica, .. }
             | Event::Constructed(replica)
             | Event::ReplicaTurn(replica)
+            | Event::Meet { caller: replica, .. }
+            | Event::PeerDied { caller: replica, .. }
             | Event::GoOn(replica, _) => self.replicas.get(replica)?.hung_until,
             Event::Order { proxy, .. }
             | Event::WorkerTurn { proxy, .. }
@@ -376,9 +390,11 @@ impl World {
         match event {
             Event::Fact { life, .. } => self.core.is_none() || *life != self.life,
             Event::ReplicaTurn(id) => self.replicas.get(id).is_none_or(|it| it.turn_at != Some(at)),
-            Event::Tell { replica, .. } | Event::Constructed(replica) | Event::Exit(replica, _) => {
-                !self.replicas.contains_key(replica)
-            }
+            Event::Tell { replica, .. }
+            | Event::Constructed(replica)
+            | Event::Meet { caller: replica, .. }
+            | Event::PeerDied { caller: replica, .. }
+            | Event::Exit(replica, _) => !self.replicas.contains_key(replica),
             Event::GoOn(replica, job) => self.replicas.get(replica).is_none_or(|it| !it.is_planned(*job, at)),
             Event::WorkerTurn { proxy, worker } => {
                 self.proxies.get(proxy).is_none_or(|it| it.workers[*worker].turn_at != Some(at))
@@ -401,7 +417,10 @@ impl World {
     /// A replica's loop wakes up after a while.
     pub(crate) fn wake_replica(&mut self, id: &ReplicaId) {
         let after = self.dice.skewed(80, 2_000);
-        let at = self.now.after(after);
+        self.plan_replica(id, self.now.after(after));
+    }
+
+    pub(crate) fn plan_replica(&mut self, id: &ReplicaId, at: Nanos) {
         let Some(replica) = self.replicas.get_mut(id) else { return };
         if replica.turn_at.is_none_or(|planned| planned <= self.now || at < planned) {
             replica.turn_at = Some(at);
@@ -429,7 +448,7 @@ impl World {
 
     fn go_on(&mut self, id: &ReplicaId, job: JobKey) {
         let Some(replica) = self.replicas.get_mut(id) else { return };
-        let worked = replica.go_on(job, &mut self.dice);
+        let worked = replica.go_on(job, &mut self.dice, self.now);
         let ended: Vec<String> =
             worked.ended.iter().map(|(request, how)| format!("{request} {how:?}")).collect();
         self.note(|| format!("{id} goes on: {}", ended.join(", ")));
@@ -444,7 +463,11 @@ impl World {
         assert_eq!(worked.fault, None, "{id} has found that a proxy broke the rules");
         for (request, job, after) in worked.taken {
             self.shadow.taken(request, id);
+            self.shadow.met((request, id), self.is_of(id));
             self.plan_job(id, job, after);
+        }
+        for (request, caller) in worked.nested {
+            self.shadow.met((request, &caller), self.is_of(id));
         }
         for request in worked.sent {
             self.shadow.sent(request, id);
@@ -456,10 +479,17 @@ impl World {
             self.plan_job(id, job, after);
         }
         self.wake_callers(id);
+        self.caller_moved(id);
         self.may_have_drained(id);
     }
 
-    fn plan_job(&mut self, id: &ReplicaId, job: JobKey, after: Duration) {
+    /// Deployment and version of a replica.
+    fn is_of(&self, id: &ReplicaId) -> (DeploymentName, String) {
+        let version = self.replicas.get(id).map(|replica| replica.version.clone()).unwrap_or_default();
+        (self.books.deployment_of(id).clone(), version)
+    }
+
+    pub(crate) fn plan_job(&mut self, id: &ReplicaId, job: JobKey, after: Duration) {
         let at = self.now.after(after);
         if self.replicas.get_mut(id).is_some_and(|replica| replica.plan_job(job, at)) {
             self.push_at(at, Event::GoOn(id.clone(), job));
@@ -469,8 +499,11 @@ impl World {
     /// Workers whose lanes have news take a turn.
     fn wake_callers(&mut self, id: &ReplicaId) {
         let Some(replica) = self.replicas.get(id) else { return };
-        for (proxy, worker) in replica.lanes.keys().copied().collect::<Vec<LaneKey>>() {
-            self.wake_worker(proxy, worker);
+        for lane in replica.lanes.keys().cloned().collect::<Vec<LaneKey>>() {
+            match lane {
+                LaneKey::Worker(proxy, worker) => self.wake_worker(proxy, worker),
+                LaneKey::Replica(caller) => self.wake_replica(&caller),
+            }
         }
     }
 
@@ -498,6 +531,15 @@ impl World {
                 let after = self.dice.skewed(100, 3_000);
                 self.push(after, Event::HangUp { proxy, worker, replica: id.clone() });
             }
+        }
+        for other in self.replicas.keys().cloned().collect::<Vec<ReplicaId>>() {
+            let Some(held) = self.replicas.get_mut(&other) else { continue };
+            held.drop_lane_of(id);
+            if held.caller.has_channel(id) {
+                let after = self.dice.skewed(100, 3_000);
+                self.push(after, Event::PeerDied { caller: other.clone(), callee: id.clone() });
+            }
+            self.may_have_drained(&other);
         }
         let after = self.dice.skewed(200, 5_000);
         let fact = Fact::Exited { replica: id.clone(), exit, last_words: Vec::new() };
@@ -590,7 +632,7 @@ impl World {
                 let (near, far) =
                     attach::local(lanes, geometry, UpBell::EventFd).expect("memory and descriptors");
                 for (worker, lane) in far.lanes.into_iter().enumerate() {
-                    replica.lanes.insert((number, worker), lane);
+                    replica.lanes.insert(LaneKey::Worker(number, worker), lane);
                 }
                 let planted = self.plan.planted;
                 let lane = |requester| SimLane {
@@ -672,7 +714,7 @@ impl World {
 
     /// Some worker that takes connections takes a turn.
     pub(crate) fn knock(&mut self) {
-        let mut takers: Vec<LaneKey> = Vec::new();
+        let mut takers: Vec<(u32, usize)> = Vec::new();
         for (number, proxy) in &self.proxies {
             let accepting = (0..proxy.workers.len()).filter(|worker| proxy.is_accepting(*worker));
             takers.extend(accepting.map(|worker| (*number, worker)));
