@@ -107,6 +107,16 @@ impl Request {
         self.text_of(|head| head.id)
     }
 
+    /// The trace context that it came with, as W3C's `traceparent` has it: from the header field, or along the handles
+    /// that it came by.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        let head = self.head();
+        Some(head.text(head.traceparent))
+            .filter(|trace| !trace.is_empty())
+            .or_else(|| self.header("traceparent"))
+    }
+
     /// GET, POST and so on.
     #[must_use]
     pub fn method(&self) -> &Method {

@@ -388,6 +388,9 @@ unsafe extern "C" fn call_start(spec: *const CallSpec, out: *mut *mut Call) -> i
     })
 }
 
+/// Bytes of a `traceparent`, at most.
+const TRACEPARENT_MAX: usize = 64;
+
 /// What a library leaves out that was built for an older minor version.
 const NO_CALL: CallSpec = CallSpec {
     size: 0,
@@ -427,10 +430,11 @@ fn new_call(runner: &Runner, spec: &CallSpec, parent: Option<Key>) -> Result<New
             Some((id, trace, exchange.deadline_ns(), Some(exchange.view.epoch())))
         })
     });
-    let (id, traceparent, parent_deadline, epoch) = match travels {
+    let (id, of_parent, parent_deadline, epoch) = match travels {
         None => Default::default(),
         Some(of_parent) => of_parent.ok_or(status::INVALID)?,
     };
+    let traceparent = trace_of(&fields).map_or(of_parent, str::to_owned);
     let deadline_ns =
         [spec.deadline_ns, parent_deadline].into_iter().filter(|at| *at != 0).min().unwrap_or(0);
     let kind = match spec.kind {
@@ -458,6 +462,13 @@ fn new_call(runner: &Runner, spec: &CallSpec, parent: Option<Key>) -> Result<New
         replica,
         epoch,
     })
+}
+
+/// The trace context that a request names itself: a span of its own within that of its parent.
+fn trace_of<'a>(fields: &Fields<'a>) -> Option<&'a str> {
+    let (_, value) = fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(b"traceparent"))?;
+    let fits = value.len() <= TRACEPARENT_MAX && value.iter().all(u8::is_ascii_graphic);
+    std::str::from_utf8(value).ok().filter(|_| fits)
 }
 
 /// Tries until something came of a call, or leaves the waker and says so: `None`.

@@ -42,7 +42,8 @@ pub(super) struct Exchange {
     parent: Option<Arc<Exchange>>,
     incoming: Incoming,
     id: Vec<u8>,
-    /// Points into `incoming` and `id`, which stay as they are.
+    traceparent: Vec<u8>,
+    /// Points into `incoming`, `id` and `traceparent`, which stay as they are.
     request: abi::Request,
     /// As `request`.
     _fields: Vec<abi::Header>,
@@ -91,9 +92,15 @@ impl Exchange {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let given = incoming.headers.iter().find(|(name, _)| name == b"x-request-id");
         let id = match (given, &parent) {
-            (Some((_, id)), _) => id.clone(),
-            (None, Some(parent)) => parent.id.clone(),
+            (_, Some(parent)) => parent.id.clone(),
+            (Some((_, id)), None) => id.clone(),
             (None, None) => format!("local-{}", COUNT.fetch_add(1, Ordering::Relaxed)).into_bytes(),
+        };
+        let given = incoming.headers.iter().find(|(name, _)| name == b"traceparent");
+        let traceparent = match (given, &parent) {
+            (Some((_, trace)), _) => trace.clone(),
+            (None, Some(parent)) => parent.traceparent.clone(),
+            (None, None) => Vec::new(),
         };
         let of_parent = parent.as_ref().map_or(0, |parent| parent.request.deadline_ns);
         let deadline_ns =
@@ -113,7 +120,7 @@ impl Exchange {
             path: bytes(path),
             query: bytes(query),
             route_prefix: abi::Bytes::EMPTY,
-            traceparent: abi::Bytes::EMPTY,
+            traceparent: bytes(&traceparent),
             model_id: bytes(&incoming.model_id),
             headers: fields.as_ptr(),
             header_count: fields.len(),
@@ -127,6 +134,7 @@ impl Exchange {
             parent,
             incoming,
             id,
+            traceparent,
             request,
             _fields: fields,
             cancelled: AtomicBool::new(false),
@@ -372,10 +380,13 @@ impl Exchange {
         drop(state);
         let http = self.incoming.kind == kind::HTTP;
         let body = if http && code == 0 { FIXED_BODY.as_bytes() } else { public };
+        let field = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+        let mut headers = vec![field("content-type", "text/plain; charset=utf-8")];
+        headers.extend((code == 503).then(|| field("retry-after", "1")));
         self.state().answer = Some(Answer {
             status: if code == 0 { 500 } else { code },
             encoding: abi::encoding::RAW,
-            headers: vec![(b"content-type".to_vec(), b"text/plain; charset=utf-8".to_vec())],
+            headers,
             body: body.to_vec(),
         });
         self.end()
