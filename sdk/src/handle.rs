@@ -467,7 +467,8 @@ impl Callee {
         };
         match status {
             status::BUSY => {
-                Error::status(503, format_args!("deployment {} has no capacity", self.deployment))
+                let words = host::refusal_words().map(|words| format!(": {words}")).unwrap_or_default();
+                Error::status(503, format_args!("deployment {} has no capacity{words}", self.deployment))
             }
             status::DEADLINE => Error::status(504, format_args!("the deadline passed while calling {to}")),
             status::CANCELLED => Error::status(499, format_args!("the call to {to} was cancelled")),

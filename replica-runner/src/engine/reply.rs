@@ -210,9 +210,12 @@ impl Engine {
                     content_length: Some(text.len() as u64),
                     encoding: encoding::RAW,
                 };
-                let headers: &[(&[u8], &[u8])] = match exchange.view.kind() {
-                    Kind::Http => &[(b"content-type", b"text/plain; charset=utf-8")],
-                    Kind::Call => &[],
+                let text_type: (&[u8], &[u8]) = (b"content-type", b"text/plain; charset=utf-8");
+                let headers: &[_] = match (exchange.view.kind(), code) {
+                    // As the proxy has it: whatever is missing here, or at who is called, is usually back soon.
+                    (Kind::Http, 503) => &[text_type, (b"retry-after", b"1")],
+                    (Kind::Http, _) => &[text_type],
+                    (Kind::Call, _) => &[],
                 };
                 self.respond(key, head, headers, text.as_bytes())
             }

@@ -252,6 +252,38 @@ fn who_and_front(version: &str) -> String {
     )
 }
 
+/// Backpressure is the same to a client that comes through another deployment.
+#[test]
+fn what_a_full_callee_refuses_is_refused_to_the_client_of_its_caller() {
+    let world = World::start();
+    let config = format!(
+        "application = \"handles\"\n\
+         [[deployment]]\nname = \"gate\"\nlibrary = \"{0}\"\nclass = \"Gate\"\nargs = [{1:?}]\n\
+         max_ongoing_requests = 1\nmax_queued_requests = 0\n\
+         [[deployment]]\nname = \"relay\"\nlibrary = \"{0}\"\nclass = \"Relay\"\nargs = [\"@gate\"]\nthreads = 4\n",
+        library("fixtures").display(),
+        world.path(),
+    );
+    let _ = world.deploy(&config).ok();
+    let refused = |path: &str| {
+        let mut held = world.connect();
+        let entered = format!("entered-{}", path.len());
+        let id = path.len().to_string();
+        held.request("GET", path, &[("x-request-id", &id)], b"").expect("sent");
+        world.until("one is inside", |_| world.path().join(&entered).exists());
+        let answer = world.get(path);
+        std::fs::write(world.path().join("open"), "").expect("open the gate");
+        assert_eq!(held.read().expect("an answer").status, 200);
+        std::fs::remove_file(world.path().join("open")).expect("close the gate");
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{}", answer.text());
+        answer.text()
+    };
+    let direct = refused("/gate");
+    assert!(direct.contains("queue of this deployment is full"), "{direct}");
+    let through = refused("/relay");
+    assert!(through.contains("gate has no capacity: no replica has room, and 0 calls wait"), "{through}");
+}
+
 #[test]
 fn handles_survive_updates_deaths_and_upgrades_and_wait_for_their_callee() {
     let mut world = World::start_copied();
