@@ -139,8 +139,17 @@ pub fn patch_deployment(spec: &DeploymentSpec, patch: &Value) -> Result<Deployme
             value => merged.insert(field.clone(), value.clone()),
         };
     }
-    let patched =
+    let mut patched =
         read(&Node::from_json(&Value::Object(merged)), &mut Problems::of_wire(), fields::lone_deployment)?;
+    if spec.graph.is_some() && patched.graph.is_some() {
+        // What runs a graph is no part of its form.
+        patched.library = spec.library.clone();
+        patched.class = spec.class.clone();
+        if !["steps", "input"].iter().any(|field| patch.contains_key(*field)) {
+            // As JSON, its steps have lost their order.
+            patched.graph = spec.graph.clone();
+        }
+    }
     if patched.name != spec.name {
         problems.add(None, "name", format!("stays '{}'; deploy under the other name instead", spec.name));
         return Err(problems.into_error());

@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use decurion_client::Client;
+use decurion_client::admin::Condition;
 use decurion_tests::{Connection, World, library};
 use serde_json::json;
 
@@ -74,7 +75,19 @@ fn a_graph_is_updated_scaled_and_deleted_as_a_deployment() {
     assert!(config.contains("[[graph]]") && config.contains("call = \"model.run\""), "{config}");
 
     let _ = world.run(&["scale", "sum", "1"]).ok();
-    assert_eq!(world.pids("sum").len(), 1);
+    let pids = world.pids("sum");
+    assert_eq!(pids.len(), 1);
+    let name = "sum".parse().expect("a name");
+    let patch = |patch| world.admin().patch_deployment(&name, &patch, Condition::default());
+    patch(json!({ "max_queued_requests": 7 })).expect("a setting");
+    let described = world.run(&["describe", "sum"]).ok().stdout;
+    assert!(described.contains("max_queued_requests          7"), "{described}");
+    let steps = json!({ "steps": { "a": { "call": "nobody" } } });
+    let refused = patch(steps).expect_err("what makes it a graph").to_string();
+    assert!(refused.contains("'graph' is changed by deploying"), "{refused}");
+    let refused = world.run(&["reconfigure", "sum", "a=1"]).code(1).stderr;
+    assert!(refused.contains("user_config"), "{refused}");
+    assert_eq!(world.pids("sum"), pids);
     let refused = world.run(&["delete", "model"]).code(1);
     assert!(refused.stderr.contains("graph 'sum' calls 'model'"), "{}", refused.stderr);
     let _ = world.run(&["delete", "sum"]).ok();

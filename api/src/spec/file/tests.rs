@@ -233,6 +233,17 @@ fn a_patch_replaces_fields_whole_and_nothing_else() {
 }
 
 #[test]
+fn a_patch_of_a_graph_leaves_what_runs_it() {
+    let text = "application = \"a\"\n[[graph]]\nname = \"g\"\n[graph.steps]\nz = { call = \"b\" }\na = { call = \"b\", args = [\"$z\"] }";
+    let mut graph = read_toml(text, "f.toml").unwrap().deployments.remove(0);
+    graph.library = LibraryRef::Digest("ab".repeat(32));
+    let patched = patch_deployment(&graph, &json!({ "max_queued_requests": 7 })).unwrap();
+    let mut expected = graph.clone();
+    expected.max_queued_requests = Some(7);
+    assert_eq!(patched, expected);
+}
+
+#[test]
 fn deployment_fields_are_refused_with_their_place_and_what_is_allowed() {
     for (lines, refusal) in [
         (
@@ -639,6 +650,18 @@ fn the_graphs_of_the_documentation_are_graphs() {
         let text = format!("application = \"docs\"\n{snippet}");
         let spec = read_toml(&text, "docs/graphs.md").unwrap_or_else(|error| panic!("{error}\n{snippet}"));
         assert!(spec.deployments[0].graph.is_some());
+    }
+}
+
+#[test]
+fn the_whole_files_of_the_documentation_are_files() {
+    let configuration = include_str!("../../../../docs/configuration.md");
+    let from_ray_serve = include_str!("../../../../docs/from-ray-serve.md");
+    for (page, deployments) in [(configuration, 1), (from_ray_serve, 3)] {
+        let mut snippets = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let whole = snippets.find(|snippet| snippet.starts_with("application = ")).unwrap();
+        let spec = read_toml(whole, "docs").unwrap_or_else(|error| panic!("{error}\n{whole}"));
+        assert_eq!(spec.deployments.len(), deployments);
     }
 }
 

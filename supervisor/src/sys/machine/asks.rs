@@ -22,7 +22,7 @@ use crate::sys::process;
 use crate::sys::tls;
 
 /// Fields that come with code, which only a deployment brings.
-const NOT_BY_PATCH: [&str; 4] = ["library", "class", "args", "version"];
+const NOT_BY_PATCH: [&str; 5] = ["library", "class", "args", "version", "graph"];
 
 impl Machine {
     pub(super) fn answer(&mut self, ask: Ask) -> Result<Answer, AskError> {
