@@ -28,6 +28,11 @@ mod guide_to_async {}
 #[doc = include_str!("../../docs/axum.md")]
 mod guide_to_axum {}
 
+/// The same of the page for who knows Ray Serve.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/from-ray-serve.md")]
+mod guide_from_ray_serve {}
+
 mod arguments;
 mod batch;
 mod batched;

@@ -1,17 +1,21 @@
 //! Axum routers as classes, driven through the plugin ABI by the host of `decurion::test`.
 #![cfg(feature = "axum")]
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use decurion::axum::Router;
 use decurion::axum::body::Body;
 use decurion::axum::extract::ws::{Message, WebSocketUpgrade};
 use decurion::axum::extract::{OriginalUri, Path};
-use decurion::axum::http::StatusCode;
-use decurion::axum::response::IntoResponse;
+use decurion::axum::http::{HeaderValue, StatusCode};
+use decurion::axum::middleware::{self, Next};
+use decurion::axum::response::sse::{Event, Sse};
+use decurion::axum::response::{IntoResponse, Response};
 use decurion::axum::routing::{get, post};
 use decurion::prelude::{Deserialize, Request, deployment, json};
 use decurion::test::Local;
+use futures_util::stream;
 
 /// A router that depends on its configuration.
 #[derive(Debug)]
@@ -42,6 +46,8 @@ impl Site {
             .route("/none", get(|| async { StatusCode::NO_CONTENT }))
             .route("/cookies", get(cookies))
             .route("/panic", get(panics))
+            .route("/events", get(events))
+            .nest("/guarded", Router::new().route("/uri", get(uri)).layer(middleware::from_fn(guard)))
     }
 
     /// A method beside the router.
@@ -57,6 +63,25 @@ impl Site {
 async fn cookies() -> impl IntoResponse {
     let cookies = [("set-cookie", "a=1"), ("x-kind", "two")];
     (StatusCode::CREATED, cookies, "made")
+}
+
+async fn events() -> impl IntoResponse {
+    let events = ["one", "two"].map(|word| Ok::<_, Infallible>(Event::default().event("word").data(word)));
+    Sse::new(stream::iter(events))
+}
+
+async fn uri(uri: decurion::axum::http::Uri) -> String {
+    uri.to_string()
+}
+
+/// Lets in who has a key, and marks what it gets.
+async fn guard(request: decurion::axum::extract::Request, next: Next) -> Response {
+    if !request.headers().contains_key("x-key") {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let mut answer = next.run(request).await;
+    answer.headers_mut().insert("x-guarded", HeaderValue::from_static("yes"));
+    answer
 }
 
 async fn panics() -> &'static str {
@@ -85,6 +110,19 @@ fn the_router_answers() {
     );
     assert_eq!(made.header("content-type"), Some("text/plain; charset=utf-8"));
     assert_eq!(site.call::<String>("word", ()).unwrap(), "first");
+}
+
+#[test]
+fn nested_routers_layers_and_events_work() {
+    let site = site();
+    assert_eq!(site.get("/guarded/uri").unwrap().status(), 401);
+    let request = Request::get("/guarded/uri?a=b").with_header("x-key", "k").unwrap();
+    let answer = site.request(request).unwrap();
+    assert_eq!((answer.text().unwrap(), answer.header("x-guarded")), ("/uri?a=b", Some("yes")));
+    assert_eq!(site.get("/uri").unwrap().header("x-guarded"), None);
+    let events = site.get("/events").unwrap();
+    assert_eq!(events.header("content-type"), Some("text/event-stream"));
+    assert_eq!(events.text().unwrap(), "event: word\ndata: one\n\nevent: word\ndata: two\n\n");
 }
 
 #[test]

@@ -6,12 +6,16 @@ const AT_ONCE: usize = 1000;
 
 /// One handler thread, so that whatever waits has to wait elsewhere.
 fn lobby(more: &str) -> World {
+    lobby_of(1, more)
+}
+
+fn lobby_of(threads: usize, more: &str) -> World {
     let world = World::start();
     let (library, folder) = (library("fixtures").display().to_string(), world.path().display().to_string());
     let config = format!(
         "application = \"lobby\"\n\
          [[deployment]]\nname = \"echo\"\nlibrary = \"{library}\"\nclass = \"Echo\"\n\
-         [[deployment]]\nname = \"lobby\"\nlibrary = \"{library}\"\nclass = \"Lobby\"\nthreads = 1\n\
+         [[deployment]]\nname = \"lobby\"\nlibrary = \"{library}\"\nclass = \"Lobby\"\nthreads = {threads}\n\
          args = {{ folder = \"{folder}\", echo = \"@echo\" }}\n{more}"
     );
     let _ = world.deploy(&config).ok();
@@ -64,6 +68,22 @@ fn the_bound_of_requests_in_flight_holds_and_a_place_that_is_freed_is_used() {
         lobby.is_some_and(|it| it.replicas.iter().all(|replica| replica.ongoing == 0))
     });
     assert_eq!(world.get("/lobby/inside").text(), "0");
+}
+
+#[test]
+fn a_future_that_blocks_its_thread_stalls_neither_health_nor_others() {
+    let world = lobby_of(2, "health_check_period_s = 0.05\nhealth_check_timeout_s = 60\n");
+    let mut blocked = world.connect();
+    blocked.request("GET", "/lobby/block", &[], b"").expect("sent");
+    world.until("it blocks", |status| {
+        let lobby = status.deployments.iter().find(|it| it.name.as_str() == "lobby");
+        lobby.is_some_and(|it| it.replicas.iter().any(|replica| replica.ongoing > 0))
+    });
+    let checks = || world.get("/lobby/checks").text().parse::<usize>().expect("a number");
+    let before = checks();
+    world.until("it was checked again", |_| checks() > before + 2);
+    std::fs::write(world.path().join("unblock"), "").expect("write");
+    assert_eq!(blocked.read().expect("an answer").text(), "unblocked");
 }
 
 #[test]
