@@ -41,6 +41,8 @@ mod client;
 mod codec;
 mod context;
 mod error;
+#[cfg(feature = "tracing")]
+mod events;
 mod handle;
 mod head;
 #[cfg(feature = "axum")]

@@ -166,7 +166,18 @@ unsafe extern "C" fn create<T: Class>(
     };
     // SAFETY: the ABI lends the arguments for this call.
     let args = unsafe { args.as_slice() };
-    match contain(|| T::create(args)) {
+    #[cfg(feature = "tracing")]
+    let events = crate::events::of_this_thread();
+    let made = contain(|| T::create(args));
+    #[cfg(feature = "tracing")]
+    {
+        drop(events);
+        // A test's process has other classes, and arrangements of its own.
+        if crate::sys::environment::is_replica() {
+            crate::events::of_all_threads();
+        }
+    }
+    match made {
         Ok(made) => {
             let mut held = Box::new(Held {
                 batches: Vec::new(),

@@ -2,6 +2,8 @@
 
 pub(crate) mod batching;
 pub(crate) mod clock;
+#[cfg(feature = "tracing")]
+pub(crate) mod environment;
 pub(crate) mod export;
 pub(crate) mod host;
 pub(crate) mod local;

@@ -281,6 +281,28 @@ fn what_replicas_write_is_labelled_and_bounded() {
     assert!(lines.iter().any(|it| it["text"] == "err one" && it["stream"] == "stderr"));
 }
 
+#[test]
+fn events_of_tracing_are_log_lines_of_their_request() {
+    let world = World::start();
+    let _ = world.deploy(&deployment("chatter", "Chatter", "")).ok();
+    let mut connection = world.connect();
+    let logged = |text: &str| {
+        let lines = world.run(&["logs", "chatter"]).stdout;
+        lines.lines().find(|line| line.contains(text)).map(str::to_owned)
+    };
+    connection.request("GET", "/chatter?one", &[("x-request-id", "asked")], b"").expect("sent");
+    assert_eq!(connection.read().expect("an answer").status, 200);
+    world.until("the event is logged", |_| logged("event one").is_some());
+    let line = logged("event one").expect("it is there");
+    assert!(line.contains("WARN fixtures: event one rows=3 kind=odd request=asked"), "{line}");
+    // The level is a setting of the deployment's environment.
+    assert_eq!(logged("a detail"), None);
+    let more = "runtime_env = { env_vars = { RUST_LOG = \"debug\" } }";
+    let _ = world.deploy(&deployment("chatter", "Chatter", more)).ok();
+    assert_eq!(world.get("/chatter?two").status, 200);
+    world.until("the detail is logged", |_| logged("a detail").is_some());
+}
+
 /// Replicas die one after the other while updates roll: `DECURION_DEATHS` of them (12 in the suite), every fourth with
 /// an update.
 #[test]
