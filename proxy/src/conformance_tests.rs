@@ -200,3 +200,38 @@ fn a_connection_has_so_many_requests() {
         assert_eq!(outcome(&speak_at(settings, pace, [&text[..]])), expected);
     }
 }
+
+#[test]
+fn the_rest_of_a_body_is_dropped_wherever_it_is_cut() {
+    let length = format!("POST /-/nowhere HTTP/1.1\nHost: a\nContent-Length: 3000\n\n{}", "x".repeat(3000));
+    let chunk = format!("3E8\n{}\n", "x".repeat(1000));
+    let head = "POST /-/nowhere HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n";
+    let chunks = format!("{head}{}0\nX: y\n\n", chunk.repeat(3));
+    let text = format!("{length}{chunks}GET /next HTTP/1.1\nHost: a\n\n");
+    let bytes = bytes(&text);
+    for cut in 1..bytes.len() {
+        let pieces = speak([&bytes[..cut], &bytes[cut..]]);
+        assert_eq!(outcome(&pieces), "GET /next => 404 404 200 open", "cut at {cut}");
+    }
+    assert_eq!(outcome(&speak(bytes.chunks(1))), "GET /next => 404 404 200 open");
+    // What is too large, or no chunk, ends the connection behind the answer.
+    for (text, expected) in [
+        (format!("POST /-/x HTTP/1.1\nHost: a\nContent-Length: 99999999\n\n{}", length), "=> 404 closed"),
+        (format!("{head}{}", "ffff\n".to_owned() + &"x".repeat(65535) + "\nffff\n"), "=> 404 closed"),
+        (format!("{head}{chunk}nonsense"), "=> 404 closed"),
+    ] {
+        assert_eq!(outcome(&spoken(&text)), expected, "{}", &text[..80]);
+    }
+}
+
+#[test]
+fn the_rest_of_a_body_has_a_rate_and_an_end() {
+    let body = "POST /-/nowhere HTTP/1.1\nHost: a\nContent-Length: 60000\n\n";
+    assert_eq!(drip(settings(), body, b"x", 27), "=> 404 open");
+    assert_eq!(drip(settings(), body, b"x", 45), "=> 404 closed");
+    // However well it comes.
+    let fast = vec![b'x'; 1000];
+    assert_eq!(drip(settings(), body, &fast, 25), "=> 404 open");
+    assert_eq!(drip(settings(), body, &fast, 45), "=> 404 closed");
+    assert_eq!(drip(settings(), &body.replace("60000", "25000"), &fast, 25), "=> 404 open");
+}

@@ -2,7 +2,6 @@
 
 use decurion_ipc::record::ResponseHead;
 
-use super::body::DISCARD_MAX;
 use super::connection::{Answer, Close, Connection, Phase};
 use super::output::{COPY_MAX, PRIVATE_MAX};
 use super::pages::Page;
@@ -30,8 +29,10 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             conn.close = Close::Cut;
             return Step::Wait;
         }
-        let close = page.close || !conn.request.keep_alive || self.draining;
         let request = &conn.request;
+        // A body that is over the limit is not read to its end.
+        let close =
+            page.close || !request.keep_alive || self.draining || request.left > self.settings.max_body;
         let head = AnswerHead {
             status: page.status,
             length: Length::Known(page.body.len() as u64),
@@ -209,12 +210,8 @@ impl<S: Socket, L: Lane<S>> Connection<S, L> {
             self.phase = Phase::Head;
         } else if complete {
             self.next_request(now, settings);
-        } else if self.request.left > DISCARD_MAX {
-            self.close = Close::Lingering;
-            self.phase = Phase::Head;
         } else {
-            self.phase = Phase::Discard { budget: DISCARD_MAX };
-            self.quiet = now.limit(settings.body_timeout);
+            self.begin_discard(now, settings);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Request bodies: gathered where they are short, streamed where they are not, thrown away where nobody wants them.
+//! Request bodies: gathered where they are short, streamed where they are not.
 
 use decurion_ipc::channel::{BLOCK_MAX, NoRoom};
 
@@ -11,12 +11,10 @@ use crate::balance::LaneIndex;
 use crate::http1::{Chunked, Refusal, Scan};
 use crate::time::Nanos;
 
-/// Bytes of a body that are read for nothing, so that the connection can go on after an early answer.
-pub(super) const DISCARD_MAX: u64 = 256 * 1024;
 /// Bytes read ahead of a chunked body.
-const READ_AHEAD: usize = 32 * 1024;
+pub(super) const READ_AHEAD: usize = 32 * 1024;
 /// What is left of a chunk is read straight into the channel, unless it is so little that what follows may come along.
-const DIRECT_MIN: u64 = if cfg!(test) { 1 } else { 4 * 1024 };
+pub(super) const DIRECT_MIN: u64 = if cfg!(test) { 1 } else { 4 * 1024 };
 
 impl<S: Socket, L: Lane<S>> Engine<S, L> {
     /// The head is there and not all of the body.
@@ -172,41 +170,6 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             Fill::Closed | Fill::Broken | Fill::Full => Step::Gone,
         }
     }
-
-    /// The answer is out before the body was all in.
-    pub(super) fn discard(&mut self, id: ConnectionId, now: Nanos) -> Step {
-        let Some(conn) = self.connections.get_mut(id) else { return Step::Wait };
-        let Connection { input, request, phase, .. } = conn;
-        let Phase::Discard { budget } = phase else { return Step::Wait };
-        let before = input.bytes().len();
-        if request.chunked.is_some() {
-            request.body.clear();
-            request.sent = 0;
-            if request.decode(input, u64::MAX).is_err() {
-                return Step::Gone;
-            }
-            request.body.clear();
-        } else {
-            let dropped = usize::try_from(request.left).unwrap_or(usize::MAX).min(before - request.taken);
-            input.remove(request.taken..request.taken + dropped);
-            request.left -= dropped as u64;
-            request.complete = request.left == 0;
-        }
-        *budget = budget.saturating_sub((before - input.bytes().len()) as u64);
-        if request.complete {
-            conn.next_request(now, &self.settings);
-            return Step::Again;
-        }
-        if *budget == 0 {
-            return Step::Gone;
-        }
-        let max = request.taken + READ_AHEAD;
-        match conn.take_in(&mut self.pool, max) {
-            Fill::Bytes { .. } => Step::Again,
-            Fill::Later => Step::Wait,
-            Fill::Closed | Fill::Broken | Fill::Full => Step::Gone,
-        }
-    }
 }
 
 impl<S: Socket, L: Lane<S>> Connection<S, L> {
@@ -221,7 +184,7 @@ impl<S: Socket, L: Lane<S>> Connection<S, L> {
     }
 
     /// When more of the body must have come, after so many bytes of it.
-    fn body_deadline(
+    pub(super) fn body_deadline(
         &self,
         bytes: usize,
         settings: &decurion_ipc::control::ProxySettings,
@@ -249,7 +212,7 @@ impl<S: Socket, L: Lane<S>> Connection<S, L> {
 
 impl Request {
     /// Decodes what is in the buffer behind the head, and takes it out of there.
-    fn decode(&mut self, input: &mut Input, max: u64) -> Result<(), Refusal> {
+    pub(super) fn decode(&mut self, input: &mut Input, max: u64) -> Result<(), Refusal> {
         let start = self.taken;
         let Some(chunked) = &mut self.chunked else { return Ok(()) };
         let mut at = start;
@@ -268,12 +231,12 @@ impl Request {
     }
 
     /// Bytes of the body that are known to come next: of all of it, or of the chunk at hand.
-    fn ahead(&self) -> u64 {
+    pub(super) fn ahead(&self) -> u64 {
         self.chunked.as_ref().map_or(self.left, Chunked::data_ahead)
     }
 
     /// So many of these have been read past the buffer, in which nothing of the body is left.
-    fn passed_by(&mut self, read: u64) {
+    pub(super) fn passed_by(&mut self, read: u64) {
         match &mut self.chunked {
             Some(chunked) => {
                 chunked.skip(read);

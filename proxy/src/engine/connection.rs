@@ -56,10 +56,10 @@ pub(super) enum Phase<Stream> {
     Parked { replica: Arc<Replica> },
     /// A replica has it.
     Open { lane: LaneIndex, stream: Stream },
-    /// Is answered; the rest of its body is read and dropped.
-    Discard { budget: u64 },
+    /// Is answered; the rest of its body is read and dropped, until then at the latest.
+    Discard { until: Nanos },
     /// Nothing more is said; what still comes is dropped, so that our last words are not lost by a reset.
-    Linger,
+    Linger { until: Nanos },
 }
 
 /// What happens once everything is written.

@@ -11,6 +11,7 @@ mod answer;
 mod bells;
 mod body;
 mod connection;
+mod discard;
 mod input;
 mod lanes;
 mod output;
@@ -41,6 +42,7 @@ use crate::view::View;
 
 pub use bells::TICK;
 use connection::{Close, Connection, Ids, Phase, Request};
+use discard::Scrap;
 use input::{Fill, Input, Pool};
 use lanes::LaneEntry;
 use output::{Output, Wrote};
@@ -53,8 +55,6 @@ use timers::Timers;
 /// How long a client that has closed its sending side is waited for: it may want its answer (`shutdown`), or be gone
 /// (`close`), and nothing tells the two apart.
 const HALF_CLOSED_GRACE: Duration = Duration::from_secs(1);
-/// How long a connection that we have ended is read on.
-const LINGER: Duration = Duration::from_secs(2);
 /// Private bytes in the way of a client above which no further pipelined request is begun.
 const PIPELINE_MAX: usize = 16 * 1024;
 /// Requests read from one connection before the others have their turn.
@@ -114,6 +114,7 @@ pub struct Engine<S: Socket, L: Lane<S>> {
     dirty: Vec<ConnectionId>,
     timers: Timers,
     pool: Pool,
+    scrap: Scrap,
     ids: Ids,
     date: Vec<u8>,
     access_log: account::AccessLog,
@@ -178,6 +179,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             dirty: Vec::new(),
             timers: Timers::default(),
             pool: Pool::default(),
+            scrap: Scrap::default(),
             ids: Ids::new(seed),
             date: Vec::new(),
             access_log: account::AccessLog::default(),
@@ -314,9 +316,13 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             let idle = matches!(conn.phase, Phase::Head) && conn.input.is_empty() && !conn.has_output();
             if idle && conn.close == Close::No {
                 self.abort(id);
-            } else {
-                self.mark(id);
+                continue;
             }
+            if matches!(conn.phase, Phase::Discard { .. }) {
+                // Its answer was the last one.
+                conn.end_gently();
+            }
+            self.mark(id);
         }
     }
 
@@ -404,7 +410,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 Phase::Body => self.gather(id, now),
                 Phase::Open { .. } => self.pump(id, now),
                 Phase::Discard { .. } => self.discard(id, now),
-                Phase::Linger => self.linger(id),
+                Phase::Linger { .. } => self.linger(id, now),
                 Phase::Queued { .. } | Phase::Parked { .. } => Step::Wait,
             };
             match step {
@@ -467,27 +473,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             Close::No => {}
             Close::Now | Close::Cut => self.abort(id),
             Close::Lingering => {
-                conn.socket.shutdown_write();
-                conn.close = Close::No;
-                conn.phase = Phase::Linger;
-                conn.quiet = now.after(LINGER);
+                conn.begin_linger(&mut self.pool, now);
                 self.advance(id, now);
             }
-        }
-    }
-
-    /// Reads and drops what a client still sends after our last word.
-    fn linger(&mut self, id: ConnectionId) -> Step {
-        let Some(conn) = self.connections.get_mut(id) else { return Step::Wait };
-        let all = conn.input.bytes().len();
-        conn.input.remove(0..all);
-        match conn.take_in(&mut self.pool, usize::MAX) {
-            Fill::Bytes { .. } => Step::Again,
-            Fill::Later => {
-                conn.input.rest(&mut self.pool);
-                Step::Wait
-            }
-            Fill::Closed | Fill::Broken | Fill::Full => Step::Gone,
         }
     }
 

@@ -338,7 +338,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 replica.release(self.now, &*self.post);
             }
             Phase::Open { lane, stream } => self.give_up(lane, stream),
-            phase @ (Phase::Head | Phase::Body | Phase::Discard { .. } | Phase::Linger) => conn.phase = phase,
+            phase @ (Phase::Head | Phase::Body | Phase::Discard { .. } | Phase::Linger { .. }) => {
+                conn.phase = phase;
+            }
         }
     }
 

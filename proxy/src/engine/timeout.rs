@@ -38,7 +38,12 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         }
         let late = conn.request_deadline() <= now;
         let page = match &conn.phase {
-            Phase::Linger | Phase::Discard { .. } => return self.abort(id),
+            Phase::Linger { .. } => return self.abort(id),
+            Phase::Discard { .. } => {
+                // Whoever is still sending is to find its answer.
+                conn.end_gently();
+                return self.mark(id);
+            }
             // Idle: closing is all there is to say.
             Phase::Head if conn.input.is_empty() => return self.abort(id),
             Phase::Head | Phase::Body => Page::refused(Refusal::TooSlow),
@@ -73,7 +78,7 @@ impl<S: Socket, L: Lane<S>> Connection<S, L> {
             Phase::Body | Phase::Queued { .. } | Phase::Parked { .. } | Phase::Open { .. } => {
                 self.request.deadline
             }
-            Phase::Head | Phase::Discard { .. } | Phase::Linger => Nanos::NEVER,
+            Phase::Head | Phase::Discard { .. } | Phase::Linger { .. } => Nanos::NEVER,
         }
     }
 }
