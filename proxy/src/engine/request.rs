@@ -223,7 +223,7 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             return self.refuse(id, Refusal::HeadTooLarge, now);
         }
         let Some(entry) = self.lanes.get_mut(lane.at()).and_then(Option::as_mut) else {
-            return self.respond(id, Page::internal_error(), now);
+            return self.without_lane(id, lane, now);
         };
         let Some(epoch) = entry.replica.span().entering(self.view.entry) else {
             // The place was given by a view before this one: it is for requests that are under way.
@@ -289,6 +289,25 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                 self.dispatch(id, Some(lane), now)
             }
         }
+    }
+
+    /// A request was given a place at a replica that this worker has no channel to: a mistake of ours, which is told with
+    /// its names. The place goes back.
+    fn without_lane(&mut self, id: ConnectionId, lane: LaneIndex, now: Nanos) -> Step {
+        let of = |route: &Route| route.backends.replicas.iter().find(|replica| replica.lane == lane).cloned();
+        let worker = self.worker;
+        let what = match self.view.routes.iter().find_map(|(_, route)| of(route)) {
+            Some(replica) => {
+                replica.release(now, &*self.post);
+                let (name, id) = (&replica.deployment().name, &replica.id);
+                format!(
+                    "deployment '{name}' gave it to replica {id}, to which worker {worker} has no channel"
+                )
+            }
+            None => format!("it was given to lane {}, of which worker {worker} knows nothing", lane.0),
+        };
+        self.warn(id, &what);
+        self.respond(id, Page::internal_error(), now)
     }
 
     /// A request has lost its replica.

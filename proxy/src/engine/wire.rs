@@ -424,3 +424,41 @@ struct Nobody;
 impl Post for Nobody {
     fn grant(&self, _: Grant) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Notice;
+
+    #[test]
+    fn a_replica_without_a_channel_is_told_of_by_name_and_keeps_no_place() {
+        let mut engine: Engine<Wire, Pipe> = Engine::new(3, 1, settings(), Arc::new(Nobody));
+        let deployment = Arc::new(Deployment::new(DeploymentName::new("d").expect("a name")));
+        let id = ReplicaId::numbered(&deployment.name, 1);
+        let replica = Arc::new(Replica::new(id, LaneIndex(0), Arc::clone(&deployment), Box::new(Nothing)));
+        let replicas = vec![Arc::clone(&replica)];
+        let backends = Arc::new(Backends { replicas, canary: None, max_ongoing: 1, max_queued: Some(0) });
+        deployment.set_backends(Arc::clone(&backends), Nanos(1), &Nobody);
+        let (shared, availability) = (Arc::clone(&deployment), Availability::Expected);
+        let route = Route { place: 0, deployment, backends, availability, request_timeout: None, http: true };
+        let routes = RouteTable::new([(RoutePrefix::new("/").expect("a prefix"), route)].into_iter());
+        let view = View { generation: Generation(1), entry: Epoch::default(), routes };
+        engine.set_view(Arc::new(view), Nanos(1));
+        let wire = Rc::new(RefCell::new(Ends { room: usize::MAX, ..Ends::default() }));
+        let client = engine.accept(Wire(Rc::clone(&wire)), Nanos(1));
+        // The second finds the place free again.
+        for _ in 0..2 {
+            wire.borrow_mut().to_proxy.extend(b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-ID: i\r\n\r\n");
+            engine.ready(client, Ready { readable: true, ..Ready::default() }, Nanos(1));
+            engine.serve_clients(Nanos(1));
+            let answer =
+                String::from_utf8_lossy(&std::mem::take(&mut wire.borrow_mut().from_proxy)).into_owned();
+            assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+            let message =
+                "request i: deployment 'd' gave it to replica d-000001, to which worker 3 has no channel";
+            let log = Notice::Log { level: super::super::LEVEL_WARN, message: message.to_owned() };
+            assert_eq!(engine.take_notices(), [log]);
+        }
+        shared.set_backends(Arc::default(), Nanos(1), &Nobody);
+    }
+}
