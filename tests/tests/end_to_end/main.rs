@@ -28,5 +28,6 @@ mod streaming;
 mod succession;
 mod tls;
 mod together;
+mod tunnels;
 mod updates;
 mod websockets;
