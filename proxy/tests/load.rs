@@ -79,3 +79,24 @@ fn hello_alone_without_access_log() {
 fn hello_alone_with_access_log() {
     alone(AccessLog::Text);
 }
+
+#[test]
+#[ignore = "a measurement, for a quiet machine with wrk"]
+fn routes_under_load() {
+    let rig = |others: usize| {
+        let mut rig = Rig::with(ProxySettings { workers: 1, ..settings() });
+        let hello = rig.replica("hello", 1, Behaviour::Hello);
+        for number in 1..others {
+            rig.deployment(&format!("other-{number}"), &[], |_| {});
+        }
+        rig.deployment("hello", &[&hello], |_| {});
+        rig.apply();
+        (rig, hello)
+    };
+    let (few, many) = (rig(10), rig(10_000));
+    for _ in 0..5 {
+        for (rig, _replica) in [&few, &many] {
+            wrk(rig, 64, "/hello");
+        }
+    }
+}

@@ -13,7 +13,7 @@ cargo xtask COMMAND
   test     build everything and run all tests
   loom     model-check the data plane's lock-free parts
   fuzz     run each fuzz target for a short while (needs cargo-fuzz)
-  bench    run the benches; `bench end_to_end` is wrk against us and the others
+  bench    run the benches; `bench end_to_end` and `bench http` are wrk against us and the others
   ci       the gate: fmt, clippy, test, loom, docs, fuzz and cargo-deny where they can be had
 ";
 
@@ -135,11 +135,10 @@ fn fuzz(arguments: &[&str]) -> Outcome {
 
 fn bench(arguments: &[&str]) -> Outcome {
     match arguments.first() {
-        Some(&"end_to_end") => {
-            cargo(
-                &[&["build", "--release", "-p", "hello", "-p", "decurion-benches"], &PROGRAMS[..]].concat(),
-            )?;
-            let bench = target().join("release/end_to_end");
+        Some(program @ (&"end_to_end" | &"http")) => {
+            let served = ["-p", "hello", "-p", "decurion-fixtures", "-p", "decurion-benches"];
+            cargo(&[&["build", "--release"], &served[..], &PROGRAMS[..]].concat())?;
+            let bench = target().join("release").join(program);
             run(&bench.to_string_lossy(), &arguments[1..])
         }
         some => {
