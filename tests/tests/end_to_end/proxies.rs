@@ -1,5 +1,7 @@
 //! The proxy goes, in one way or another, and the next one serves.
 
+use std::time::{Duration, Instant};
+
 use decurion_tests::{Connection, Load, World, eventually, is_running, library};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -82,4 +84,54 @@ fn a_planned_replacement_closes_nothing_without_a_word() {
     }
     assert_eq!(world.pids("who"), pids);
     assert_eq!(load.stop().failures(), Vec::<String>::new());
+}
+
+#[expect(clippy::disallowed_methods, reason = "how many there are comes from the environment")]
+fn proxy_kills() -> u64 {
+    std::env::var("DECURION_PROXY_KILLS").ok().and_then(|number| number.parse().ok()).unwrap_or(4)
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how long it took is shown, and judged by people")]
+fn a_proxy_that_is_killed_loses_what_was_in_flight_and_refuses_nobody() {
+    const CLIENTS: usize = 16;
+    let world = World::start_with("workers = 2");
+    let _ = world.deploy(&who(3)).ok();
+    let pids = world.pids("who");
+    let load = Load::start(world.address(), "/who", CLIENTS);
+    let mut gaps = Vec::new();
+    for killed in 1..=proxy_kills() {
+        let before = proxy(&world);
+        // Who dies more often is started with a delay: that is no part of this.
+        let starts = Instant::now();
+        eventually("it has lived for a second", || starts.elapsed() > Duration::from_secs(1));
+        // A different moment each time.
+        load.answer_more(50 + killed * 37 % 100);
+        let began = Instant::now();
+        kill(Pid::from_raw(before), Signal::SIGKILL).expect("a proxy that runs");
+        eventually("its connections are gone", || !is_running(before));
+        // Whoever comes now waits for the next proxy.
+        assert_eq!(world.get("/who").status, 200);
+        gaps.push(began.elapsed());
+        let status = world
+            .until("another proxy", |it| it.proxy.ready && it.proxy.pid.is_some_and(|pid| pid != before));
+        assert_eq!((status.proxy.restarts, world.pids("who")), (killed, pids.clone()));
+    }
+    load.answer_more(500);
+    let tally = load.stop();
+    gaps.sort_unstable();
+    let (middle, longest) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    let shown = format!(
+        "{} answers, {} lost; served again after {middle:?}, {longest:?} at the longest",
+        tally.good(),
+        tally.errors.len()
+    );
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{shown}\n").as_bytes());
+    let (cut, others): (Vec<_>, Vec<_>) =
+        tally.failures().into_iter().partition(|failure| failure.starts_with("request: "));
+    assert_eq!(others, Vec::<String>::new(), "nobody is refused, and every answer is right");
+    // One at a time is what a client has in flight.
+    assert!(cut.len() as u64 <= CLIENTS as u64 * proxy_kills(), "{shown}: {cut:?}");
+    let own = |body: &str| pids.iter().any(|pid| body == format!("{pid} 1"));
+    assert!(tally.answers.keys().all(|(_, body)| own(body)), "{:?}", tally.answers);
 }
