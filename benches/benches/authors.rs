@@ -1,5 +1,6 @@
 //! What authors pay: a batched method against the same one alone, a handle's call from replica to replica against the
-//! bare ring, a graph against the same steps composed by hand, and a router of axum against a handler without. Real replicas under a real supervisor; ratios of interleaved rounds.
+//! bare ring, a graph against the same steps composed by hand, and a router of axum against a handler without. Real
+//! replicas under a real supervisor; ratios of interleaved rounds. `cargo xtask bench authors graph` runs one part alone.
 
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
@@ -53,10 +54,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     let _ = world.deploy(&config).ok();
     let client = Client::connect_to(&world.socket().with_file_name("handle.sock"))?;
     let handle = |name: &str| client.deployment(name).map(|found| found.handle());
-    batching(&handle("costly")?)?;
-    handle_calls(&handle("caller")?)?;
-    graphs(&handle("caller")?)?;
-    routers(&handle("plain")?, &handle("routed")?)
+    // What stands alone is cargo's `--bench`.
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let wanted = |part: &str| only.as_ref().is_none_or(|only| only == part);
+    if wanted("batching") {
+        batching(&handle("costly")?)?;
+    }
+    if wanted("handle") {
+        handle_calls(&handle("caller")?)?;
+    }
+    if wanted("graph") {
+        graphs(&handle("caller")?)?;
+    }
+    if wanted("axum") {
+        routers(&handle("plain")?, &handle("routed")?)?;
+    }
+    Ok(())
 }
 
 fn library_of(name: &str) -> String {

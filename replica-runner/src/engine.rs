@@ -148,6 +148,8 @@ pub(crate) struct Engine {
     /// Exchanges that wakers were left with, by their deadline (`u64::MAX`: none).
     woken: BTreeSet<(u64, Key)>,
     messages: Messages,
+    /// What wakers have asked to be called, by the thread that called them.
+    resumed: VecDeque<SendWaker>,
     events: Vec<Arrival>,
     scratch: Vec<u8>,
     spare_views: SpareViews,
@@ -181,6 +183,7 @@ impl Engine {
             call_wakers: HashMap::new(),
             woken: BTreeSet::new(),
             messages: Messages::default(),
+            resumed: VecDeque::new(),
             events: Vec::new(),
             scratch: Vec::new(),
             spare_views: Vec::new(),
@@ -287,7 +290,7 @@ impl Engine {
 
     /// Whether a handler thread that has nothing to do would have something now.
     pub(crate) fn has_work(&self) -> bool {
-        if self.stopped {
+        if self.stopped || !self.resumed.is_empty() {
             return true;
         }
         let Some(key) = self.waiting.front().filter(|_| self.open && self.ongoing < self.limit) else {
@@ -314,6 +317,16 @@ impl Engine {
     /// Whether something has come in or was freed since the last time.
     pub(crate) fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.news)
+    }
+
+    /// Whether there are wakers to be called.
+    pub(crate) fn has_wakers(&self) -> bool {
+        !self.messages.wakers.is_empty()
+    }
+
+    /// Whether there is something to be told to others.
+    pub(crate) fn has_messages(&self) -> bool {
+        self.calls.has_reports() || !self.messages.is_empty()
     }
 
     /// What is to be told to others; empty as a rule.
@@ -518,6 +531,16 @@ impl Engine {
             }
         }
         None
+    }
+
+    /// Has a handler thread call it, before that takes a request.
+    pub(crate) fn resume(&mut self, what: SendWaker) {
+        self.resumed.push_back(what);
+    }
+
+    /// What is to be called before another request is taken.
+    pub(crate) fn next_resumed(&mut self) -> Option<SendWaker> {
+        self.resumed.pop_front()
     }
 
     /// Takes a request that was let into the gate. `None`: it was withdrawn at this very moment, or it asks for what

@@ -1,5 +1,5 @@
-//! The library's own tokio runtime, on which async entries run. An entry that the host calls returns at once; its
-//! future answers later from here.
+//! Async entries: their futures, and the library's own tokio runtime. An entry that the host calls has its future polled
+//! at once, on the host's thread; one that is not ready then answers later, from wherever it is [woken](task).
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,11 +15,12 @@ use crate::sys::export::{
     contain, fail_call, fail_http, panicked, respond_call, respond_streamed, respond_whole,
 };
 use crate::sys::host::Exchange;
+use crate::sys::task;
 use crate::sys::waking::HostWaker;
 use crate::{Error, Result};
 
 /// Lives as long as the process, as the library does. With as many workers as the replica has handler threads.
-fn runtime() -> &'static Runtime {
+pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         let workers = usize::try_from(crate::context().threads).unwrap_or(1).max(1);
@@ -78,7 +79,7 @@ where
 {
     let answering = Answering { exchange: Arc::clone(&exchange), fail };
     let answer = answer(exchange);
-    let task = async move {
+    let answered = async move {
         let answering = answering;
         if let Err(error) = answer.await {
             fail(&answering.exchange, &error);
@@ -86,7 +87,7 @@ where
     };
     // Where it fails, what was moved into it is dropped, and fails the exchange.
     let _ = contain(|| {
-        runtime().spawn(task);
+        task::run(answered);
         Ok(())
     });
 }

@@ -59,10 +59,11 @@ pub(crate) fn table(runner: &'static Runner, context: &'static Context) -> &'sta
         models_hold,
         metric,
         refusal_words,
+        run_next,
     }))
 }
 
-/// Calls a library's waker, which by contract neither blocks nor calls back.
+/// Calls a library's waker, which by contract does not block, and calls back for [`run_next`] alone.
 pub(crate) fn call_waker(waker: SendWaker) {
     if let (Some(wake), data) = waker.parts() {
         // SAFETY: the library promised that function and data stay callable until it is called once.
@@ -631,6 +632,18 @@ unsafe extern "C" fn refusal_words(
     // SAFETY: the library gave function and data for this call; the words live through it.
     unsafe { each(data, Bytes::from_slice(words.as_bytes())) };
     status::OK
+}
+
+unsafe extern "C" fn run_next(
+    run: Option<unsafe extern "C" fn(data: *mut c_void)>,
+    data: *mut c_void,
+) -> i32 {
+    guard(status::ERROR, |runner| {
+        if run.is_none() {
+            return status::INVALID;
+        }
+        if runner.run_next(SendWaker(Waker { wake: run, data })) { status::OK } else { status::BUSY }
+    })
 }
 
 unsafe extern "C" fn models_hold(ids: *const Bytes, count: usize) -> i32 {

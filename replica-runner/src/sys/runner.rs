@@ -12,6 +12,7 @@
 //! Nobody sleeps over what it waits for: whoever changes the engine says on leaving it ([`Runner::leave`]) what
 //! others may go on with, to followers by their condition variable and to a leader by a poke.
 
+use std::cell::Cell;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use decurion_ipc::sys::sleeper::Sleeper;
 use decurion_ipc::sys::spin::{measure_wake_up, processors, spin};
 
 use crate::engine::{Engine, Job, Messages};
+use crate::exchange::SendWaker;
 use crate::meter::Meter;
 use crate::sys::clock::now_ns;
 use crate::sys::outbox::Outbox;
@@ -35,6 +37,11 @@ const FOLLOW_MAX: Duration = Duration::from_secs(3600);
 
 /// A handler that returns sooner leads by itself, at no cost; the deputy is for those that take their time.
 const STAND_IN_AFTER: Duration = Duration::from_millis(1);
+
+thread_local! {
+    /// This thread runs no handler, and is about to look for something to do.
+    static FREE: Cell<bool> = const { Cell::new(false) };
+}
 
 /// One replica. Lives as long as the process.
 #[derive(Debug)]
@@ -106,6 +113,15 @@ impl Turn {
 pub(crate) trait Handler {
     /// Runs the entry of a request; how it returned.
     fn run(&self, job: Job) -> Returned;
+}
+
+/// What a handler thread does next.
+#[derive(Debug)]
+enum Next {
+    Run(Job),
+    /// What a waker has asked for.
+    Resume(SendWaker),
+    End,
 }
 
 /// How an entry returned.
@@ -206,12 +222,22 @@ impl Runner {
     pub(crate) fn serve(&self, handler: &impl Handler) {
         let mut turn = self.lock();
         loop {
-            let job = self.wait_as(Role::Idle, turn, 0, |engine, now| match engine.next(now) {
-                Some(job) => Some(Some(job)),
-                None if engine.is_stopped() => Some(None),
-                None => None,
+            let next = self.wait_as(Role::Idle, turn, 0, |engine, now| {
+                if let Some(resumed) = engine.next_resumed() {
+                    return Some(Next::Resume(resumed));
+                }
+                let job = engine.next(now).map(Next::Run);
+                job.or_else(|| engine.is_stopped().then_some(Next::End))
             });
-            let Some(Some(job)) = job else { return };
+            let job = match next {
+                Some(Next::Run(job)) => job,
+                Some(Next::Resume(resumed)) => {
+                    super::host::call_waker(resumed);
+                    turn = self.lock();
+                    continue;
+                }
+                Some(Next::End) | None => return,
+            };
             let Returned { status, later } = handler.run(job);
             turn = self.lock();
             let later = later && status == decurion_abi::status::OK;
@@ -223,6 +249,16 @@ impl Runner {
         }
     }
 
+    /// Has this thread call it as soon as it has told others what there is to tell; `false` where it is not free to.
+    pub(crate) fn run_next(&self, what: SendWaker) -> bool {
+        let free = FREE.get();
+        if free {
+            // Nobody else need know: this thread looks again before it waits.
+            self.lock().engine.resume(what);
+        }
+        free
+    }
+
     fn wait_as<'a, T>(
         &'a self,
         role: Role,
@@ -230,10 +266,17 @@ impl Runner {
         deadline_ns: u64,
         mut check: impl FnMut(&mut Engine, u64) -> Option<T>,
     ) -> Option<T> {
+        FREE.set(role == Role::Idle);
         loop {
+            // Wakers first: what they have this thread run goes before further requests.
+            if role == Role::Idle && turn.engine.has_wakers() {
+                turn.engine.flush();
+                turn = self.tell_others(turn);
+            }
             let now = now_ns();
             let found = check(&mut turn.engine, now);
             if found.is_some() || (deadline_ns != 0 && now >= deadline_ns) {
+                FREE.set(false);
                 self.leave(turn);
                 return found;
             }
@@ -255,12 +298,8 @@ impl Runner {
         if self.tell(&mut turn) {
             self.sleeper.wake();
         }
-        // Delivered without the lock; what happens meanwhile is not missed, since the engine is looked at again.
-        let messages = turn.engine.take_messages();
-        if !messages.is_empty() {
-            drop(turn);
-            self.deliver(messages);
-            return self.lock();
+        if turn.engine.has_messages() {
+            return self.tell_others(turn);
         }
         *turn.count(role) += 1;
         let longest = if role == Role::Waiter { TICK } else { FOLLOW_MAX };
@@ -298,11 +337,8 @@ impl Runner {
             self.waiters.notify_all();
         }
         turn.engine.flush();
-        let messages = turn.engine.take_messages();
-        if !messages.is_empty() {
-            drop(turn);
-            self.deliver(messages);
-            return self.lock();
+        if turn.engine.has_messages() {
+            return self.tell_others(turn);
         }
         if !progress {
             turn.leader = Some(role);
@@ -408,6 +444,14 @@ impl Runner {
             turn.has_deputy = true;
             self.outbox.ask_for_deputy();
         }
+    }
+
+    /// Delivers without the lock; what happens meanwhile is not missed, since the engine is looked at again.
+    fn tell_others<'a>(&'a self, mut turn: MutexGuard<'a, Turn>) -> MutexGuard<'a, Turn> {
+        let messages = turn.engine.take_messages();
+        drop(turn);
+        self.deliver(messages);
+        self.lock()
     }
 
     /// Tells others than the threads that wait here. No lock is held: wakers are the library's.

@@ -83,7 +83,7 @@ typedef struct decurion_header {
     decurion_bytes value;
 } decurion_header;
 
-/* Called once, from any thread. It must not block, nor call the host. The host copies the structure. */
+/* Called once, from any thread. It must not block, nor call the host, but for run_next. The host copies the structure. */
 typedef struct decurion_waker {
     void (*wake)(void *data);
     void *data;
@@ -235,6 +235,10 @@ typedef struct decurion_host {
     /* Since 1.1. Calls `each` with words on what a function of calls or deployments refused last on this thread, before
      * it returns; NOT_FOUND where there are none. "there is no deployment 'x'; there are: a, b" */
     int32_t (*refusal_words)(void *data, void (*each)(void *data, decurion_bytes words));
+    /* Since 1.1. The one function that a waker may call: has `run` called with `data` on the thread that calls the waker,
+     * soon after that has returned and before this thread begins with another request. OK, or BUSY where this thread is
+     * not one that could: then what was woken has to be run elsewhere. */
+    int32_t (*run_next)(void (*run)(void *data), void *data);
 } decurion_host;
 
 /* One class of deployments. */

@@ -176,7 +176,7 @@ pub struct Header {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Waker {
-    /// The function; must not block and must not call back into the host.
+    /// The function; must not block, nor call back into the host but for [`Host::run_next`].
     pub wake: Option<unsafe extern "C" fn(data: *mut c_void)>,
     /// Its argument.
     pub data: *mut c_void,
@@ -522,6 +522,11 @@ pub struct Host {
         data: *mut c_void,
         each: Option<unsafe extern "C" fn(data: *mut c_void, words: Bytes)>,
     ) -> i32,
+    /// Since 1.1. The one function that a [`Waker`] may call: has `run` called with `data` on the thread that calls the
+    /// waker, soon after that has returned and before this thread begins with another request. `OK`, or `BUSY` where this
+    /// thread is not one that could: then what was woken has to be run elsewhere.
+    pub run_next:
+        unsafe extern "C" fn(run: Option<unsafe extern "C" fn(data: *mut c_void)>, data: *mut c_void) -> i32,
 }
 
 // SAFETY: function pointers and a pointer to data that lives and stays unchanged as long as the process.

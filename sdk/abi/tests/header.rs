@@ -49,7 +49,7 @@ fn layouts() -> Layouts {
             magic, abi_major, abi_minor, size, context, set_error, log, request, is_cancelled, on_cancel, body_read,
             respond, respond_start, respond_write, respond_flush, finish, respond_call, fail, call_start, call_wait,
             call_read, call_cancel, call_free, deployment_find, call_head, deployment_replicas, models_hold,
-            metric, refusal_words,
+            metric, refusal_words, run_next,
         }
         Class = "decurion_class" {
             magic, abi_major, abi_minor, size, name, metadata, methods, method_count, call_flags, reconfigure_flags,

@@ -569,6 +569,13 @@ pub(crate) fn refusal_words() -> Option<String> {
     (said == status::OK && !text.is_empty()).then_some(text)
 }
 
+/// Of a waker: has the host call `run` with `data` next on this thread. Whether it will.
+#[cfg(feature = "tokio")]
+pub(crate) fn run_next(run: unsafe extern "C" fn(*mut c_void), data: *mut c_void) -> bool {
+    // SAFETY: `run` may be called with `data` once, on any thread.
+    host().is_some_and(|host| unsafe { (host.run_next)(Some(run), data) } == status::OK)
+}
+
 /// Ids of the replicas of a deployment that take calls now. The error is an ABI status.
 pub(crate) fn replicas_of(deployment: &str) -> Result<Vec<String>, i32> {
     unsafe extern "C" fn keep(data: *mut c_void, replica: abi::Bytes) {

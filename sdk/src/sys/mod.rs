@@ -7,6 +7,8 @@ pub(crate) mod environment;
 pub(crate) mod export;
 pub(crate) mod host;
 pub(crate) mod local;
+#[cfg(feature = "tokio")]
+pub(crate) mod task;
 pub(crate) mod waking;
 
 pub use export::{class_table, method, streaming};

@@ -87,6 +87,17 @@ fn a_future_that_blocks_its_thread_stalls_neither_health_nor_others() {
 }
 
 #[test]
+fn a_future_begins_where_its_request_was_found_and_goes_on_where_it_is_woken() {
+    let world = lobby("");
+    // Who looks for the reply may have been another thread, when this one was busy.
+    world.until("the handler thread goes on with it", |_| {
+        let threads = world.get("/lobby/threads").text();
+        assert!(threads.starts_with("handler-0 ") && threads.ends_with(" decurion-async"), "{threads}");
+        threads.starts_with("handler-0 handler-0 ")
+    });
+}
+
+#[test]
 fn a_client_that_leaves_drops_the_future() {
     let world = lobby("");
     let guests = enter(&world, 2);

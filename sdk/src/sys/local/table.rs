@@ -68,6 +68,7 @@ const EMPTY: abi::Host = abi::Host {
     models_hold,
     metric,
     refusal_words,
+    run_next,
 };
 
 /// A call under way: what the ABI's pointer is to.
@@ -413,6 +414,11 @@ unsafe extern "C" fn refusal_words(
     // SAFETY: the library gave function and data for this call; the words live through it.
     unsafe { each(data, abi::Bytes::from_slice(words.as_bytes())) };
     status::OK
+}
+
+unsafe extern "C" fn run_next(_: Option<unsafe extern "C" fn(data: *mut c_void)>, _: *mut c_void) -> i32 {
+    // Wakers are called by whoever sends, in the middle of its own work.
+    status::BUSY
 }
 
 unsafe extern "C" fn models_hold(_: *const abi::Bytes, _: usize) -> i32 {
