@@ -1,6 +1,7 @@
 //! Names that prove they are names: they stand in paths, metrics labels, log lines and symbols unescaped.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +71,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $type(String);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// Checks and keeps a name.
@@ -80,7 +81,7 @@ macro_rules! name {
             pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
                 let name = name.into();
                 check($what, $allowed, &name, $first, $rest)?;
-                Ok(Self(name))
+                Ok(Self(name.into()))
             }
 
             /// The name as text.
@@ -106,7 +107,7 @@ macro_rules! name {
 
         impl From<$type> for String {
             fn from(name: $type) -> String {
-                name.0
+                name.as_str().to_owned()
             }
         }
 
@@ -163,7 +164,7 @@ name!(
 /// life has. Used in logs, metrics and `status`; never reused.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ReplicaId(String);
+pub struct ReplicaId(Arc<str>);
 
 impl ReplicaId {
     /// Checks and keeps an id.
@@ -177,14 +178,14 @@ impl ReplicaId {
             Some(found) => Err(NameError::Character { what: "replica id", name: id, found, allowed: DASHED }),
             None if id.is_empty() => Err(NameError::Empty { what: "replica id" }),
             None if id.len() > NAME_MAX + 17 => Err(NameError::TooLong { what: "replica id", name: id }),
-            None => Ok(Self(id)),
+            None => Ok(Self(id.into())),
         }
     }
 
     /// The id of a deployment's replica with this number, written in hexadecimal.
     #[must_use]
     pub fn numbered(deployment: &DeploymentName, number: u32) -> Self {
-        Self(format!("{deployment}-{number:06x}"))
+        Self(format!("{deployment}-{number:06x}").into())
     }
 
     /// The id as text.
@@ -210,7 +211,7 @@ impl std::str::FromStr for ReplicaId {
 
 impl From<ReplicaId> for String {
     fn from(id: ReplicaId) -> String {
-        id.0
+        id.as_str().to_owned()
     }
 }
 

@@ -67,20 +67,22 @@ impl Runner {
     async fn run_steps(&self, run: &mut Run<'_>) -> Result<Option<Call>> {
         let mut calls = FuturesUnordered::new();
         loop {
-            for call in run.ready().map_err(|missing| self.failed(missing.step, None, &missing.missing))? {
-                // It waits for all the others.
-                if self.step(call.step).stream {
-                    return Ok(Some(call));
-                }
-                calls.push(self.call(call));
+            let mut ready =
+                run.ready().map_err(|missing| self.failed(missing.step, None, &missing.missing))?;
+            // It waits for all the others.
+            if let Some(last) = ready.iter().position(|call| self.step(call.step).stream) {
+                return Ok(Some(ready.swap_remove(last)));
             }
-            match calls.next().await {
-                Some(result) => {
-                    let (step, value) = result?;
-                    run.done(step, value);
-                }
-                None => return Ok(None),
-            }
+            let alone = if calls.is_empty() && ready.len() == 1 { ready.pop() } else { None };
+            calls.extend(ready.into_iter().map(|call| self.call(call)));
+            let answer = match alone {
+                // Nothing else can become ready meanwhile: most steps of most graphs.
+                Some(call) => Some(self.call(call).await),
+                None => calls.next().await,
+            };
+            let Some(answer) = answer else { return Ok(None) };
+            let (step, value) = answer?;
+            run.done(step, value);
         }
     }
 

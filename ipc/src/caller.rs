@@ -10,10 +10,11 @@
 mod call;
 mod callee;
 mod joins;
+mod own_map;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use decurion_api::{DeploymentName, ReplicaId};
@@ -23,6 +24,7 @@ pub use call::{CallError, CallKey, Fields, NewCall, Outcome, Reply};
 use callee::{Callee, Peer, Wish};
 use joins::Joins;
 pub use joins::{JOIN_FIRST, JOIN_MAX, JoinKey};
+use own_map::OwnMap;
 
 use crate::adoption::Standing;
 use crate::attach::Connected;
@@ -52,7 +54,7 @@ pub struct Caller {
     peers: BTreeMap<ReplicaId, Peer>,
     /// Replicas whose channel is on its way.
     joins: Joins,
-    calls: HashMap<CallKey, Call>,
+    calls: OwnMap<CallKey, Call>,
     last_call: u64,
     deadlines: BTreeSet<(u64, CallKey)>,
     reports: Vec<CallerReport>,
@@ -178,6 +180,13 @@ impl Caller {
             Some(callee) => callee.check(deployment),
             None => Ok(None),
         }
+    }
+
+    /// A deployment that has been asked for and exists, with its name as it is kept.
+    #[must_use]
+    pub fn known(&self, deployment: &str) -> Option<(&DeploymentName, &DeploymentView)> {
+        let (name, callee) = self.callees.get_key_value(deployment)?;
+        Some((name, callee.check(name).ok()??))
     }
 
     /// Starts a call.

@@ -246,11 +246,12 @@ impl MethodCall {
 
     fn new(exchange: &Exchange, encoding: u32, body: Vec<u8>) -> Self {
         let types = match encoding {
-            encoding::BINCODE => exchange.head().header(abi::TYPES_HEADER).map(String::from_utf8_lossy),
+            encoding::BINCODE => exchange.field(abi::TYPES_HEADER),
             _ => None,
         };
-        let streams = exchange.head().header(abi::STREAM_HEADER).is_some();
-        Self { encoding, body, types: types.map(|types| types.into_owned()), streams }
+        let streams = exchange.field(abi::STREAM_HEADER).is_some();
+        let types = types.map(|types| String::from_utf8_lossy(&types).into_owned());
+        Self { encoding, body, types, streams }
     }
 
     /// The arguments, typed, of a method with this result.

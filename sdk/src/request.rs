@@ -413,7 +413,7 @@ const ANNOUNCED_MAX: u64 = 1024 * 1024;
 pub(crate) fn read_whole(exchange: &Exchange) -> Result<Vec<u8>> {
     let mut bytes = room_for(exchange);
     let mut filled = 0;
-    loop {
+    while !is_whole(exchange, filled) {
         if filled == bytes.len() {
             bytes.resize((bytes.len() * 2).max(READ_LEN), 0);
         }
@@ -433,18 +433,24 @@ pub(crate) async fn read_whole_async(exchange: &Exchange) -> Result<Vec<u8>> {
     let mut bytes = room_for(exchange);
     let mut filled = 0;
     let place = HostWaker::new();
-    loop {
+    while !is_whole(exchange, filled) {
         if filled == bytes.len() {
             bytes.resize((bytes.len() * 2).max(READ_LEN), 0);
         }
         let read =
             poll_fn(|cx| exchange.poll_read(&mut bytes[filled..], &place, cx)).await.map_err(unread)?;
         if read == 0 {
-            bytes.truncate(filled);
-            return Ok(bytes);
+            break;
         }
         filled += read;
     }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// Whether so much is what was announced: its end need not be waited for.
+fn is_whole(exchange: &Exchange, filled: usize) -> bool {
+    exchange.facts().content_length == filled as u64
 }
 
 /// Room for what is announced, within reason; one byte more, so that the end shows without growing.

@@ -1,10 +1,11 @@
 //! What a process with handles knows of the deployments it calls, and of their replicas.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use decurion_api::{DeploymentName, ReplicaId};
 
 use super::call::{CallError, CallKey};
+use super::own_map::OwnMap;
 use crate::board::BoardReader;
 use crate::channel::{Requester, StreamId};
 use crate::control::{CanaryView, DeploymentView, Generation};
@@ -113,12 +114,12 @@ pub(super) struct Peer {
     pub(super) named: bool,
     board: BoardReader,
     /// Calls by their stream, until the stream has ended.
-    pub(super) streams: HashMap<StreamId, CallKey>,
+    pub(super) streams: OwnMap<StreamId, CallKey>,
 }
 
 impl Peer {
     pub(super) fn new(lane: Requester, board: BoardReader) -> Self {
-        Self { lane, dead: false, named: false, board, streams: HashMap::new() }
+        Self { lane, dead: false, named: false, board, streams: OwnMap::default() }
     }
 
     /// Whether one more call of ours fits. Others' calls are the replica's to count: it takes no more than its

@@ -183,16 +183,15 @@ fn attempt<T>(
     mut attempt: impl FnMut(&mut Engine, u64) -> Option<T>,
 ) -> Option<T> {
     if given.is_none() {
-        let deadline = runner.look(|engine| engine.in_use(key).map_or(0, exchange::Exchange::deadline_ns));
-        return runner.wait(deadline, attempt);
+        let now = now_ns();
+        // What is there already is the rule.
+        let (done, deadline) = runner.with(|engine| {
+            let done = attempt(engine, now);
+            (done, engine.in_use(key).map_or(0, exchange::Exchange::deadline_ns))
+        });
+        return done.or_else(|| runner.wait(deadline, attempt));
     }
-    let done = runner.refreshed(&mut attempt);
-    if done.is_some() {
-        return done;
-    }
-    let now = now_ns();
-    runner.with(|engine| {
-        // Once more: it may have come in between, and nobody would call the waker for that.
+    runner.refreshed(|engine, now| {
         let done = attempt(engine, now);
         if done.is_none() {
             engine.set_waker(key, what, given, now);
@@ -421,16 +420,22 @@ fn new_call(runner: &Runner, spec: &CallSpec, parent: Option<Key>) -> Result<New
     if spec.flags != 0 || spec.encoding > encoding::BINCODE {
         return Err(status::INVALID);
     }
-    let deployment = text(spec.deployment).parse().map_err(|error| no_name(&error))?;
     let fields = fields(spec.headers, spec.header_count).ok_or(status::INVALID)?;
     let body = lent(spec.body).ok_or(status::INVALID)?.to_vec();
-    let travels = parent.map(|parent| {
-        runner.look(|engine| {
+    let name = lent(spec.deployment).and_then(|name| std::str::from_utf8(name).ok());
+    let (known, travels) = runner.look(|engine| {
+        let known = name.and_then(|name| Some(engine.calls.known(name)?.0.clone()));
+        let travels = parent.map(|parent| {
             let exchange = engine.in_use(parent)?;
             let (id, trace) = (exchange.view.id().to_owned(), exchange.view.traceparent().to_owned());
             Some((id, trace, exchange.deadline_ns(), Some(exchange.view.epoch())))
-        })
+        });
+        (known, travels)
     });
+    let deployment = match known {
+        Some(known) => known,
+        None => text(spec.deployment).parse().map_err(|error| no_name(&error))?,
+    };
     let (id, of_parent, parent_deadline, epoch) = match travels {
         None => Default::default(),
         Some(of_parent) => of_parent.ok_or(status::INVALID)?,
@@ -480,11 +485,7 @@ fn attempt_call<T>(
     mut attempt: impl FnMut(&mut Engine) -> Option<T>,
 ) -> Option<T> {
     let Some(given) = given else { return runner.wait(0, |engine, _| attempt(engine)) };
-    let done = runner.refreshed(|engine, _| attempt(engine));
-    if done.is_some() {
-        return done;
-    }
-    runner.with(|engine| {
+    runner.refreshed(|engine, _| {
         let done = attempt(engine);
         if done.is_none() {
             engine.wake_on_call(call, given);
@@ -565,7 +566,13 @@ unsafe extern "C" fn call_free(call: *mut Call) {
 /// How long the supervisor may take to say what a deployment is.
 const RESOLVE_MAX_NS: u64 = 10_000_000_000;
 
-/// The encodings that a deployment's methods take.
+/// The encodings that a deployment's methods take, where that is known.
+fn known(runner: &Runner, deployment: Bytes) -> Option<u32> {
+    let name = std::str::from_utf8(lent(deployment)?).ok()?;
+    runner.look(|engine| Some(engine.calls.known(name)?.1.encodings))
+}
+
+/// The same, asked for where it is not.
 fn find(runner: &Runner, deployment: &DeploymentName) -> Result<u32, CallError> {
     runner.with(|engine| engine.calls.resolve(deployment));
     let found = runner.wait(now_ns() + RESOLVE_MAX_NS, |engine, _| {
@@ -576,11 +583,14 @@ fn find(runner: &Runner, deployment: &DeploymentName) -> Result<u32, CallError> 
 
 unsafe extern "C" fn deployment_find(deployment: Bytes, encodings: *mut u32) -> i32 {
     guard(status::ERROR, |runner| {
-        let name = match text(deployment).parse() {
-            Ok(name) => name,
-            Err(error) => return no_name(&error),
+        let found = match known(runner, deployment) {
+            Some(known) => Ok(known),
+            None => match text(deployment).parse() {
+                Ok(name) => find(runner, &name),
+                Err(error) => return no_name(&error),
+            },
         };
-        match find(runner, &name) {
+        match found {
             Ok(known) => {
                 // SAFETY: the library lends a word, or null, for this call.
                 if let Some(out) = unsafe { encodings.as_mut() } {

@@ -87,8 +87,9 @@ pub(crate) struct Facts {
 pub(crate) struct Exchange {
     host: &'static abi::Host,
     raw: *mut abi::Exchange,
+    request: *const abi::Request,
     facts: Facts,
-    /// Whether `raw` may be used. Readers use it, who ends it writes.
+    /// Whether `raw` and `request` may be used. Readers use it, who ends it writes.
     open: RwLock<bool>,
     head: OnceLock<Head>,
 }
@@ -123,7 +124,7 @@ impl Exchange {
         // SAFETY: an open exchange of this host.
         let request = unsafe { (host.request)(raw) };
         // SAFETY: null, or valid until the exchange is ended, which only the value made here does.
-        let request = unsafe { request.as_ref() }?;
+        let (given, request) = (request, unsafe { request.as_ref() }?);
         if usize::try_from(request.size).is_ok_and(|size| size < size_of::<abi::Request>()) {
             return None;
         }
@@ -133,7 +134,14 @@ impl Exchange {
             deadline_ns: request.deadline_ns,
             content_length: request.content_length,
         };
-        Some(Arc::new(Self { host, raw, facts, open: RwLock::new(true), head: OnceLock::new() }))
+        Some(Arc::new(Self {
+            host,
+            raw,
+            request: given,
+            facts,
+            open: RwLock::new(true),
+            head: OnceLock::new(),
+        }))
     }
 
     pub(crate) fn facts(&self) -> Facts {
@@ -142,7 +150,21 @@ impl Exchange {
 
     /// The head, copied when it is first asked for; empty where that comes too late.
     pub(crate) fn head(&self) -> &Head {
-        self.head.get_or_init(|| self.while_open(copy_head).unwrap_or_default())
+        self.head.get_or_init(|| self.while_open(|_, _| copy_head(self.request)).unwrap_or_default())
+    }
+
+    /// A header field as the host has it; where the rest of the head is not wanted, that saves copying it.
+    pub(crate) fn field(&self, name: &str) -> Option<Vec<u8>> {
+        self.while_open(|_, _| {
+            // SAFETY: as in `copy_head`.
+            let request = unsafe { self.request.as_ref() }?;
+            let mut fields = fields_lent(request).iter();
+            // SAFETY: parts of a request that is valid here.
+            let field = fields
+                .find(|field| unsafe { field.name.as_slice() }.eq_ignore_ascii_case(name.as_bytes()))?;
+            // SAFETY: as above.
+            Some(unsafe { field.value.as_slice() }.to_vec())
+        })?
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -321,19 +343,21 @@ impl std::fmt::Debug for Exchange {
     }
 }
 
-fn copy_head(host: &abi::Host, raw: *mut abi::Exchange) -> Head {
-    // SAFETY: an open exchange of this host.
-    let request = unsafe { (host.request)(raw) };
-    // SAFETY: null, or valid until the exchange is ended, which can't happen while it is being used here.
+/// The header fields of a request that the host lends.
+fn fields_lent(request: &abi::Request) -> &[abi::Header] {
+    if request.headers.is_null() {
+        return &[];
+    }
+    // SAFETY: the host gives so many fields, valid as long as the request.
+    unsafe { std::slice::from_raw_parts(request.headers, request.header_count) }
+}
+
+fn copy_head(request: *const abi::Request) -> Head {
+    // SAFETY: seen not to be null, and valid until the exchange is ended, which can't happen while it is being used here.
     let Some(request) = (unsafe { request.as_ref() }) else {
         return Head::default();
     };
-    let fields: &[abi::Header] = if request.headers.is_null() {
-        &[]
-    } else {
-        // SAFETY: the host gives so many fields, valid as long as the request.
-        unsafe { std::slice::from_raw_parts(request.headers, request.header_count) }
-    };
+    let fields = fields_lent(request);
     // SAFETY: parts of a request that is valid here.
     let slice = |part: abi::Bytes| unsafe { part.as_slice() };
     let in_fields: usize = fields.iter().map(|field| field.name.len + field.value.len).sum();
