@@ -60,12 +60,12 @@ fn measure(chosen: impl Iterator<Item = (&'static str, Bench)>, span: Span) -> R
     Ok(())
 }
 
-/// One class of a library at `/a`, with these lines in `[http]`.
+/// One class of a library at `/a`, with these lines in `[http]`. As many may wait as there are connections.
 fn ours(folder: &Folder, library: &str, class: &str, http: &str) -> Result<Server, String> {
     let library = binaries()?.join(library);
     let text = format!(
         "application = \"bench\"\n[http]\nlisten = \"{OURS}\"\n{http}\n[[deployment]]\nname = \"a\"\n\
-         library = \"{}\"\nclass = \"{class}\"\n",
+         library = \"{}\"\nclass = \"{class}\"\nmax_queued_requests = -1\n",
         library.display()
     );
     Server::configured(folder, "ours", &text)
@@ -298,8 +298,10 @@ fn idle(count: u32) -> std::io::Result<Vec<std::net::TcpStream>> {
 }
 
 fn proxy(server: &Server) -> Option<u32> {
-    let name = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    server.tree().into_iter().find(|pid| name(pid).trim() == "decurion-proxy")
+    let is_proxy = |pid: &u32| {
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path.ends_with("decurion-proxy"))
+    };
+    server.tree().into_iter().find(is_proxy)
 }
 
 /// Resident KiB of the proxy.
