@@ -159,12 +159,11 @@ impl Sleeper {
         let heard = listened.bell.heard();
         if std::mem::replace(&mut listened.heard, heard) != heard {
             listened.rings.news();
-        } else if listened.rings.vain(self.now_ns())
-            && self
-                .epoll
-                .modify(listened.bell.as_fd(), &mut EpollEvent::new(EpollFlags::empty(), event.data()))
-                .is_ok()
-        {
+        } else if listened.rings.vain(self.now_ns()) {
+            // Where this fails it is heard on, and costs what it costs. It is counted all the same: as long as its rings say
+            // that it is not listened to, somebody will count it off.
+            let deaf = &mut EpollEvent::new(EpollFlags::empty(), event.data());
+            let _ = self.epoll.modify(listened.bell.as_fd(), deaf);
             self.deaf.fetch_add(1, Ordering::Relaxed);
             if !std::mem::replace(&mut listened.named, true) {
                 bells.named.push(listened.name.clone());
@@ -299,6 +298,23 @@ mod tests {
         }
         ringer.ring();
         sleeper.sleep(None);
+    }
+
+    #[test]
+    fn one_that_can_t_be_silenced_is_counted_as_often_as_it_is_counted_off() {
+        let sleeper = Sleeper::new().unwrap();
+        let (_ringer, reader) = bell();
+        let key = sleeper.add(reader, "it".to_owned()).unwrap();
+        let ring = EpollEvent::new(EpollFlags::EPOLLIN, key.0);
+        // The kernel knows nothing of it any more, and refuses every change.
+        sleeper.epoll.delete(sleeper.lock().listened[&key.0].bell.as_fd()).unwrap();
+        while sleeper.lock().listened[&key.0].rings.deaf_until().is_none() {
+            sleeper.rung(&mut sleeper.lock(), ring);
+        }
+        assert_eq!(sleeper.deaf.load(Ordering::Relaxed), 1);
+        assert_eq!(sleeper.take_named(), ["it"]);
+        sleeper.remove(key);
+        assert_eq!(sleeper.deaf.load(Ordering::Relaxed), 0);
     }
 
     #[test]
