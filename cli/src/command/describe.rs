@@ -36,8 +36,9 @@ fn show(found: &Description, output: &Output) -> Result<(), Failure> {
     row("message", status.message.clone());
     row("class", format!("{} in {}", status.class, status.library.get(..12).unwrap_or(&status.library)));
     row(
-        "rollout",
-        format!("revision {}, version {}: {}", rollout.revision, rollout.version, words(&outcome)),
+        // The row "rollout" is of its settings, with the other fields of the configuration.
+        "revision",
+        format!("{}, version {}: {}", rollout.revision, rollout.version, words(&outcome)),
     );
     row("", rollout.message.clone());
     if let Value::Object(fields) = &found.spec {

@@ -41,6 +41,8 @@ fn a_new_version_gets_exactly_its_share_and_is_promoted_once_it_has_shown_itself
     assert_eq!((of_version(&status, &old), of_version(&status, &new)), (4, 1));
     let told = world.run(&["describe", "d"]).ok().stdout;
     assert!(told.contains("held back:") && told.contains("gets 20% of the requests"), "{told}");
+    let rows = |name: &str| told.lines().filter(|line| line.trim_start().starts_with(name)).count();
+    assert_eq!((rows("revision "), rows("rollout ")), (1, 1), "{told}");
     // It has seen enough for its time to be over.
     let shorter = class("Fail", 4, "weight = \"20%\", duration = \"0s\"");
     let _ = world.deploy(&shorter).ok();
