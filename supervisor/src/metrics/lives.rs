@@ -16,11 +16,20 @@ pub struct Lives {
     /// Health checks that were answered with a failure.
     pub health_failures: BTreeMap<DeploymentName, u64>,
     /// Breaches of the data plane's rules, by the replica that did it.
-    pub faults: BTreeMap<(DeploymentName, Option<ReplicaId>), u64>,
-    /// The offenders that have a count of their own, oldest first.
-    offenders: VecDeque<(DeploymentName, ReplicaId)>,
+    pub faults: ByOffender,
+    /// Replicas that a caller with handles has cut off for such a breach, in the caller's words.
+    pub cut_off: ByOffender,
     /// What was said of a replica before it ended.
     causes: BTreeMap<ReplicaId, &'static str>,
+}
+
+/// Counts by who has done it.
+#[derive(Clone, Debug, Default)]
+pub struct ByOffender {
+    /// Without a replica: older offenders.
+    pub counts: BTreeMap<(DeploymentName, Option<ReplicaId>), u64>,
+    /// The offenders that have a count of their own, oldest first.
+    offenders: VecDeque<(DeploymentName, ReplicaId)>,
 }
 
 /// Offenders that have a count of their own; older ones are counted together.
@@ -49,9 +58,17 @@ impl Lives {
             }
             Fact::Fault { replica, .. } => {
                 if let Some(deployment) = of(replica) {
-                    self.fault(deployment, replica);
+                    self.faults.count(deployment, replica);
                 }
                 self.causes.insert(replica.clone(), "fault");
+            }
+            Fact::CutOff { caller, replica, .. } => {
+                let caller = observed.callers.all.get(caller);
+                if let Some(deployment) = of(replica)
+                    && caller.is_some_and(|caller| caller.is_joined(replica))
+                {
+                    self.cut_off.count(deployment, replica);
+                }
             }
             Fact::StartFailed { replica, .. } => _ = self.causes.insert(replica.clone(), "start"),
             Fact::Deaf { replica } => _ = self.causes.insert(replica.clone(), "deaf"),
@@ -78,27 +95,34 @@ impl Lives {
         self.starts.retain(|name, _| exists(name));
         self.ends.retain(|(name, ..), _| exists(name));
         self.health_failures.retain(|name, _| exists(name));
-        self.faults.retain(|(name, _), _| exists(name));
-        self.offenders.retain(|(name, _)| exists(name));
+        self.faults.retain(exists);
+        self.cut_off.retain(exists);
         self.causes.retain(|replica, _| observed.replicas.contains_key(replica));
     }
 
     fn end(&mut self, deployment: DeploymentName, reason: &'static str, how: String) {
         *self.ends.entry((deployment, reason, how)).or_default() += 1;
     }
+}
 
-    fn fault(&mut self, deployment: DeploymentName, replica: &ReplicaId) {
+impl ByOffender {
+    fn count(&mut self, deployment: DeploymentName, replica: &ReplicaId) {
         let key = (deployment.clone(), Some(replica.clone()));
-        if !self.faults.contains_key(&key) {
+        if !self.counts.contains_key(&key) {
             self.offenders.push_back((deployment, replica.clone()));
         }
-        *self.faults.entry(key).or_default() += 1;
+        *self.counts.entry(key).or_default() += 1;
         if self.offenders.len() > OFFENDERS_MAX
             && let Some((deployment, replica)) = self.offenders.pop_front()
         {
-            let count = self.faults.remove(&(deployment.clone(), Some(replica))).unwrap_or(0);
-            *self.faults.entry((deployment, None)).or_default() += count;
+            let count = self.counts.remove(&(deployment.clone(), Some(replica))).unwrap_or(0);
+            *self.counts.entry((deployment, None)).or_default() += count;
         }
+    }
+
+    fn retain(&mut self, exists: impl Fn(&DeploymentName) -> bool) {
+        self.counts.retain(|(name, _), _| exists(name));
+        self.offenders.retain(|(name, _)| exists(name));
     }
 }
 
@@ -147,15 +171,15 @@ mod tests {
 
     #[test]
     fn old_offenders_are_counted_together() {
-        let mut lives = Lives::default();
+        let mut faults = ByOffender::default();
         let name = DeploymentName::new("a").unwrap();
         for number in 0..150 {
             let replica = ReplicaId::numbered(&name, number);
-            lives.fault(name.clone(), &replica);
-            lives.fault(name.clone(), &replica);
+            faults.count(name.clone(), &replica);
+            faults.count(name.clone(), &replica);
         }
-        assert_eq!(lives.faults.len(), OFFENDERS_MAX + 1);
-        assert_eq!(lives.faults[&(name, None)], 100);
-        assert_eq!(lives.faults.values().sum::<u64>(), 300);
+        assert_eq!(faults.counts.len(), OFFENDERS_MAX + 1);
+        assert_eq!(faults.counts[&(name, None)], 100);
+        assert_eq!(faults.counts.values().sum::<u64>(), 300);
     }
 }

@@ -7,9 +7,9 @@ use decurion_api::status::{DeploymentState, DeploymentStatus, ReplicaState, Roll
 use decurion_api::{DeploymentName, Histogram, ReplicaId};
 use decurion_ipc::stats::{Counts, TrafficKey};
 
-use crate::metrics::lives::Lives;
+use crate::metrics::lives::{ByOffender, Lives};
 use crate::metrics::measured::{self, Measured};
-use crate::metrics::text::Text;
+use crate::metrics::text::{Family, Text};
 use crate::metrics::traffic::TrafficLog;
 
 /// What is shown.
@@ -298,10 +298,12 @@ impl Snapshot {
             "decurion_data_plane_faults_total",
             "Breaches of the data plane's rules, by the replica that did it; without one: by older offenders.",
         );
-        for ((name, replica), count) in &lives.faults {
-            let replica = replica.as_ref().map_or("", |replica| replica.as_str());
-            family.sample(&[("deployment", name.as_str()), ("replica", replica)], count);
-        }
+        by_offender(&mut family, &lives.faults);
+        let mut family = text.counter(
+            "decurion_handle_cut_offs_total",
+            "Channels that a caller with handles cut off for such a breach, in its own words, by the replica called.",
+        );
+        by_offender(&mut family, &lives.cut_off);
     }
 
     fn processes(&self, text: &mut Text) {
@@ -330,6 +332,13 @@ fn row<'s>(
         ("version", key.version.as_str()),
     ];
     Row { labels, counts }
+}
+
+fn by_offender(family: &mut Family<'_, '_>, offences: &ByOffender) {
+    for ((name, replica), count) in &offences.counts {
+        let replica = replica.as_ref().map_or("", |replica| replica.as_str());
+        family.sample(&[("deployment", name.as_str()), ("replica", replica)], count);
+    }
 }
 
 fn names(deployment: &DeploymentStatus) -> [(&'static str, &str); 2] {

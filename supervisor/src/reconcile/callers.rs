@@ -9,6 +9,7 @@ use decurion_ipc::control::Generation;
 use decurion_ipc::epoch::Epoch;
 
 use crate::reconcile::fact::CallerId;
+use crate::reconcile::severed::Severed;
 
 /// Everybody who sends requests.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +23,8 @@ pub struct Callers {
 pub struct Caller {
     /// Replicas that it was joined with.
     pub attached: BTreeSet<ReplicaId>,
+    /// Those of them that it has cut off, or had.
+    pub severed: Severed,
     /// What it was told: of one deployment each, or of all (`None`), as the proxy is.
     pub interests: BTreeMap<Option<DeploymentName>, Interest>,
     /// No request of its own that is under way has entered before this.
@@ -49,6 +52,14 @@ pub const VIEWS_PENDING_MAX: usize = 8;
 pub const ACKNOWLEDGE_MAX: Duration = Duration::from_secs(2);
 /// Deployments that one caller may ask for.
 pub const INTERESTS_MAX: usize = 1_000;
+
+impl Caller {
+    /// Whether it has a channel to this replica, as far as it says.
+    #[must_use]
+    pub fn is_joined(&self, replica: &ReplicaId) -> bool {
+        self.attached.contains(replica) && !self.severed.is_apart(replica)
+    }
+}
 
 impl Interest {
     /// Of a caller that goes by a view of the supervisor before us: it uses `standing`, and may yet send to all that it

@@ -177,6 +177,7 @@ impl Core {
             Fact::Fault { replica, fault } => {
                 self.condemn(&replica, format!("broke the rules of the data plane: {fault}"));
             }
+            Fact::CutOff { caller, replica, fault } => self.observed.cut_off(&caller, &replica, &fault, at),
             Fact::Deaf { replica } => self.condemn(&replica, "did not read its orders".to_owned()),
             Fact::Board { replica, board } => self.observed.with(&replica, |replica| {
                 replica.liveness.board(replica.board, board, at);

@@ -147,6 +147,16 @@ pub enum Fact {
         /// What it did.
         fault: String,
     },
+    /// A caller with handles has cut off a replica, for it broke the data plane's rules, as the caller says. Who says so is
+    /// not trusted.
+    CutOff {
+        /// Who.
+        caller: CallerId,
+        /// Which.
+        replica: ReplicaId,
+        /// What it is said to have done.
+        fault: String,
+    },
     /// What a replica's board says now.
     Board {
         /// Which.

@@ -25,6 +25,7 @@ pub mod progress;
 pub mod proxy;
 mod recycle;
 pub mod replica;
+pub mod severed;
 pub mod status;
 pub mod takedown;
 pub mod together;

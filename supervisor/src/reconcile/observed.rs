@@ -204,11 +204,13 @@ impl Observed {
             Order::Attach { caller, replica, .. } => {
                 if let Some(caller) = self.callers.all.get_mut(caller) {
                     caller.attached.insert(replica.clone());
+                    caller.severed.joined(replica, now);
                 }
             }
             Order::Detach { caller, replica, .. } => {
                 if let Some(caller) = self.callers.all.get_mut(caller) {
                     caller.attached.remove(replica);
+                    caller.severed.forget(replica);
                 }
             }
             Order::PublishRoutes { instance, view } => {
@@ -472,6 +474,21 @@ impl Observed {
         if let Some(deployment) = self.deployments.get_mut(name) {
             note_level(&mut deployment.in_flight, caller, count);
         }
+    }
+
+    /// A caller says that it has cut off a replica.
+    pub fn cut_off(&mut self, id: &CallerId, replica: &ReplicaId, fault: &str, now: Instant) {
+        let Some(callee) = self.replicas.get(replica) else { return };
+        let Some(caller) = self.callers.all.get_mut(id).filter(|caller| caller.is_joined(replica)) else {
+            return;
+        };
+        let Some(apart) = caller.severed.cut(replica, now) else { return };
+        let name = callee.deployment.clone();
+        let message = format!(
+            "{id} says that it broke the rules of the data plane, and gets a new channel to it in {} ms: {fault}",
+            apart.as_millis()
+        );
+        self.tell((&name, Some(replica)), "handle-cut-off", message);
     }
 
     /// Forgets a caller, with everything that waited there.

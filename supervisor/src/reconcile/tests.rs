@@ -620,6 +620,58 @@ fn a_handle_that_does_not_answer_holds_nothing_up_for_long() {
 }
 
 #[test]
+fn a_handle_that_has_cut_off_a_replica_is_joined_with_it_anew_and_nobody_is_killed() {
+    let mut world = World::with(&[spec("a", "1", 1), spec("b", "1", 1)]);
+    let caller = CallerId::Replica(world.ids("b")[0].clone());
+    let callee = world.ids("a")[0].clone();
+    let cut_off =
+        || Fact::CutOff { caller: caller.clone(), replica: callee.clone(), fault: "a bad slot".to_owned() };
+    world.log.clear();
+    world.fact(cut_off());
+    assert!(world.log.is_empty(), "it never had a channel to it");
+    world.fact(Fact::Resolve { caller: caller.clone(), deployment: name("a") });
+    world.pass(Duration::from_millis(10));
+    let (start, ids) = (world.now, world.ids("a"));
+    world.log.clear();
+    // It says so for ever, as often as it can.
+    for _ in 0..6_000 {
+        world.fact(cut_off());
+        world.pass(Duration::from_millis(10));
+    }
+    let joined: Vec<u128> = (world.log.iter())
+        .filter_map(|(at, order)| match order {
+            Order::Attach { caller: of, replica, .. } if (of, replica) == (&caller, &callee) => {
+                Some(at.duration_since(start).as_millis())
+            }
+            Order::Kill { .. } | Order::Retire { .. } | Order::Spawn(_) => panic!("{order:?}"),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(joined.first(), Some(&0), "the first time at once");
+    assert!((10..=16).contains(&joined.len()), "{joined:?}");
+    assert_eq!(world.ids("a"), ids);
+    let told = world.core.take_notes().into_iter().filter(|note| note.kind == "handle-cut-off").count();
+    assert!((joined.len()..=joined.len() + 1).contains(&told), "{told} of {joined:?}");
+}
+
+#[test]
+fn a_replica_that_is_on_its_way_out_is_not_joined_anew() {
+    let mut world = World::with(&[spec("a", "1", 1), spec("b", "1", 1)]);
+    world.behave("1", Behaviour { drain: None, ..Behaviour::default() });
+    let caller = CallerId::Replica(world.ids("b")[0].clone());
+    let callee = world.ids("a")[0].clone();
+    world.fact(Fact::Resolve { caller: caller.clone(), deployment: name("a") });
+    world.pass(Duration::from_millis(10));
+    world.deploy(spec("a", "2", 1)).unwrap();
+    world.pass(Duration::from_secs(1));
+    world.log.clear();
+    world.fact(Fact::CutOff { caller, replica: callee.clone(), fault: "a bad slot".to_owned() });
+    world.pass(Duration::from_secs(5));
+    let anew = |order: &Order| matches!(order, Order::Attach { replica, .. } if *replica == callee);
+    assert!(!world.log.iter().any(|(_, order)| anew(order)));
+}
+
+#[test]
 fn a_handle_to_what_is_not_there_is_told_and_later_told_again() {
     let mut world = World::with(&[spec("b", "1", 1)]);
     let caller = CallerId::Replica(world.ids("b")[0].clone());

@@ -1,5 +1,7 @@
 //! A replica that turns on its host: it is named and replaced, and nobody else notices.
 
+use std::time::Duration;
+
 use decurion_client::Client;
 use decurion_tests::{Account, Load, Tally, Verified, World, library};
 
@@ -169,6 +171,51 @@ fn a_replica_that_rings_its_callers_over_handles_without_end_is_named_and_still_
         assert_eq!(world.get("/relay?until=").text(), "true");
     }
     assert_eq!([world.pids("bad"), world.pids("relay")], pids, "nobody was replaced");
+}
+
+/// Has a deed done by a way that goes through one caller; whether an answer came.
+type Deed<'d> = &'d dyn Fn(&str) -> bool;
+
+#[test]
+fn a_replica_that_broke_the_rules_towards_handles_gets_a_new_channel() {
+    let world = World::start();
+    let config = format!(
+        "application = \"hostile\"\n\
+         [[deployment]]\nname = \"bad\"\nlibrary = \"{0}\"\nclass = \"Hostile\"\nroute_prefix = \"\"\n\
+         [[deployment]]\nname = \"relay\"\nlibrary = \"{0}\"\nclass = \"Relay\"\nrequest_timeout_s = 2\nargs = {{ gate = \"@bad\" }}\n",
+        library("fixtures").display()
+    );
+    let _ = world.deploy(&config).ok();
+    let pids = [world.pids("bad"), world.pids("relay")];
+    let client = Client::connect_to(&world.socket().with_file_name("handle.sock")).expect("a client");
+    let bad = client.deployment("bad").expect("a deployment").handle().with_timeout(Duration::from_secs(2));
+    let through_client = |deed: &str| bad.call::<bool>("hold", ("", deed)).is_ok();
+    let through_relay = |deed: &str| world.get(&format!("/relay?until={deed}")).text() == "true";
+    // Each has the other lied to, and then calls. An answer that comes at once stands in the place of the lie, which is not
+    // found then: it is told again.
+    let pairs: [(_, Deed<'_>, Deed<'_>); 2] =
+        [("replica relay-", &through_client, &through_relay), ("client ", &through_relay, &through_client)];
+    for (who, provoke, call) in pairs {
+        world.until("it is cut off", |_| {
+            let _ = (call(""), provoke("/lie-once"), call(""));
+            let events = world.run(&["events"]).ok().stdout;
+            let named = |line: &str| {
+                line.contains("handle-cut-off") && line.contains("bad-") && line.contains(&format!(" {who}"))
+            };
+            events.lines().any(named)
+        });
+        world.until("calls are answered again", |_| call("") && call(""));
+    }
+    let metrics = world.admin().metrics().expect("metrics");
+    assert!(
+        metrics.contains("decurion_handle_cut_offs_total{deployment=\"bad\",replica=\"bad-"),
+        "{metrics}"
+    );
+    assert_eq!(
+        [world.pids("bad"), world.pids("relay")],
+        pids,
+        "nobody was killed on the word of one that is not trusted"
+    );
 }
 
 #[test]

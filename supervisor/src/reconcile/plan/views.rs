@@ -15,6 +15,7 @@ impl Planner<'_> {
     pub(super) fn views(&mut self) {
         for (id, caller) in &self.observed.callers.all {
             self.detach_gone(id, caller);
+            self.join_anew(id, caller);
             let ready = match id {
                 CallerId::Proxy(instance) => self.observed.proxies.all.get(instance).is_some_and(|proxy| {
                     matches!(proxy.phase, ProxyPhase::Running | ProxyPhase::Draining(_))
@@ -48,6 +49,24 @@ impl Planner<'_> {
                 if let Some(deployment) = deployment {
                     self.order(Order::Detach { caller: id.clone(), replica: replica.clone(), deployment });
                 }
+            }
+        }
+    }
+
+    /// Joins a caller with those that it has cut off, when it is time and calls may go there.
+    fn join_anew(&mut self, id: &CallerId, caller: &Caller) {
+        for (replica, at) in caller.severed.apart() {
+            let Some(held) = self.observed.replicas.get(replica) else { continue };
+            let name = &held.deployment;
+            let view = self.observed.views.get(name).and_then(|(_, view)| view.as_ref());
+            let wanted = caller.interests.contains_key(&Some(name.clone()))
+                && view.is_some_and(|view| view.replicas.contains(replica));
+            if wanted && self.due(at) {
+                self.order(Order::Attach {
+                    caller: id.clone(),
+                    replica: replica.clone(),
+                    deployment: name.clone(),
+                });
             }
         }
     }

@@ -120,7 +120,7 @@ impl Machine {
                 self.facts.push(Fact::Waiting { caller, deployment, count: u64::from(count) });
             }
             CallerReport::Fault { replica, fault } => {
-                tracing::warn!("{caller} has cut off replica {replica}: {fault}");
+                self.facts.push(Fact::CutOff { caller, replica, fault: shorten(fault) });
             }
         }
     }
