@@ -9,6 +9,7 @@ mod conformance;
 mod examples;
 mod faults;
 mod files;
+mod foreign;
 mod graphs;
 mod handles;
 mod hostile;
