@@ -328,3 +328,46 @@ fn handles_survive_updates_deaths_and_upgrades_and_wait_for_their_callee() {
     both_say(&world, " d");
     assert_eq!(world.pids("front"), front, "the one with the handle was never restarted");
 }
+
+#[test]
+fn each_replica_has_a_rank_of_its_own_and_hands_it_on_when_it_dies() {
+    let world = World::start();
+    let config = |version: &str| {
+        format!(
+            "application = \"a\"\n[[deployment]]\nname = \"who\"\nlibrary = \"{}\"\nclass = \"Who\"\n\
+             num_replicas = 4\nversion = \"{version}\"\n",
+            library("fixtures").display()
+        )
+    };
+    let _ = world.deploy(&config("1")).ok();
+    let handle = client(&world).deployment("who").expect("it exists").handle();
+    let places = || {
+        let told = handle.broadcast::<(u32, u32)>("place", ()).expect("replicas");
+        let mut places: Vec<_> = told.into_iter().map(|(id, place)| (place.ok(), id.to_string())).collect();
+        places.sort();
+        places
+    };
+    let all = [0, 1, 2, 3].map(|rank| Some((rank, 4)));
+    let ranks =
+        |places: &[(Option<(u32, u32)>, String)]| -> Vec<_> { places.iter().map(|it| it.0).collect() };
+    let before = places();
+    assert_eq!(ranks(&before), all);
+
+    let victim = &before[2].1;
+    let replicas = world.deployment("who").replicas;
+    let pid = replicas.iter().find(|replica| replica.id.as_str() == victim).expect("it is shown").pid;
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("a replica of ours that runs");
+    world.until("the rank is another's", |_| {
+        let now = places();
+        ranks(&now) == all && now[2].1 != *victim
+    });
+    let after = places();
+    let others = |places: &[(_, String)]| [0, 1, 3].map(|at: usize| places[at].1.clone());
+    assert_eq!(others(&after), others(&before), "the others keep theirs");
+
+    let _ = world.deploy(&config("2")).ok();
+    world.until("the new version has all ranks", |_| {
+        let now = places();
+        ranks(&now) == all && now.iter().all(|(_, id)| after.iter().all(|(_, old)| old != id))
+    });
+}
