@@ -453,13 +453,13 @@ fn is_whole(exchange: &Exchange, filled: usize) -> bool {
     exchange.facts().content_length == filled as u64
 }
 
-/// Room for what is announced, within reason; one byte more, so that the end shows without growing.
+/// Room for what is announced, within reason.
 fn room_for(exchange: &Exchange) -> Vec<u8> {
     let announced = match exchange.facts().content_length {
         u64::MAX => 0,
         length => usize::try_from(length.min(ANNOUNCED_MAX)).unwrap_or(0),
     };
-    vec![0; announced + 1]
+    vec![0; announced]
 }
 
 pub(crate) fn unread(error: ReadError) -> Error {

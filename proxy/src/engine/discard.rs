@@ -4,12 +4,11 @@
 //! from the client (RFC 9112, 9.6). A body that is within the limits is read to its end, and the connection goes on; where
 //! it is not, or takes too long, the connection ends in two steps.
 
-use std::io;
 use std::time::Duration;
 
 use super::body::{DIRECT_MIN, READ_AHEAD};
 use super::connection::{Close, Connection, Phase};
-use super::input::{Fill, Pool};
+use super::input::{Fill, Pool, read_once};
 use super::port::{Lane, Socket};
 use super::{ConnectionId, Engine, Step};
 use crate::http1::Refusal;
@@ -143,22 +142,13 @@ impl<S: Socket, L: Lane<S>> Connection<S, L> {
         if !self.readable {
             return Err(Fill::Later);
         }
-        loop {
-            return match self.socket.read(into) {
-                Ok(0) => Err(Fill::Closed),
-                Ok(read) => {
-                    // The end is still to be read.
-                    let drained = read < into.len() && self.socket.short_read_drains();
-                    self.readable = !drained || self.half_closed;
-                    Ok(read)
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.readable = false;
-                    Err(Fill::Later)
-                }
-                Err(_) => Err(Fill::Broken),
-            };
+        let read = read_once(&mut self.socket, into);
+        match read {
+            // The end is still to be read.
+            Ok((_, drained)) => self.readable = !drained || self.half_closed,
+            Err(Fill::Later) => self.readable = false,
+            Err(_) => {}
         }
+        read.map(|(read, _)| read)
     }
 }

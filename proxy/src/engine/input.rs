@@ -39,6 +39,21 @@ pub(super) enum Fill {
 #[derive(Debug, Default)]
 pub(super) struct Pool(Vec<Vec<u8>>);
 
+/// Reads once: how many bytes, and whether the socket has no more for now. The error is never [`Fill::Bytes`] or
+/// [`Fill::Full`].
+pub(super) fn read_once(socket: &mut impl Socket, room: &mut [u8]) -> Result<(usize, bool), Fill> {
+    loop {
+        return match socket.read(room) {
+            Ok(0) => Err(Fill::Closed),
+            // Where a short read has emptied the socket, the next call is saved.
+            Ok(read) => Ok((read, read < room.len() && socket.short_read_drains())),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Fill::Later),
+            Err(_) => Err(Fill::Broken),
+        };
+    }
+}
+
 impl Input {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.end]
@@ -59,20 +74,12 @@ impl Input {
             }
             self.bytes.resize((self.end * 2).min(max), 0);
         }
-        let room = &mut self.bytes[self.end..];
-        loop {
-            return match socket.read(room) {
-                Ok(0) => Fill::Closed,
-                Ok(read) => {
-                    // Where a short read has emptied the socket, the next call is saved.
-                    let drained = read < room.len() && socket.short_read_drains();
-                    self.end += read;
-                    Fill::Bytes { drained }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Fill::Later,
-                Err(_) => Fill::Broken,
-            };
+        match read_once(socket, &mut self.bytes[self.end..]) {
+            Ok((read, drained)) => {
+                self.end += read;
+                Fill::Bytes { drained }
+            }
+            Err(other) => other,
         }
     }
 

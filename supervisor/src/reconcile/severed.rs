@@ -59,7 +59,7 @@ impl Severed {
     /// Whether they are apart.
     #[must_use]
     pub fn is_apart(&self, replica: &ReplicaId) -> bool {
-        self.apart().any(|(apart, _)| apart == replica)
+        self.all.get(replica).is_some_and(|cut| matches!(cut.state, State::Apart(_)))
     }
 
     /// Who is apart, and until when.

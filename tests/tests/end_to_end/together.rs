@@ -77,6 +77,23 @@ fn ready(world: &World, name: &str, word: &str) {
     });
 }
 
+/// Waits until each of the chain has its change behind it.
+fn rolled_out(world: &World) {
+    for name in ["a", "b", "c"] {
+        let _ = world.run(&["rollout", "status", name]).ok();
+    }
+}
+
+/// The chain of two replicas each has changed over under load: nothing was lost, nothing mixed, and the new one serves.
+fn has_changed_over(world: &World, load: Load, old: [&str; 3], new: [&str; 3]) {
+    rolled_out(world);
+    load.answer_more(50);
+    let tally = load.stop();
+    assert_eq!((tally.failures(), others(&tally, &[old, new])), (Vec::new(), Vec::new()));
+    assert_eq!(world.get("/a").text(), answer(new));
+    assert_eq!(["a", "b", "c"].map(|name| world.pids(name).len()), [2, 2, 2]);
+}
+
 #[test]
 fn no_request_meets_two_versions_of_a_set_and_none_is_lost() {
     let world = World::start();
@@ -198,14 +215,7 @@ fn a_set_without_room_for_both_versions_changes_over_and_mixes_nothing() {
     }
     load.answer_more(50);
     fs::remove_file(&hold).expect("a file");
-    for name in ["a", "b", "c"] {
-        let _ = world.run(&["rollout", "status", name]).ok();
-    }
-    load.answer_more(50);
-    let tally = load.stop();
-    assert_eq!((tally.failures(), others(&tally, &[old, new])), (Vec::new(), Vec::new()));
-    assert_eq!(world.get("/a").text(), answer(new));
-    assert_eq!(["a", "b", "c"].map(|name| world.pids(name).len()), [2, 2, 2]);
+    has_changed_over(&world, load, old, new);
     let told = world.run(&["events"]).ok().stdout;
     assert!(told.contains("no room for both: it needs 1 cpu, and 0 of 6 are free"), "{told}");
 }
@@ -253,9 +263,7 @@ fn replicas_that_are_killed_during_a_change_mix_nothing() {
         }
         load.answer_more(20);
         fs::remove_file(&hold).expect("a file");
-        for name in ["a", "b", "c"] {
-            let _ = world.run(&["rollout", "status", name]).ok();
-        }
+        rolled_out(&world);
         load.answer_more(20);
         assert_eq!(world.get("/a").text(), answer(words));
     }
@@ -290,12 +298,5 @@ fn a_supervisor_that_dies_in_the_middle_of_a_change_mixes_nothing() {
         world.start_supervisor();
         load.answer_more(20);
     }
-    for name in ["a", "b", "c"] {
-        let _ = world.run(&["rollout", "status", name]).ok();
-    }
-    load.answer_more(20);
-    let tally = load.stop();
-    assert_eq!((tally.failures(), others(&tally, &[old, new])), (Vec::new(), Vec::new()));
-    assert_eq!(world.get("/a").text(), answer(new));
-    assert_eq!(["a", "b", "c"].map(|name| world.pids(name).len()), [2, 2, 2]);
+    has_changed_over(&world, load, old, new);
 }

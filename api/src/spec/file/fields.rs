@@ -69,10 +69,18 @@ fn http(field: &Field<'_>, problems: &mut Problems<'_>) -> Option<HttpSpec> {
     );
     let min_body_rate = table.size("min_body_rate", 0..=HTTP_RATE_MAX, preset.min_body_rate.into(), p);
     let workers = table.whole("workers", 0..=WORKERS_MAX.into(), preset.workers, p);
-    let access_log = access_log(&mut table, p);
+    let logs = [
+        ("off", AccessLog::Off),
+        ("text", AccessLog::Text),
+        ("json", AccessLog::Json),
+        ("combined", AccessLog::Combined),
+    ];
+    let access_log = choice(&mut table, "access_log", &logs, p).unwrap_or_default();
     let access_log_sample = access_log_sample(&mut table, p);
     let access_log_file = access_log_file(&mut table, p);
-    let server_timing = server_timing(&mut table, p);
+    let timings =
+        [("off", ServerTiming::Off), ("asked", ServerTiming::Asked), ("always", ServerTiming::Always)];
+    let server_timing = choice(&mut table, "server_timing", &timings, p).unwrap_or_default();
     let tls = table.take("tls").and_then(|field| tls(&field, p));
     table.finish(p);
     Some(HttpSpec {
@@ -108,31 +116,20 @@ fn listen(table: &mut Table<'_>, preset: &HttpSpec, problems: &mut Problems<'_>)
     text.to_owned()
 }
 
-fn access_log(table: &mut Table<'_>, problems: &mut Problems<'_>) -> AccessLog {
-    let Some((field, text)) = table.text("access_log", problems) else { return AccessLog::Off };
-    match text {
-        "off" => AccessLog::Off,
-        "text" => AccessLog::Text,
-        "json" => AccessLog::Json,
-        "combined" => AccessLog::Combined,
-        _ => {
-            field.refuse(problems, format!("'{text}' is none of \"off\", \"text\", \"json\", \"combined\""));
-            AccessLog::Off
-        }
+/// One of some words. `None`: it is not there, or is refused.
+fn choice<T: Copy>(
+    table: &mut Table<'_>,
+    name: &'static str,
+    choices: &[(&str, T)],
+    problems: &mut Problems<'_>,
+) -> Option<T> {
+    let (field, text) = table.text(name, problems)?;
+    let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, chosen)| *chosen);
+    if chosen.is_none() {
+        let words: Vec<String> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        field.refuse(problems, format!("'{text}' is none of {}", words.join(", ")));
     }
-}
-
-fn server_timing(table: &mut Table<'_>, problems: &mut Problems<'_>) -> ServerTiming {
-    let Some((field, text)) = table.text("server_timing", problems) else { return ServerTiming::Asked };
-    match text {
-        "off" => ServerTiming::Off,
-        "asked" => ServerTiming::Asked,
-        "always" => ServerTiming::Always,
-        _ => {
-            field.refuse(problems, format!("'{text}' is none of \"off\", \"asked\", \"always\""));
-            ServerTiming::Asked
-        }
-    }
+    chosen
 }
 
 fn access_log_sample(table: &mut Table<'_>, problems: &mut Problems<'_>) -> f64 {
