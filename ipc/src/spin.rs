@@ -12,10 +12,12 @@
 
 use std::time::Duration;
 
-/// A side spins for so many wake-ups, so that the answer of a partner is met that had to be woken itself.
-const LONGEST_WAKE_UPS: u32 = 2;
+/// A side spins a little longer than one wake-up takes, so that the answer of a partner is met that had to be woken
+/// itself: half as long again.
+const LONGEST_NUMERATOR: u32 = 3;
+const LONGEST_DENOMINATOR: u32 = 2;
 /// However long a wake-up is said to take.
-pub const SPIN_MAX: Duration = Duration::from_micros(60);
+pub const SPIN_MAX: Duration = Duration::from_micros(30);
 
 /// The balance remembers so many successes, or failures.
 const CREDIT: i32 = 16;
@@ -69,7 +71,7 @@ impl Spin {
         if !self.allowed {
             return None;
         }
-        self.longest = (wake_up * LONGEST_WAKE_UPS).min(SPIN_MAX);
+        self.longest = (wake_up * LONGEST_NUMERATOR / LONGEST_DENOMINATOR).min(SPIN_MAX);
         if self.balance < 0 {
             self.sleeps += 1;
             if self.sleeps < self.probe {
@@ -117,21 +119,21 @@ mod tests {
 
     #[test]
     fn one_that_succeeds_three_times_of_four_is_kept() {
-        let recorded = [(true, 17), (true, 18), (false, 32), (true, 17)];
+        let recorded = [(true, 17), (true, 18), (false, 24), (true, 17)];
         assert_eq!(spins(&mut Spin::new(2, 2), 1000, &recorded), 1000);
     }
 
     #[test]
     fn one_that_fails_is_tried_more_and_more_seldom() {
         let mut spin = Spin::new(2, 2);
-        assert!(spins(&mut spin, 1000, &[(false, 32)]) <= 5);
-        assert!(spins(&mut spin, 100_000, &[(false, 32)]) <= 101);
+        assert!(spins(&mut spin, 1000, &[(false, 24)]) <= 5);
+        assert!(spins(&mut spin, 100_000, &[(false, 24)]) <= 101);
     }
 
     #[test]
     fn one_that_succeeds_now_and_then_costs_little() {
         let mut spin = Spin::new(2, 2);
-        let recorded = [(false, 32), (false, 32), (true, 3), (false, 32), (false, 32)];
+        let recorded = [(false, 24), (false, 24), (true, 3), (false, 24), (false, 24)];
         let count = spins(&mut spin, 100_000, &recorded);
         assert!(count <= 1000, "{count}");
     }
@@ -155,7 +157,7 @@ mod tests {
     #[test]
     fn the_habit_comes_back_when_it_pays_again() {
         let mut spin = Spin::new(2, 2);
-        spins(&mut spin, 100_000, &[(false, 32)]);
+        spins(&mut spin, 100_000, &[(false, 24)]);
         spins(&mut spin, 1024 + 256, &[(true, 1)]);
         assert_eq!(spins(&mut spin, 100, &[(true, 1)]), 100);
     }
@@ -168,7 +170,7 @@ mod tests {
 
     #[test]
     fn nobody_spins_much_longer_than_a_wake_up_or_the_bound() {
-        assert_eq!(Spin::new(2, 2).plan(Duration::from_micros(4)), Some(Duration::from_micros(8)));
+        assert_eq!(Spin::new(2, 2).plan(Duration::from_micros(4)), Some(Duration::from_micros(6)));
         assert_eq!(Spin::new(2, 2).plan(Duration::from_secs(1)), Some(SPIN_MAX));
     }
 }

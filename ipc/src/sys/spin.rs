@@ -16,9 +16,7 @@ const LOOKS: u32 = 16;
 /// What a wake-up is taken to cost before it was measured.
 const WAKE_UP_USUAL: Duration = Duration::from_micros(14);
 /// Round trips of a measurement, at most, and how long it takes, where these are slow.
-const ROUND_TRIPS: usize = 32;
-/// However long they take: of fewer the median means nothing.
-const ROUND_TRIPS_MIN: usize = 8;
+const ROUND_TRIPS: u32 = 32;
 const MEASURES_FOR: Duration = Duration::from_millis(2);
 
 /// In nanoseconds; 0: it was not measured.
@@ -79,30 +77,31 @@ pub fn measure_wake_up() {
         if echo.is_err() {
             return;
         }
-        let usual = usual_round_trip(&ping, &pong);
+        // The shortest: what comes on top of it is others' work.
+        let shortest = shortest_round_trip(&ping, &pong);
         // That was not one, and ends it.
         let _ = ping.write(2);
-        if let Some(usual) = usual {
-            let nanos = u64::try_from((usual / 2).as_nanos()).unwrap_or(u64::MAX);
+        if let Some(shortest) = shortest {
+            let nanos = u64::try_from((shortest / 2).as_nanos()).unwrap_or(u64::MAX);
             WAKE_UP.store(nanos.max(1), Ordering::Relaxed);
         }
     });
 }
 
-/// The median: some round trips are met by others' work, some find the other thread awake.
-fn usual_round_trip(ping: &EventFd, pong: &EventFd) -> Option<Duration> {
+fn shortest_round_trip(ping: &EventFd, pong: &EventFd) -> Option<Duration> {
     let began = Instant::now();
-    let mut round_trips = Vec::with_capacity(ROUND_TRIPS);
-    while round_trips.len() < ROUND_TRIPS_MIN
-        || (round_trips.len() < ROUND_TRIPS && began.elapsed() < MEASURES_FOR)
-    {
+    let mut shortest = None;
+    for _ in 0..ROUND_TRIPS {
         let asked = Instant::now();
         ping.write(1).ok()?;
         pong.read().ok()?;
-        round_trips.push(asked.elapsed());
+        let took = asked.elapsed();
+        shortest = Some(shortest.map_or(took, |shortest| took.min(shortest)));
+        if began.elapsed() >= MEASURES_FOR {
+            break;
+        }
     }
-    round_trips.sort_unstable();
-    round_trips.get(round_trips.len() / 2).copied()
+    shortest
 }
 
 /// The first and the last that this thread may run on.

@@ -250,11 +250,6 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         quiet
     }
 
-    /// Whether a replica has sent something that was not taken in yet.
-    pub fn has_news(&self) -> bool {
-        self.active.iter().filter_map(|lane| self.lane(*lane)).any(|entry| entry.lane.has_news())
-    }
-
     /// Whether replicas have work of ours: then a lost bell must not hang us.
     pub fn has_work_in_flight(&self) -> bool {
         !self.active.is_empty()

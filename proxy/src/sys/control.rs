@@ -20,7 +20,6 @@ use decurion_ipc::control::{ProxyOrder, ProxyReport, ProxySettings, TlsTexts};
 use decurion_ipc::link::Link;
 use decurion_ipc::proxy_control::{self, ControlError, OrderReceiver, Received, ReportSender};
 use decurion_ipc::stats::ProxyStats;
-use decurion_ipc::sys::spin::measure_wake_up;
 use decurion_ipc::tls;
 use mio::net::TcpListener;
 use mio::{Poll, Waker};
@@ -402,7 +401,6 @@ impl Control {
         let boxes = polls.iter().map(|poll| Waker::new(poll.registry(), WAKER).map(Mailbox::new));
         let mailboxes = Arc::new(Mailboxes::new(boxes.collect::<io::Result<Vec<Mailbox>>>()?));
         let shares = Arc::new(Shares::new(mailboxes.count()));
-        measure_wake_up();
         for (index, poll) in polls.into_iter().enumerate() {
             let seat = Seat {
                 index,

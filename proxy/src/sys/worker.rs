@@ -13,9 +13,7 @@ use decurion_ipc::channel::Requester;
 use decurion_ipc::control::{Generation, ProxyReport, ProxySettings};
 use decurion_ipc::epoch::Epoch;
 use decurion_ipc::proxy_control::ReportSender;
-use decurion_ipc::spin::Spin;
 use decurion_ipc::stats::Traffic;
-use decurion_ipc::sys::spin::{processors, spin};
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
@@ -108,7 +106,6 @@ struct Worker<T> {
     accept_ready: bool,
     accept_paused_until: Nanos,
     reserve: Reserve,
-    habit: Spin,
     pidfds: HashMap<LaneIndex, Arc<OwnedFd>>,
     dated: Nanos,
     draining: bool,
@@ -122,8 +119,6 @@ pub(super) fn run<T: From<FromWorker> + Send>(seat: Seat, tell: Sender<T>) {
     let post: Arc<Mailboxes> = Arc::clone(&seat.mailboxes);
     let mut engine = Engine::new(index, clock::seed(), seat.settings.clone(), post);
     engine.set_access_log(seat.access_log.clone());
-    // All workers and a replica may want a processor at the same time.
-    let partners = seat.mailboxes.count() + 1;
     let mut worker = Worker {
         seat,
         engine,
@@ -132,7 +127,6 @@ pub(super) fn run<T: From<FromWorker> + Send>(seat: Seat, tell: Sender<T>) {
         accept_ready: false,
         accept_paused_until: Nanos(0),
         reserve: Reserve::new(),
-        habit: Spin::new(processors(), partners),
         pidfds: HashMap::new(),
         dated: Nanos(0),
         draining: false,
@@ -148,7 +142,6 @@ impl<T: From<FromWorker> + Send> Worker<T> {
         let mut busy = false;
         let mut now = clock::now();
         loop {
-            busy = busy || self.look_longer();
             let timeout = self.timeout(busy, now);
             match self.seat.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
@@ -182,12 +175,6 @@ impl<T: From<FromWorker> + Send> Worker<T> {
             self.tell_what_happened(now);
             self.come_forward();
         }
-    }
-
-    /// Looks a little longer for answers, where some are to come and that pays: whether there are some. Clients wait
-    /// meanwhile, for two wake-ups at most.
-    fn look_longer(&mut self) -> bool {
-        self.engine.has_work_in_flight() && spin(&mut self.habit, || self.engine.has_news())
     }
 
     /// How long to sleep: not at all where there is work, and for ever where nothing is to be waited for.
