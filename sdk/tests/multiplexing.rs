@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, unreachable_pub, reason = "`pub` is what makes a function a method here")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use decurion::prelude::*;
@@ -173,6 +173,27 @@ fn a_model_travels_with_a_handle_and_no_further() {
     let keeper = app.deploy::<Keeper>("keeper", json!(["@zoo"])).unwrap();
     let keeper = keeper.handle().with_model_id("keeper's own");
     assert_eq!(keeper.call::<String>("ask", ("cat",)).unwrap(), "cat");
+}
+
+#[test]
+fn who_measures_beside_a_deployment_never_ends_it() {
+    // Its destructor tells that its models are gone, while the one beside it is telling of its own.
+    const ROUNDS: usize = 1000;
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| {
+            let (models, _) = models(1);
+            for id in ["a", "b"].iter().cycle().take_while(|_| !over.load(Ordering::Relaxed)) {
+                assert_eq!(models.get(id).unwrap().id, *id);
+            }
+        });
+        for _ in 0..ROUNDS {
+            let zoo = Local::<Zoo>::new(json!([1])).unwrap();
+            assert_eq!(zoo.get("/").unwrap().status().as_u16(), 400);
+        }
+        over.store(true, Ordering::Relaxed);
+        beside.join().unwrap();
+    });
 }
 
 #[cfg(feature = "tokio")]

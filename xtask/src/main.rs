@@ -100,11 +100,16 @@ fn hello() -> Outcome {
     run(&decurion.to_string_lossy(), ["run", "examples/hello/decurion.toml"])
 }
 
+/// How a test program is run: one that hangs ends as a failure after 20 minutes, six times what the longest takes;
+/// what it printed names the test.
+const TEST_RUNNER: &str =
+    "target.'cfg(all())'.runner = ['timeout', '--foreground', '--signal=ABRT', '--kill-after=10', '1200']";
+
 fn test(arguments: &[&str]) -> Outcome {
     // The end-to-end tests run the real binaries and libraries, which `cargo test` alone does not build.
     // One failure hides no other: all are worth knowing at once.
     cargo(&["build", "--workspace"])?;
-    cargo(&[&["test", "--workspace", "--no-fail-fast"], arguments].concat())
+    cargo(&[&["test", "--workspace", "--no-fail-fast", "--config", TEST_RUNNER], arguments].concat())
 }
 
 fn loom() -> Outcome {

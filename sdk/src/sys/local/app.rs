@@ -1,47 +1,34 @@
 //! Deployments in this process, by name.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::thread;
 
 use decurion_abi as abi;
 use decurion_abi::{encoding, flags, kind, status};
 
+use super::alive::{self, Face, Running};
 use super::exchange::{Exchange, Incoming};
-use super::meter::Meter;
 use super::table;
 use crate::sys::host::adopt_host;
 
 /// A set of deployments that find each other by name.
 pub(crate) struct App {
-    number: u64,
+    face: Arc<Face>,
     instances: Mutex<HashMap<String, Arc<Instance>>>,
-    meter: Mutex<Meter>,
-}
-
-/// All that are alive, for calls made from where nothing tells which is meant.
-static APPS: Mutex<Vec<Weak<App>>> = Mutex::new(Vec::new());
-
-thread_local! {
-    /// The one whose code this thread runs.
-    static RUNNING: RefCell<Option<Arc<App>>> = const { RefCell::new(None) };
 }
 
 impl App {
     pub(crate) fn new() -> Arc<Self> {
-        static COUNT: AtomicU64 = AtomicU64::new(1);
         // SAFETY: our own table, good for the life of the process.
         unsafe { adopt_host(table::host()) }.expect("our own table is of our own version");
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let app = Arc::new(Self { number, instances: Mutex::default(), meter: Mutex::default() });
-        let mut apps = lock(&APPS);
-        apps.retain(|app| app.strong_count() > 0);
-        apps.push(Arc::downgrade(&app));
-        app
+        alive::list(|face| Self { face, instances: Mutex::default() })
+    }
+
+    pub(super) fn face(&self) -> &Arc<Face> {
+        &self.face
     }
 
     /// Constructs an instance of a class. The error is its message.
@@ -57,22 +44,21 @@ impl App {
             return Err(error.text);
         }
         let instance = Instance { table, raw, gate: RwLock::new(()) };
-        lock(&self.instances).insert(name.to_owned(), Arc::new(instance));
+        let before = lock(&self.instances).insert(name.to_owned(), Arc::new(instance));
+        // Its destructor may call: not under the lock.
+        drop(before);
+        self.face.has(name);
         Ok(())
-    }
-
-    fn names(&self) -> Vec<String> {
-        lock(&self.instances).keys().cloned().collect()
     }
 
     /// What was measured.
     pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
-        lock(&self.meter).values()
+        self.face.metrics()
     }
 
     /// A name by which any thread finds a deployment of this set.
     pub(crate) fn global_name(&self, name: &str) -> String {
-        format!("local-{}/{name}", self.number)
+        self.face.global_name(name)
     }
 
     pub(crate) fn reconfigure(self: &Arc<Self>, name: &str, config: &[u8]) -> Result<(), String> {
@@ -166,40 +152,6 @@ impl App {
     }
 }
 
-/// The set and the plain name that a call means: a global name, or one in the set that the caller belongs to.
-pub(super) fn resolve(name: &str, parent: Option<&Exchange>) -> Option<(Arc<App>, String)> {
-    let alive: Vec<Arc<App>> = lock(&APPS).iter().filter_map(Weak::upgrade).collect();
-    if let Some((app, name)) = name.strip_prefix("local-").and_then(|rest| rest.split_once('/')) {
-        let number: u64 = app.parse().ok()?;
-        return Some((alive.into_iter().find(|app| app.number == number)?, name.to_owned()));
-    }
-    let own = parent.and_then(|parent| parent.app.upgrade()).or_else(|| RUNNING.with_borrow(Option::clone));
-    let app = own.or_else(|| alive.into_iter().find(|app| app.instance(name).is_some()))?;
-    app.instance(name).is_some().then(|| (app, name.to_owned()))
-}
-
-/// Names that a call could mean, for people.
-pub(super) fn names(parent: Option<&Exchange>) -> String {
-    let own = parent.and_then(|parent| parent.app.upgrade()).or_else(|| RUNNING.with_borrow(Option::clone));
-    let apps = match own {
-        Some(app) => vec![app],
-        None => lock(&APPS).iter().filter_map(Weak::upgrade).collect(),
-    };
-    let mut names: Vec<String> = apps.iter().flat_map(|app| app.names()).collect();
-    names.sort_unstable();
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
-/// Measures for the set whose code this thread runs, or else for the only one there is. An ABI status.
-pub(super) fn measure(kind: u32, name: &str, labels: Vec<(&str, &str)>, value: f64) -> i32 {
-    let only = || {
-        let mut alive: Vec<Arc<App>> = lock(&APPS).iter().filter_map(Weak::upgrade).collect();
-        alive.pop().filter(|_| alive.is_empty())
-    };
-    let app = RUNNING.with_borrow(Option::clone).or_else(only);
-    app.map_or(status::OK, |app| lock(&app.meter).measure(kind, name, labels, value))
-}
-
 /// Where an entry puts its message.
 #[derive(Default)]
 pub(super) struct ErrorSlot {
@@ -268,21 +220,6 @@ impl Drop for Instance {
     }
 }
 
-/// Marks this thread as running the code of a set.
-struct Running(Option<Arc<App>>);
-
-impl Running {
-    fn enter(app: &Arc<App>) -> Self {
-        Self(RUNNING.replace(Some(Arc::clone(app))))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        RUNNING.set(self.0.take());
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|broken| broken.into_inner())
 }

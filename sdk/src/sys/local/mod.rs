@@ -1,6 +1,7 @@
 //! A host in this process, for tests: it drives classes through the same tables that a replica does, one thread for
 //! each call. Deployments of one [`App`] find each other by name.
 
+mod alive;
 mod app;
 mod exchange;
 mod meter;

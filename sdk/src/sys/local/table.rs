@@ -8,7 +8,8 @@ use std::sync::{Arc, LazyLock};
 use decurion_abi as abi;
 use decurion_abi::{encoding, status};
 
-use super::app::{self, ErrorSlot};
+use super::alive;
+use super::app::{App, ErrorSlot};
 use super::exchange::{Answer, Exchange, Incoming};
 use crate::sys::host::size_of_u32;
 
@@ -396,11 +397,11 @@ thread_local! {
 }
 
 /// The set and the plain name of a deployment; where there is none, the words for it are kept.
-fn find(deployment: abi::Bytes, parent: Option<&Exchange>) -> Option<(Arc<app::App>, String)> {
+fn find(deployment: abi::Bytes, parent: Option<&Exchange>) -> Option<(Arc<App>, String)> {
     let name = String::from_utf8_lossy(slice(deployment));
-    let found = app::resolve(&name, parent);
+    let found = alive::resolve(&name, parent);
     if found.is_none() {
-        REFUSED.set(format!("there is no deployment '{name}'; there are: {}", app::names(parent)));
+        REFUSED.set(format!("there is no deployment '{name}'; there are: {}", alive::names(parent)));
     }
     found
 }
@@ -443,7 +444,7 @@ unsafe extern "C" fn metric(
     let labels: Option<Vec<(&str, &str)>> =
         labels.iter().map(|label| Some((word(label.name)?, word(label.value)?))).collect();
     match (word(name), labels) {
-        (Some(name), Some(labels)) => app::measure(kind, name, labels, value),
+        (Some(name), Some(labels)) => alive::measure(kind, name, labels, value),
         _ => status::INVALID,
     }
 }
