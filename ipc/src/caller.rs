@@ -43,6 +43,11 @@ pub const REPLY_MAX: usize = 1 << 30;
 /// Bytes of a streamed reply kept here before the callee has to wait.
 const STREAM_BUFFER: usize = 256 * 1024;
 
+/// Why there is no channel to a replica, where it has closed its end.
+pub const HUNG_UP: &str = "it has hung up";
+/// And where the order to join came without its socket: this process has too many descriptors.
+pub const NO_SOCKET: &str = "the socket to join by did not arrive";
+
 /// A request was on its way for so long that it was not waited for any more.
 const PAST: &str =
     "the set of deployments has changed over to other versions, and those that this request entered are gone";
@@ -129,15 +134,19 @@ impl Caller {
         patience
     }
 
-    /// A channel to a replica is there, or could not be made.
-    pub fn attached(&mut self, replica: ReplicaId, channel: Option<Connected>) {
+    /// A channel to a replica is there, or could not be made, and why: the supervisor is asked for another.
+    pub fn attached(&mut self, replica: ReplicaId, channel: Result<Connected, String>) {
         self.joins.end(&replica);
-        if let Some(Connected { mut lanes, board, .. }) = channel
-            && let Some(lane) = lanes.pop()
-        {
-            // Joined anew: what went by the channel before is settled.
-            self.bury(&replica);
-            self.peers.insert(replica.clone(), Peer::new(lane, board));
+        let lane = channel.and_then(|Connected { mut lanes, board, .. }| {
+            Ok((lanes.pop().ok_or("the channel has no lane")?, board))
+        });
+        match lane {
+            Err(why) => self.reports.push(CallerReport::Lost { replica: replica.clone(), why }),
+            Ok((lane, board)) => {
+                // Joined anew: what went by the channel before is settled.
+                self.bury(&replica);
+                self.peers.insert(replica.clone(), Peer::new(lane, board));
+            }
         }
         self.settle_views();
         // Calls may wait for one that is late: its view is current already.
@@ -147,6 +156,20 @@ impl Caller {
     /// A replica is dead, or to be treated so: what it had is settled.
     pub fn died(&mut self, replica: &ReplicaId) {
         self.joins.end(replica);
+        self.bury(replica);
+        self.settle_views();
+        self.tell_entered();
+    }
+
+    /// The channel to a replica has ended, though nobody says that the replica has: what it had is settled, and the
+    /// supervisor is asked for another channel, unless one is on its way.
+    pub fn lost(&mut self, replica: &ReplicaId, why: &str) {
+        if !self.peers.contains_key(replica) {
+            return;
+        }
+        if self.joins.key(replica).is_none() {
+            self.reports.push(CallerReport::Lost { replica: replica.clone(), why: why.to_owned() });
+        }
         self.bury(replica);
         self.settle_views();
         self.tell_entered();

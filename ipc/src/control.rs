@@ -509,6 +509,14 @@ pub enum CallerReport {
         /// What it did.
         fault: String,
     },
+    /// There is no channel to a replica that was joined, or was to be: it is not known to be dead, and no fault of its is
+    /// known either.
+    Lost {
+        /// Which.
+        replica: ReplicaId,
+        /// What came between.
+        why: String,
+    },
     /// Wants to know about a deployment as with `Resolve`, and has known it under another supervisor.
     Rejoin(Standing),
 }

@@ -9,7 +9,6 @@
 #![cfg_attr(not(feature = "tokio"), allow(dead_code, reason = "tasks wait with the feature alone"))]
 
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,7 +18,7 @@ use std::time::Duration;
 use decurion_api::ReplicaId;
 use decurion_ipc::adoption::Retries;
 use decurion_ipc::attach::{AttachError, Connected, Joining, UpBell};
-use decurion_ipc::caller::{CallKey, Caller, JOIN_FIRST, JoinKey};
+use decurion_ipc::caller::{CallKey, Caller, HUNG_UP, JOIN_FIRST, JoinKey, NO_SOCKET};
 use decurion_ipc::channel::Geometry;
 use decurion_ipc::control::{CallerOrder, CallerReport};
 use decurion_ipc::link::{Link, LinkError};
@@ -136,8 +135,8 @@ struct Peer {
     replica: ReplicaId,
     pidfd: Option<OwnedFd>,
     bell: Option<BellKey>,
-    /// Held open: its hang-up tells the replica that we are gone.
-    _attach: Link,
+    /// Its hang-up tells the replica that we are gone, and us that it is, or wants no more of us.
+    attach: Link,
 }
 
 /// What it takes to join with a replica that has not answered yet.
@@ -398,7 +397,7 @@ impl Engine {
         };
         let mut fds = fds.into_iter();
         let Some(attach) = fds.next().map(Link::from_fd) else {
-            return self.change(|caller, _| caller.attached(replica, None));
+            return self.change(|caller, _| caller.attached(replica, Err(NO_SOCKET.to_owned())));
         };
         let joining = Joining::new(1, Geometry::of_handle(requests), UpBell::Pipe);
         let mut join = Join { replica, key, joining, attach, pidfd: fds.next() };
@@ -406,8 +405,9 @@ impl Engine {
         if let Some((join, patience)) = self.settle(join, made) {
             let (client, replica) = (Arc::downgrade(self), join.replica.clone());
             let thread = std::thread::Builder::new().name("decurion-attach".to_owned());
-            if thread.spawn(move || wait_for(&client, join, patience)).is_err() {
-                self.change(|caller, _| caller.attached(replica, None));
+            if let Err(error) = thread.spawn(move || wait_for(&client, join, patience)) {
+                let why = format!("can't start a thread to attach with: {error}");
+                self.change(|caller, _| caller.attached(replica, Err(why)));
             }
         }
     }
@@ -420,14 +420,14 @@ impl Engine {
                 Some((join, patience))
             }
             made => {
-                self.joined(join, made.ok());
+                self.joined(join, made.map_err(|error| error.to_string()));
                 None
             }
         }
     }
 
     /// A replica has answered, or never will.
-    fn joined(&self, join: Join, made: Option<Connected>) {
+    fn joined(&self, join: Join, made: Result<Connected, String>) {
         let Join { replica, key, attach, pidfd, .. } = join;
         let mut turn = self.lock();
         if turn.caller.joining(&replica) != Some(key) {
@@ -438,7 +438,7 @@ impl Engine {
         let bell = turn.caller.bell(&replica);
         let bell = bell.and_then(|bell| self.sleeper.add(bell, format!("replica {replica}")).ok());
         self.forget(&mut turn.peers, |known| *known == replica);
-        turn.peers.push(Peer { replica, pidfd, bell, _attach: attach });
+        turn.peers.push(Peer { replica, pidfd, bell, attach });
         self.leave(turn, true);
         self.sleeper.wake();
     }
@@ -450,13 +450,23 @@ impl Engine {
         }
     }
 
-    /// Descriptors whose readiness means that a replica is dead.
-    fn deaths(&self) -> Vec<(ReplicaId, OwnedFd)> {
+    /// Descriptors whose readiness means that a replica is dead, or has hung up.
+    fn deaths(&self) -> Vec<(ReplicaId, Farewell, OwnedFd)> {
         let turn = self.lock();
-        let copy = |fd: &OwnedFd| -> io::Result<OwnedFd> { fd.try_clone() };
-        let watched = turn.peers.iter().filter_map(|peer| Some((peer.replica.clone(), peer.pidfd.as_ref()?)));
-        watched.filter_map(|(replica, pidfd)| Some((replica, copy(pidfd).ok()?))).collect()
+        let watched = turn.peers.iter().flat_map(|peer| {
+            let died = peer.pidfd.as_ref().map(|pidfd| (Farewell::Died, pidfd.as_fd()));
+            let both = died.into_iter().chain([(Farewell::HungUp, peer.attach.as_fd())]);
+            both.map(|(how, fd)| (peer.replica.clone(), how, fd))
+        });
+        watched.filter_map(|(replica, how, fd)| Some((replica, how, fd.try_clone_to_owned().ok()?))).collect()
     }
+}
+
+/// How a replica leaves.
+#[derive(Clone, Copy, Debug)]
+enum Farewell {
+    Died,
+    HungUp,
 }
 
 /// Where a task waits.
@@ -550,7 +560,7 @@ fn listen(client: &Weak<Engine>) {
     let mut retries = Retries::default();
     while let Some(engine) = client.upgrade() {
         let deaths = engine.deaths();
-        let mut fds: Vec<BorrowedFd<'_>> = deaths.iter().map(|(_, fd)| fd.as_fd()).collect();
+        let mut fds: Vec<BorrowedFd<'_>> = deaths.iter().map(|(_, _, fd)| fd.as_fd()).collect();
         if link_open {
             fds.push(engine.link.as_fd());
         }
@@ -564,8 +574,11 @@ fn listen(client: &Weak<Engine>) {
         };
         let _ = nix::poll::poll(&mut polled, patience);
         let dead = deaths.iter().zip(&polled).filter(|(_, fd)| fd.any().unwrap_or(false));
-        for ((replica, _), _) in dead {
-            engine.change(|caller, _| caller.died(replica));
+        for ((replica, how, _), _) in dead {
+            engine.change(|caller, _| match how {
+                Farewell::Died => caller.died(replica),
+                Farewell::HungUp => caller.lost(replica, HUNG_UP),
+            });
             engine.forget(&mut engine.lock().peers, |known| known == replica);
         }
         if !link_open && engine.return_home() {

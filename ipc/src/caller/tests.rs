@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use decurion_api::{DeploymentName, ReplicaId};
 
 use super::{
-    Availability, CallError, CallKey, Caller, CallerOrder, CallerReport, NewCall, Outcome, StreamId,
+    Availability, CallError, CallKey, Caller, CallerOrder, CallerReport, HUNG_UP, NewCall, Outcome, StreamId,
 };
 use crate::attach::{self, UpBell};
 use crate::board::{BoardWriter, model_hash};
@@ -91,7 +91,7 @@ impl Scene {
                 attach::local_with_board(1, Geometry::default(), UpBell::Pipe).expect("a channel");
             self.boards.push(board);
             self.callees.push((id.clone(), far.lanes.remove(0), VecDeque::new()));
-            self.caller.attached(id, Some(near));
+            self.caller.attached(id, Ok(near));
         }
         self.generation += 1;
         let generation = Generation(self.generation);
@@ -385,7 +385,7 @@ fn a_replica_that_was_joined_for_a_view_to_come_is_kept_until_then() {
     assert_eq!(scene.caller.handle(order), Some(replica(2)));
     let (near, mut far) = attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel");
     scene.callees.push((replica(2), far.lanes.remove(0), VecDeque::new()));
-    scene.caller.attached(replica(2), Some(near));
+    scene.caller.attached(replica(2), Ok(near));
     // An older view comes between the two.
     scene.announce(view(&[1], 6, None));
     scene.announce(view(&[2], 5, None));
@@ -402,8 +402,43 @@ fn a_replica_that_is_joined_anew_breaks_what_went_by_the_old_channel() {
     let stream = queue[0].0;
     assert!(lane.take(stream));
     let (near, _far) = attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel");
-    scene.caller.attached(replica(1), Some(near));
+    scene.caller.attached(replica(1), Ok(near));
     assert_eq!(scene.caller.outcome(key), Outcome::Failed(CallError::Broken));
+}
+
+#[test]
+fn a_replica_that_has_hung_up_is_asked_for_anew_and_what_it_had_not_taken_waits_for_it() {
+    let mut scene = Scene::new(view(&[1], 5, None));
+    let key = scene.start("patient");
+    scene.caller.flush();
+    let lost = CallerReport::Lost { replica: replica(1), why: HUNG_UP.to_owned() };
+    scene.caller.lost(&replica(1), HUNG_UP);
+    scene.caller.lost(&replica(1), HUNG_UP);
+    let told = scene.caller.take_reports();
+    assert_eq!(told.iter().filter(|report| **report == lost).count(), 1, "{told:?}");
+    assert_eq!(scene.caller.outcome(key), Outcome::Pending);
+    // The first attempt fails, the second does not.
+    let order = || CallerOrder::Attach { deployment: name("model"), replica: replica(1), requests: 5 };
+    assert_eq!(scene.caller.handle(order()), Some(replica(1)));
+    scene.caller.attached(replica(1), Err("too many callers".to_owned()));
+    let lost = CallerReport::Lost { replica: replica(1), why: "too many callers".to_owned() };
+    assert!(scene.caller.take_reports().contains(&lost));
+    assert_eq!(scene.caller.handle(order()), Some(replica(1)));
+    let (near, mut far) = attach::local(1, Geometry::default(), UpBell::Pipe).expect("a channel");
+    scene.callees[0] = (replica(1), far.lanes.remove(0), VecDeque::new());
+    scene.caller.attached(replica(1), Ok(near));
+    assert_eq!(scene.arrived(), [["patient"]]);
+}
+
+#[test]
+fn who_is_joined_anew_already_is_not_asked_for_again_when_the_old_channel_ends() {
+    let mut scene = Scene::new(view(&[1], 5, None));
+    let order = CallerOrder::Attach { deployment: name("model"), replica: replica(1), requests: 5 };
+    assert_eq!(scene.caller.handle(order), Some(replica(1)));
+    let key = scene.caller.joining(&replica(1));
+    scene.caller.lost(&replica(1), HUNG_UP);
+    assert!(!scene.caller.take_reports().iter().any(|report| matches!(report, CallerReport::Lost { .. })));
+    assert!(key.is_some() && scene.caller.joining(&replica(1)) == key, "the new one is still on its way");
 }
 
 #[test]
@@ -611,7 +646,7 @@ fn a_replica_that_answers_late_holds_no_view_up_and_is_used_once_it_has() {
 
     let (near, mut far, _board) =
         attach::local_with_board(1, Geometry::default(), UpBell::Pipe).expect("a channel");
-    scene.caller.attached(replica(2), Some(near));
+    scene.caller.attached(replica(2), Ok(near));
     assert_eq!(scene.caller.joining(&replica(2)), None);
     scene.caller.flush();
     let mut opened = 0;

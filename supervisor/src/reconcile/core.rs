@@ -178,6 +178,7 @@ impl Core {
                 self.condemn(&replica, format!("broke the rules of the data plane: {fault}"));
             }
             Fact::CutOff { caller, replica, fault } => self.observed.cut_off(&caller, &replica, &fault, at),
+            Fact::Unjoined { caller, replica, why } => self.observed.unjoined(&caller, &replica, why, at),
             Fact::Deaf { replica } => self.condemn(&replica, "did not read its orders".to_owned()),
             Fact::Board { replica, board } => self.observed.with(&replica, |replica| {
                 replica.liveness.board(replica.board, board, at);

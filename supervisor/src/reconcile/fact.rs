@@ -157,6 +157,15 @@ pub enum Fact {
         /// What it is said to have done.
         fault: String,
     },
+    /// A caller with handles has no channel to a replica: it was cut off, or could not be joined. Who says so is not trusted.
+    Unjoined {
+        /// Who.
+        caller: CallerId,
+        /// With which.
+        replica: ReplicaId,
+        /// What came between.
+        why: String,
+    },
     /// What a replica's board says now.
     Board {
         /// Which.

@@ -202,9 +202,14 @@ impl Observed {
                 });
             }
             Order::Attach { caller, replica, .. } => {
-                if let Some(caller) = self.callers.all.get_mut(caller) {
+                let anew = self.callers.all.get_mut(caller).and_then(|caller| {
                     caller.attached.insert(replica.clone());
-                    caller.severed.joined(replica, now);
+                    caller.severed.joined(replica, now)
+                });
+                if let (Some(why), Some(callee)) = (anew, self.replicas.get(replica)) {
+                    let name = callee.deployment.clone();
+                    let message = format!("{caller} had no channel to it, and gets a new one: {why}");
+                    self.tell((&name, Some(replica)), "handle-joined-anew", message);
                 }
             }
             Order::Detach { caller, replica, .. } => {
@@ -489,6 +494,13 @@ impl Observed {
             apart.as_millis()
         );
         self.tell((&name, Some(replica)), "handle-cut-off", message);
+    }
+
+    /// A caller has no channel to a replica that it was joined with, and does not blame it.
+    pub fn unjoined(&mut self, id: &CallerId, replica: &ReplicaId, why: String, now: Instant) {
+        if let Some(caller) = self.callers.all.get_mut(id).filter(|caller| caller.is_joined(replica)) {
+            caller.severed.lost(replica, why, now);
+        }
     }
 
     /// Forgets a caller, with everything that waited there.

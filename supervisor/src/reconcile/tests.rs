@@ -655,6 +655,53 @@ fn a_handle_that_has_cut_off_a_replica_is_joined_with_it_anew_and_nobody_is_kill
 }
 
 #[test]
+fn a_handle_that_has_no_channel_to_a_replica_gets_another_and_it_is_told_why() {
+    let mut world = World::with(&[spec("a", "1", 1), spec("b", "1", 1)]);
+    let caller = CallerId::Replica(world.ids("b")[0].clone());
+    let callee = world.ids("a")[0].clone();
+    let lost = || Fact::Unjoined {
+        caller: caller.clone(),
+        replica: callee.clone(),
+        why: "it has hung up".to_owned(),
+    };
+    world.fact(lost());
+    world.fact(Fact::Resolve { caller: caller.clone(), deployment: name("a") });
+    world.pass(Duration::from_millis(10));
+    let _ = world.core.take_notes();
+    let ids = world.ids("a");
+    world.log.clear();
+    world.fact(lost());
+    world.pass(Duration::from_secs(1));
+    let orders: Vec<&Order> = world.log.iter().map(|(_, order)| order).collect();
+    let anew = |order: &&&Order| matches!(order, Order::Attach { caller: of, replica, .. } if (of, replica) == (&caller, &callee));
+    assert_eq!(orders.iter().filter(anew).count(), 1, "{orders:?}");
+    assert_eq!(world.ids("a"), ids, "nobody is killed");
+    let told: Vec<_> = world.core.take_notes();
+    assert!(
+        told.iter().any(|note| note.kind == "handle-joined-anew" && note.message.ends_with("it has hung up")),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn who_loses_its_channel_since_the_replica_died_is_not_joined_with_it_anew() {
+    let mut world = World::with(&[spec("a", "1", 1), spec("b", "1", 1)]);
+    let caller = CallerId::Replica(world.ids("b")[0].clone());
+    let callee = world.ids("a")[0].clone();
+    world.fact(Fact::Resolve { caller: caller.clone(), deployment: name("a") });
+    world.pass(Duration::from_millis(10));
+    world.log.clear();
+    // The hang-up is heard before the death.
+    world.fact(Fact::Unjoined { caller, replica: callee.clone(), why: "it has hung up".to_owned() });
+    world.kill(&callee);
+    world.pass(Duration::from_secs(5));
+    let anew = |order: &Order| matches!(order, Order::Attach { replica, .. } if *replica == callee);
+    assert!(!world.log.iter().any(|(_, order)| anew(order)));
+    let told = world.core.take_notes();
+    assert!(told.iter().all(|note| note.kind != "handle-joined-anew"), "{told:?}");
+}
+
+#[test]
 fn a_replica_that_is_on_its_way_out_is_not_joined_anew() {
     let mut world = World::with(&[spec("a", "1", 1), spec("b", "1", 1)]);
     world.behave("1", Behaviour { drain: None, ..Behaviour::default() });

@@ -219,6 +219,55 @@ fn a_replica_that_broke_the_rules_towards_handles_gets_a_new_channel() {
 }
 
 #[test]
+fn a_caller_that_a_replica_has_cut_off_gets_a_new_channel() {
+    let world = World::start();
+    let config = format!(
+        "application = \"hostile\"\n\
+         [[deployment]]\nname = \"good\"\nlibrary = \"{0}\"\nclass = \"Hostile\"\nroute_prefix = \"\"\n\
+         [[deployment]]\nname = \"traitor\"\nlibrary = \"{0}\"\nclass = \"Traitor\"\nargs = {{ partner = \"@good\" }}\n",
+        library("fixtures").display()
+    );
+    let _ = world.deploy(&config).ok();
+    let pids = [world.pids("good"), world.pids("traitor")];
+    assert_eq!(world.get("/traitor").text(), "true");
+    world.until("it is cut off, and joined anew", |_| {
+        // An answer of the request itself: without a new channel it never came, and ends with the request's time.
+        assert_eq!(world.get("/traitor/lie").text(), "true");
+        let events = world.run(&["events"]).ok().stdout;
+        let named = |line: &str| {
+            line.contains("handle-joined-anew") && line.contains("good-") && line.contains("replica traitor-")
+        };
+        world.log().contains("has cut off") && events.lines().any(named)
+    });
+    assert_eq!(world.get("/traitor").text(), "true");
+    assert_eq!([world.pids("good"), world.pids("traitor")], pids, "nobody was killed");
+}
+
+#[test]
+fn a_handle_that_could_not_be_joined_is_joined_when_that_can_be() {
+    let world = World::start();
+    let config = format!(
+        "application = \"hostile\"\n\
+         [[deployment]]\nname = \"full\"\nlibrary = \"{0}\"\nclass = \"Hostile\"\nmax_ongoing_requests = 8\n",
+        library("fixtures").display()
+    );
+    let _ = world.deploy(&config).ok();
+    let pids = world.pids("full");
+    // The proxy is joined already.
+    assert_eq!(world.get("/full/hoard").status, 200);
+    let client = Client::connect_to(&world.socket().with_file_name("handle.sock")).expect("a client");
+    let full = client.deployment("full").expect("a deployment").handle();
+    let call = full.start("hold", ("", "")).expect("it may wait");
+    world.until("it could not be joined", |_| {
+        let events = world.run(&["events"]).ok().stdout;
+        events.lines().any(|line| line.contains("handle-joined-anew") && line.contains("client "))
+    });
+    assert_eq!(world.get("/full/let-go").status, 200);
+    assert!(call.wait::<bool>().expect("an answer, though nobody asked again"));
+    assert_eq!(world.pids("full"), pids, "nobody was killed");
+}
+
+#[test]
 fn a_replica_that_closes_its_descriptors_is_replaced() {
     let scene = Neighbours::start();
     scene.provoke_until_replaced("/bad/close");

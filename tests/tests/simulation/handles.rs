@@ -47,6 +47,7 @@ impl World {
                 CallerReport::Waiting { deployment, count } => {
                     Fact::Waiting { caller, deployment, count: u64::from(count) }
                 }
+                CallerReport::Lost { replica, why } => Fact::Unjoined { caller, replica, why },
                 CallerReport::Fault { replica, fault } => {
                     panic!("{id} has found that {replica} broke the rules: {fault}")
                 }
@@ -75,7 +76,7 @@ impl World {
         };
         let Some(replica) = self.replicas.get_mut(caller) else { return };
         match met {
-            Some(channel) => replica.caller.attached(callee, channel),
+            Some(channel) => replica.caller.attached(callee, channel.ok_or_else(|| "it is gone".to_owned())),
             None => {
                 if let Some(patience) = replica.caller.unanswered(&callee, key) {
                     self.push(patience, Event::Meet { caller: caller.clone(), callee });

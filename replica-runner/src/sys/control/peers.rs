@@ -1,11 +1,12 @@
 //! Whom this replica calls: joining with replicas that the supervisor names, and noticing that they are gone.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use decurion_api::ReplicaId;
 use decurion_ipc::attach::{Connected, Joining, UpBell};
-use decurion_ipc::caller::{JOIN_FIRST, JoinKey};
+use decurion_ipc::caller::{HUNG_UP, JOIN_FIRST, JoinKey, NO_SOCKET};
 use decurion_ipc::channel::Geometry;
 use decurion_ipc::control::CallerOrder;
 use decurion_ipc::link::Link;
@@ -28,12 +29,15 @@ struct PeerEnd {
     attach: Link,
 }
 
+/// A channel, its attach socket, and the other process.
+type Made = (Connected, Link, Option<OwnedFd>);
+
 /// What came of joining with a replica.
 pub(super) struct Attached {
     replica: ReplicaId,
     key: JoinKey,
-    /// `None`: nothing.
-    made: Option<(Connected, Link, Option<OwnedFd>)>,
+    /// Or why not; `None`: it is not wanted any more.
+    made: Option<Result<Made, String>>,
 }
 
 impl Peers {
@@ -68,15 +72,17 @@ impl Peers {
         let (attach, pidfd) = (fds.next().map(Link::from_fd), fds.next());
         let (runner, notify, id) = (self.runner, self.notify.clone(), replica.clone());
         let work = move || {
-            let made = attach.and_then(|attach| {
-                let connected = wait_for(runner, &replica, key, &attach, geometry)?;
-                Some((connected, attach, pidfd))
-            });
+            let made = match attach {
+                Some(attach) => wait_for(runner, &replica, key, &attach, geometry)
+                    .map(|made| made.map(|connected| (connected, attach, pidfd))),
+                None => Some(Err(NO_SOCKET.to_owned())),
+            };
             notify.send(Notice::Attached(Attached { replica, key, made }));
         };
         if let Err(error) = std::thread::Builder::new().name("attach".to_owned()).spawn(work) {
-            eprintln!("can't start a thread to attach with: {error}");
-            self.notify.send(Notice::Attached(Attached { replica: id, key, made: None }));
+            let why = format!("can't start a thread to attach with: {error}");
+            eprintln!("{why}");
+            self.notify.send(Notice::Attached(Attached { replica: id, key, made: Some(Err(why)) }));
         }
     }
 
@@ -88,28 +94,36 @@ impl Peers {
             return;
         }
         self.forget(&replica);
-        let Some((connected, attach, pidfd)) = made else {
-            return self.runner.nudge(|engine| engine.calls.attached(replica, None));
-        };
-        let bell = connected.lanes.first().and_then(|lane| {
-            let bell = lane.bell_reader().ok()?;
-            self.runner.sleeper.add(bell, format!("replica {replica}")).ok()
-        });
+        let Some(made) = made else { return };
         // A lane that can't be heard is no lane.
-        let connected = bell.is_some().then_some(connected);
+        let made = made.and_then(|(connected, attach, pidfd)| {
+            let bell =
+                self.hear(&replica, &connected).map_err(|error| format!("it can't be heard: {error}"))?;
+            Ok((connected, PeerEnd { pidfd, bell, attach }))
+        });
+        let (connected, end) = match made {
+            Ok((connected, end)) => (Ok(connected), Some(end)),
+            Err(why) => (Err(why), None),
+        };
         self.runner.nudge(|engine| engine.calls.attached(replica.clone(), connected));
-        if let Some(bell) = bell {
-            self.ends.insert(replica, PeerEnd { pidfd, bell, attach });
-        }
+        self.ends.extend(end.map(|end| (replica, end)));
     }
 
-    /// Those whose descriptors are ready are dead.
+    fn hear(&self, replica: &ReplicaId, connected: &Connected) -> io::Result<BellKey> {
+        let lane = connected.lanes.first().ok_or(io::ErrorKind::NotFound)?;
+        self.runner.sleeper.add(lane.bell_reader()?, format!("replica {replica}"))
+    }
+
+    /// Those whose descriptors are ready have hung up, or are dead.
     pub(super) fn drop_dead(&mut self, ready: &[bool]) {
-        let ids = self.ends.keys().zip(ready.chunks(2));
-        let dead: Vec<ReplicaId> =
-            ids.filter(|(_, hit)| hit.contains(&true)).map(|(id, _)| id.clone()).collect();
-        for replica in dead {
-            self.runner.nudge(|engine| engine.calls.died(&replica));
+        let ids = self.ends.iter().zip(ready.chunks(2)).filter(|(_, hit)| hit.contains(&true));
+        let gone: Vec<(ReplicaId, bool)> =
+            ids.map(|((id, end), hit)| (id.clone(), end.pidfd.is_some() && hit.ends_with(&[true]))).collect();
+        for (replica, is_dead) in gone {
+            self.runner.nudge(|engine| match is_dead {
+                true => engine.calls.died(&replica),
+                false => engine.calls.lost(&replica, HUNG_UP),
+            });
             self.forget(&replica);
         }
     }
@@ -128,23 +142,23 @@ impl Peers {
     }
 }
 
-/// Waits for a replica's answer as long as the replica is wanted.
+/// Waits for a replica's answer as long as the replica is wanted: what it is, or why there is none.
 fn wait_for(
     runner: &Runner,
     replica: &ReplicaId,
     key: JoinKey,
     attach: &Link,
     geometry: Geometry,
-) -> Option<Connected> {
+) -> Option<Result<Connected, String>> {
     let mut joining = Joining::new(1, geometry, UpBell::Pipe);
     let mut patience = JOIN_FIRST;
     loop {
         match joining.attempt(attach, patience) {
-            Ok(connected) => return Some(connected),
+            Ok(connected) => return Some(Ok(connected)),
             Err(error) if joining.may_go_on(&error) => {
                 patience = runner.nudge(|engine| engine.calls.unanswered(replica, key))?;
             }
-            Err(_) => return None,
+            Err(error) => return Some(Err(error.to_string())),
         }
     }
 }

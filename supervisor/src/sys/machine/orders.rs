@@ -243,8 +243,12 @@ impl Machine {
     /// Joins a caller and a replica: each gets one end of a new socket, and news of the other's death.
     fn attach(&mut self, caller: &CallerId, replica: &ReplicaId, deployment: &DeploymentName) {
         if let Err(error) = self.try_attach(caller, replica, deployment) {
-            // The caller finds that it can't reach the replica, and says so.
             tracing::warn!("{caller} and replica {replica} could not be joined: {error}");
+            // The proxy finds that it can't reach the replica, and says so.
+            if !matches!(caller, CallerId::Proxy(_)) {
+                let (caller, replica, why) = (caller.clone(), replica.clone(), error.to_string());
+                self.facts.push(Fact::Unjoined { caller, replica, why });
+            }
         }
     }
 

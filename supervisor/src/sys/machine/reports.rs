@@ -122,6 +122,9 @@ impl Machine {
             CallerReport::Fault { replica, fault } => {
                 self.facts.push(Fact::CutOff { caller, replica, fault: shorten(fault) });
             }
+            CallerReport::Lost { replica, why } => {
+                self.facts.push(Fact::Unjoined { caller, replica, why: shorten(why) });
+            }
         }
     }
 
