@@ -153,6 +153,9 @@ pub struct RolloutStatus {
     pub updated: u32,
     /// Why it failed, with the replica's last words; else what it waits for; else empty.
     pub message: String,
+    /// It is on its way, and nothing but another change will bring it further: one of its set has failed and stays so.
+    #[serde(default)]
+    pub blocked: bool,
 }
 
 /// Stands in every message of a `user_config` that a replica did not take, so that its place in a file can be shown.

@@ -4,6 +4,7 @@ mod watch;
 
 use std::time::Duration;
 
+use decurion_api::DeploymentName;
 use decurion_api::admin::{Applied, ChangeAction};
 use decurion_api::status::{DeploymentStatus, ProxyStatus};
 use decurion_client::admin::{Admin, AdminError, LogQuery};
@@ -220,13 +221,23 @@ fn conclude(
     admin: &Admin,
     output: &Output,
 ) -> Result<Exit, Failure> {
-    let mut failures: Vec<Failure> = watch
-        .ends()
+    // What waits for others comes after these.
+    let mut ends: Vec<(&DeploymentName, &End)> = watch.ends().collect();
+    ends.sort_by_key(|(_, end)| matches!(end, End::Blocked(_)));
+    let mut failures: Vec<Failure> = ends
+        .into_iter()
         .filter_map(|(name, end)| match end {
             End::Done => None,
             End::Failed(status) | End::RolledBack(status) => {
                 Some(rollout_failure(source, status, end, admin))
             }
+            End::Blocked(status) => Some(
+                Failure::new(
+                    Exit::Failed,
+                    format!("the change of '{name}' can't go on: {}", printable(&status.rollout.message)),
+                )
+                .changed(format!("revision {} is stored, and goes on when that is mended", applied.revision)),
+            ),
             End::Superseded(revision) => Some(
                 Failure::new(Exit::Failed, format!("the change of '{name}' was replaced by a later one"))
                     .changed(format!("revision {} was followed by {revision}", applied.revision)),

@@ -88,7 +88,7 @@ impl Core {
         if let Some(undone) = &wanted.rolled_back {
             let (outcome, message) = self.way_back_of(deployment, &undone.message);
             let (revision, version) = (undone.revision, undone.version.clone());
-            return RolloutStatus { revision, version, outcome, updated, message };
+            return RolloutStatus { revision, version, outcome, updated, message, blocked: false };
         }
         let (outcome, message) = match &deployment.rollout.outcome {
             Outcome::Progressing => (RolloutOutcome::InProgress, self.waits_for(deployment)),
@@ -101,6 +101,7 @@ impl Core {
             outcome,
             updated,
             message,
+            blocked: outcome == RolloutOutcome::InProgress && self.observed().is_blocked(deployment),
         }
     }
 

@@ -161,6 +161,16 @@ impl Observed {
         goes_on && self.replicas_of(name).any(|replica| !self.is_past(replica, now).0)
     }
 
+    /// Whether its set can't change over before somebody deploys again: one of it has failed, and is left so.
+    #[must_use]
+    pub fn is_blocked(&self, deployment: &Deployment) -> bool {
+        let Some(key) = set_of(&deployment.wanted).filter(|_| deployment.awaits_turn()) else { return false };
+        self.members(key).any(|(_, other)| {
+            let needed = other.awaits_turn() || !other.has_run(&other.wanted.template);
+            !other.deleted && needed && other.is_halted() && !other.wanted.spec.rollout.auto_rollback
+        })
+    }
+
     /// What a set waits for before it changes over; one phrase.
     #[must_use]
     pub fn missing_of_set(&self, key: SetKey<'_>, now: Instant) -> Option<String> {
@@ -172,6 +182,12 @@ impl Observed {
             }
             if wanted.paused {
                 return Some(format!("'{name}' is paused; `decurion rollout resume {name}` goes on"));
+            }
+            if deployment.is_halted() && !wanted.spec.rollout.auto_rollback {
+                return Some(format!(
+                    "'{name}' has failed and is not undone (auto_rollback = false); deploy a version of it that works, or the \
+                     whole set as it was"
+                ));
             }
             if deployment.is_halted() {
                 return Some(format!("'{name}' has failed"));

@@ -119,6 +119,31 @@ fn no_request_meets_two_versions_of_a_set_and_none_is_lost() {
 }
 
 #[test]
+fn a_deploy_of_a_set_of_which_one_fails_and_is_not_undone_ends_and_says_what_to_do() {
+    let world = World::start();
+    let chain = Chain { world: &world, set: true, replicas: 1, lines: "" };
+    let (old, new, mended) = (["1", "1", "1"], ["2", "2", "2"], ["2", "2", "3"]);
+    chain.deploy(old);
+    fs::write(chain.file("fail-c-2"), "").expect("write");
+    let kept = |words| {
+        chain.config(words).replace("together = \"chain\"", "together = \"chain\", auto_rollback = false")
+    };
+    let said = world.deploy(&kept(new)).code(1).stderr;
+    for words in [
+        "of 'c' failed",
+        "it was told to fail",
+        "the change of 'a' can't go on",
+        "'c' has failed and is not undone",
+    ] {
+        assert!(said.contains(words), "no {words:?} in {said}");
+    }
+    assert!(world.deployment("a").rollout.blocked);
+    assert_eq!(world.get("/a").text(), answer(old), "nobody has met the new ones");
+    let _ = world.deploy(&kept(mended)).ok();
+    assert_eq!(world.get("/a").text(), answer(mended));
+}
+
+#[test]
 fn a_version_that_is_ready_waits_for_the_rest_of_its_set() {
     let world = World::start();
     let chain = Chain { world: &world, set: true, replicas: 2, lines: "" };

@@ -342,7 +342,7 @@ impl World {
                 DeploymentState::DeployFailed => true,
                 DeploymentState::Healthy => serving >= status.target_replicas as usize,
                 // A set stays with its old version while one of it has failed that is not to go back.
-                DeploymentState::Updating => status.rollout.message.ends_with("' has failed"),
+                DeploymentState::Updating => status.rollout.blocked,
                 _ => false,
             }
         });

@@ -21,6 +21,8 @@ pub(super) enum End {
     Failed(Box<DeploymentStatus>),
     /// It stopped, and what was before is wanted again.
     RolledBack(Box<DeploymentStatus>),
+    /// It waits for what has failed, and nothing but another change brings it further.
+    Blocked(Box<DeploymentStatus>),
     /// A later change, of this revision, took its place.
     Superseded(u64),
     /// Somebody deleted it.
@@ -44,6 +46,8 @@ struct Item {
     ended: HashSet<ReplicaId>,
     pending: String,
     end: Option<End>,
+    /// How it would end if it stayed as it is.
+    blocked: Option<End>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,7 @@ impl Watch {
                 ended: held.iter().flat_map(|held| &held.ended).map(|ended| ended.id.clone()).collect(),
                 pending: format!("{} has not begun", change.deployment),
                 end: None,
+                blocked: None,
             }
         };
         Self { items: applied.changes.iter().map(item).collect() }
@@ -90,7 +95,7 @@ impl Watch {
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.items.iter().all(|item| item.end.is_some())
+        self.items.iter().all(|item| item.end().is_some())
     }
 
     pub(super) fn concerns(&self, name: &DeploymentName) -> bool {
@@ -99,7 +104,7 @@ impl Watch {
 
     /// How each wait ended, of those that have.
     pub(super) fn ends(&self) -> impl Iterator<Item = (&DeploymentName, &End)> {
-        self.items.iter().filter_map(|item| Some((&item.name, item.end.as_ref()?)))
+        self.items.iter().filter_map(|item| Some((&item.name, item.end()?)))
     }
 
     /// What is still waited for, in one line.
@@ -110,6 +115,10 @@ impl Watch {
 }
 
 impl Item {
+    fn end(&self) -> Option<&End> {
+        self.end.as_ref().or(self.blocked.as_ref())
+    }
+
     fn look(&mut self, found: Option<&DeploymentStatus>, news: &mut Vec<News>) {
         match (found, self.aim) {
             (None, Aim::Absence) => {
@@ -135,6 +144,7 @@ impl Item {
         if !rollout.message.is_empty() {
             self.pending = format!("{}, {}", self.pending, rollout.message);
         }
+        self.blocked = rollout.blocked.then(|| End::Blocked(Box::new(status.clone())));
         self.end = match (self.aim, rollout.outcome) {
             (Aim::Rollout(revision), _) if rollout.revision > revision => {
                 Some(End::Superseded(rollout.revision))
@@ -252,6 +262,19 @@ mod tests {
         assert!(!watch.is_settled());
         watch.look(&[status("done", 8, &[], &[])]);
         assert_eq!(end_of(&watch), &End::Superseded(8));
+    }
+
+    #[test]
+    fn what_waits_for_a_failure_is_waited_for_no_longer_unless_it_goes_on() {
+        let mut watch = Watch::new(&applied(ChangeAction::Roll), &[]);
+        let mut now = status("in_progress", 7, &[], &[]);
+        now.rollout.blocked = true;
+        watch.look(std::slice::from_ref(&now));
+        assert!(watch.is_settled());
+        assert_eq!(end_of(&watch), &End::Blocked(Box::new(now.clone())));
+        now.rollout.blocked = false;
+        watch.look(std::slice::from_ref(&now));
+        assert!(!watch.is_settled());
     }
 
     #[test]

@@ -153,6 +153,33 @@ fn a_set_of_which_one_fails_goes_back_as_a_whole_and_nobody_has_met_it() {
 }
 
 #[test]
+fn where_one_fails_that_is_not_undone_the_others_say_that_they_are_blocked_until_it_is_mended() {
+    let mut world = settled(["a1", "b1", "c1"]);
+    world.behave("c2", Behaviour { refuses: Some("no weights"), ..Behaviour::default() });
+    let members = |c: &str| {
+        let mut last = member("c", c, 2);
+        last.rollout.auto_rollback = false;
+        vec![member("a", "a2", 2), member("b", "b2", 2), last]
+    };
+    deploy(&mut world, members("c2")).unwrap();
+    world.until(|world| world.outcome("c") == RolloutOutcome::Failed);
+    world.pass(SECOND * 60);
+    for of in ["a", "b"] {
+        let rollout = world.status(of).rollout;
+        assert!(
+            rollout.blocked && rollout.message.contains("'c' has failed and is not undone"),
+            "{rollout:?}"
+        );
+    }
+    assert!(!world.status("c").rollout.blocked);
+    through(&mut world);
+    deploy(&mut world, members("c3")).unwrap();
+    assert!(!world.status("a").rollout.blocked);
+    world.settle();
+    assert_eq!((of_version(&world, "a", "a2"), of_version(&world, "c", "c3")), (2, 2));
+}
+
+#[test]
 fn where_a_new_member_fails_the_others_stay_as_they_were() {
     let mut world = World::new();
     deploy(&mut world, vec![member("a", "a1", 2), member("b", "b1", 2)]).unwrap();
