@@ -261,6 +261,9 @@ pub(crate) struct RunArgs {
     /// What replicas may use in sum, in place of what this machine has: cpus=2,memory=1GiB,gpus=0
     #[arg(long, value_name = "AMOUNTS", env = "DECURION_CAPACITY", hide_env_values = true)]
     pub(crate) capacity: Option<CapacityOverride>,
+    /// Apply it again when the file, or one of its libraries, changes on disk
+    #[arg(long)]
+    pub(crate) watch: bool,
     #[command(flatten)]
     pub(crate) library: LibraryArgs,
 }

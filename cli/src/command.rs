@@ -25,11 +25,12 @@ mod wait;
 use std::path::PathBuf;
 
 use decurion_client::admin::Admin;
-use decurion_client::default_socket;
+use decurion_client::{SOCKET_VARIABLE, default_socket};
 
 use crate::args::{Cli, Command, Global};
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Output};
+use crate::sys::variable;
 
 /// Does what the command line asks for.
 pub(crate) fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
@@ -42,7 +43,7 @@ pub(crate) fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
     let admin = || Ok::<Admin, Failure>(Admin::new(socket(&global)?));
     match cli.command {
         Command::Supervise(args) => supervise::supervise(args, socket(&global)?, output),
-        Command::Run(args) => run::run(args, output),
+        Command::Run(args) => run::run(args, named_socket(&global), output),
         Command::Deploy(args) => deploy::deploy(&args, &admin()?, output),
         Command::Plan(args) => plan::plan(&args, &admin()?, output),
         Command::Status { name } => look::status(name.as_ref(), &admin()?, output),
@@ -74,9 +75,14 @@ pub(crate) fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
     }
 }
 
+/// Where the user says that it is; `run` has one of its own otherwise.
+fn named_socket(global: &Global) -> Option<PathBuf> {
+    global.socket.clone().or_else(|| variable(SOCKET_VARIABLE).map(PathBuf::from))
+}
+
 fn socket(global: &Global) -> Result<PathBuf, Failure> {
-    match &global.socket {
-        Some(socket) => Ok(socket.clone()),
+    match named_socket(global) {
+        Some(socket) => Ok(socket),
         None => Ok(default_socket()?),
     }
 }

@@ -5,6 +5,8 @@
     reason = "the one place of the command where clock and environment are read"
 )]
 
+mod files;
+
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -13,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use decurion_supervisor::Program;
+
+pub(crate) use files::Files;
 
 /// A variable of the environment; an empty one counts as absent.
 pub(crate) fn variable(name: &str) -> Option<OsString> {

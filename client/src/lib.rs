@@ -10,4 +10,4 @@ mod sys;
 
 pub use decurion_ipc::caller::CallError;
 pub use handle::{Answer, Call, CallFailed, Client, Deployment, Handle, OfReplica, Stream};
-pub use sys::socket::{SocketError, default_socket, own_runtime_dir};
+pub use sys::socket::{SOCKET_VARIABLE, SocketError, default_socket, own_runtime_dir};

@@ -1,5 +1,7 @@
 //! `run`: a supervisor in this terminal, for one configuration or library; Ctrl-C ends it and leaves nothing behind.
 
+mod watch;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,21 +19,23 @@ use super::deploy::put;
 use super::supervise::{log_to_stderr, start_failure};
 use super::target::{Target, key_values};
 use super::{look, wait};
+use watch::Watch;
 
 const CONFIG: &str = "decurion.toml";
 /// For the first replicas; a constructor may load a large model.
 const READY_TIMEOUT: Duration = Duration::from_secs(600);
 
-pub(super) fn run(args: RunArgs, output: &Output) -> Result<Exit, Failure> {
+pub(super) fn run(args: RunArgs, socket: Option<PathBuf>, output: &Output) -> Result<Exit, Failure> {
     let (target, arguments) = what_to_run(&args)?;
     build(&target, args.target.is_some(), output)?;
     let folder =
         TemporaryDir::new().map_err(|error| Failure::of("a temporary folder can't be made", &error))?;
     log_to_stderr("warn");
-    let running = start(&args, folder.path())?;
-    let admin = Admin::new(running.socket());
     let output = output.among_other_lines();
-    let deployed = deploy(&args, &target, arguments, &admin, &output);
+    let watch = args.watch.then(|| Watch::new(&target, &output)).transpose()?;
+    let running = start(&args, socket, folder.path())?;
+    let admin = Admin::new(running.socket());
+    let deployed = deploy(&args, &target, arguments.clone(), &admin, &output);
     // Ctrl-C while it was deployed: the supervisor has gone, as it was told to.
     let interrupted = deployed.as_ref().is_err_and(|failure| failure.exit == Exit::Unreachable);
     if deployed.is_err() && !interrupted {
@@ -39,7 +43,18 @@ pub(super) fn run(args: RunArgs, output: &Output) -> Result<Exit, Failure> {
     }
     let deployed = deployed
         .map_err(|failure| failure.after_cleanup("the supervisor has stopped; nothing is left of it"));
-    let ended = running.wait().map_err(|error| Failure::of("the supervisor ended", &error));
+    let ended = std::thread::scope(|scope| {
+        let end = watch.filter(|_| deployed.is_ok()).map(|(watch, end)| {
+            let (args, target, admin, output) = (&args, &target, &admin, output.among_other_lines());
+            scope.spawn(move || {
+                watch.go_on(&output, || apply(args, target, arguments.clone(), admin, &output));
+            });
+            end
+        });
+        let ended = running.wait().map_err(|error| Failure::of("the supervisor ended", &error));
+        drop(end);
+        ended
+    });
     drop(folder);
     if !interrupted {
         deployed?;
@@ -82,8 +97,8 @@ fn build(target: &Target, named: bool, output: &Output) -> Result<(), Failure> {
     }
 }
 
-fn start(args: &RunArgs, folder: &Path) -> Result<Running, Failure> {
-    let socket: PathBuf = folder.join("control.sock");
+fn start(args: &RunArgs, socket: Option<PathBuf>, folder: &Path) -> Result<Running, Failure> {
+    let socket = socket.unwrap_or_else(|| folder.join("control.sock"));
     let mut options = Options::new(folder.join("state"), socket);
     options.listen = args.listen.clone().or_else(|| args.port.map(|port| format!("127.0.0.1:{port}")));
     options.capacity = args.capacity.clone().unwrap_or_default();
@@ -100,10 +115,7 @@ fn deploy(
     admin: &Admin,
     output: &Output,
 ) -> Result<(), Failure> {
-    let change = ChangeArgs { dry_run: false, no_wait: false, timeout: READY_TIMEOUT, if_revision: None };
-    let ready = target.ready(&args.library, arguments, admin, output)?;
-    let make = || put(&ready, &change, admin);
-    wait::carry_out_of(ready.source(), &change, admin, output, make)?;
+    apply(args, target, arguments, admin, output)?;
     let status = admin.status()?;
     for deployment in &status.deployments {
         match look::url(deployment, &status) {
@@ -111,6 +123,21 @@ fn deploy(
             None => output.note(&format!("{}: reached by handle only", deployment.name)),
         }
     }
+    output.note(&format!("the admin API answers on {}", admin.socket().display()));
     output.note("Ctrl-C ends it");
     Ok(())
+}
+
+/// As `deploy` does it.
+fn apply(
+    args: &RunArgs,
+    target: &Target,
+    arguments: Option<Value>,
+    admin: &Admin,
+    output: &Output,
+) -> Result<(), Failure> {
+    let change = ChangeArgs { dry_run: false, no_wait: false, timeout: READY_TIMEOUT, if_revision: None };
+    let ready = target.ready(&args.library, arguments, admin, output)?;
+    let make = || put(&ready, &change, admin);
+    wait::carry_out_of(ready.source(), &change, admin, output, make).map(drop)
 }

@@ -1,7 +1,7 @@
 //! What is to be deployed: a configuration file, or one library with what the command line says of it. Libraries go
 //! to the supervisor's store first, so that a spec names them by their digests.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -62,6 +62,28 @@ impl Target {
             .transpose()
             .map_err(|error| Failure::usage(format!("'{text}' is no LIB[:CLASS]: {error}")))?;
         Ok(Target::Library { path: path.into(), class })
+    }
+
+    /// The whole paths of all files that say what is deployed: the file or library itself, and what the file names.
+    pub(super) fn files(&self) -> Result<BTreeSet<PathBuf>, Failure> {
+        let absolute = |path: &Path| {
+            std::path::absolute(path)
+                .map_err(|error| Failure::of(format!("{} has no absolute path", path.display()), &error))
+        };
+        let mut files = BTreeSet::new();
+        match self {
+            Target::Library { path, .. } => _ = files.insert(absolute(path)?),
+            Target::File(file) => {
+                files.insert(absolute(file)?);
+                let folder = file.parent().unwrap_or(Path::new("."));
+                for deployment in read_file(file)?.0.deployments {
+                    if let LibraryRef::Path(path) = deployment.library {
+                        files.insert(absolute(&folder.join(path))?);
+                    }
+                }
+            }
+        }
+        Ok(files)
     }
 
     /// Reads, checks and uploads. Nothing is deployed yet.

@@ -5,6 +5,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+/// Variable of the environment that says where the control socket is.
+pub const SOCKET_VARIABLE: &str = "DECURION_SOCKET";
+
 const SOCKET: &str = "control.sock";
 const SYSTEM_DIR: &str = "/run/decurion";
 
@@ -38,7 +41,7 @@ pub enum SocketError {
 /// # Errors
 /// [`SocketError`] where the folder in `/tmp` is not ours alone.
 pub fn default_socket() -> Result<PathBuf, SocketError> {
-    if let Some(socket) = std::env::var_os("DECURION_SOCKET").filter(|socket| !socket.is_empty()) {
+    if let Some(socket) = std::env::var_os(SOCKET_VARIABLE).filter(|socket| !socket.is_empty()) {
         return Ok(socket.into());
     }
     let uid = nix::unistd::geteuid();

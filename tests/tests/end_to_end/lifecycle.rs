@@ -154,6 +154,80 @@ fn run_that_is_killed_leaves_no_process_either() {
     });
 }
 
+/// Reads on until something is said.
+fn until_said(stderr: &mut BufReader<ChildStderr>, words: &str) -> String {
+    let mut said = String::new();
+    while !said.contains(words) {
+        assert!(stderr.read_line(&mut said).expect("readable") > 0, "it ended without {words:?}:\n{said}");
+    }
+    said
+}
+
+#[test]
+fn run_that_watches_applies_again_what_changes_and_answers_on_the_socket_that_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (listen, socket) = ("127.77.7.9:8000", folder.path().join("own/control.sock"));
+    let place = |name: &str| folder.path().join(name);
+    // Replaced as an editor or a linker does it: the new one is whole when it appears.
+    let put = |name: &str, bytes: &[u8]| {
+        std::fs::write(place("new"), bytes).expect("written");
+        std::fs::rename(place("new"), place(name)).expect("renamed");
+    };
+    let config = |word: &str| {
+        format!(
+            "application = \"watched\"\n[[deployment]]\nname = \"who\"\nlibrary = \"lib.so\"\nclass = \"Who\"\n\
+             args = [\"{word}\"]\n"
+        )
+    };
+    let mut library = std::fs::read(library("fixtures")).expect("it is built");
+    put("lib.so", &library);
+    put("who.toml", config("first").as_bytes());
+    let mut child = Command::new(decurion())
+        .current_dir(folder.path())
+        .env("TMPDIR", folder.path())
+        .arg("--socket")
+        .arg(&socket)
+        .args(["run", "who.toml", "--watch", "--listen", listen])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+    let answer = || {
+        let opened = Connection::open(listen.parse().expect("an address"));
+        opened.and_then(|mut it| it.get("/who")).expect("an answer").text()
+    };
+    until_said(&mut stderr, &format!("answers on {}", socket.display()));
+    let first = answer();
+    assert!(first.ends_with(" first"), "{first}");
+    let status = decurion_tests::command::run_in(folder.path(), &socket, &["status", "who"]).ok();
+    assert!(status.stdout.contains("HEALTHY"), "{}", status.stdout);
+
+    put("who.toml", b"application = 5\n");
+    let said = until_said(&mut stderr, "nothing was changed");
+    assert!(said.contains("changed: who.toml") && said.contains("who.toml:1:"), "{said}");
+    assert_eq!(answer(), first, "it serves on");
+
+    put("who.toml", config("second").as_bytes());
+    until_said(&mut stderr, "applied again\n");
+    let second = answer();
+    assert!(second.ends_with(" second"), "{second}");
+
+    // Behind the end of an ELF file nobody looks; the version is a hash of it all.
+    library.push(0);
+    put("lib.so", &library);
+    let said = until_said(&mut stderr, "applied again\n");
+    assert!(said.contains("changed: lib.so"), "{said}");
+    let third = answer();
+    assert!(third.ends_with(" second") && third != second, "another process by now: {third}");
+
+    kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), Signal::SIGINT).expect("it runs");
+    let drain = std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+    assert!(child.wait().expect("our child").success());
+    let _ = drain.join();
+    assert!(!socket.exists(), "it leaves no socket");
+}
+
 #[test]
 fn a_new_project_is_served_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
