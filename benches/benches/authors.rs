@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use decurion_benches::goal::Goals;
+use decurion_benches::goal::Wanted::{AtLeast, AtMost};
 use decurion_benches::lane::{Wait, echo};
 use decurion_client::{Client, Handle};
 use decurion_tests::{World, library};
@@ -164,6 +166,11 @@ fn handle_calls(caller: &Handle) -> Result<(), Box<dyn Error>> {
     writeln!(out, "  handle's call    {handle:>12.1?}   {:.2} x the ring", ratio(handle, ring))?;
     let ray = Duration::from_nanos(RAY_SERVE_NS);
     writeln!(out, "  Ray Serve's      {ray:>12.1?}   {:.0} x ours", ratio(ray, handle))?;
+    drop(out);
+    let mut goals = Goals::default();
+    goals.add("H8", "a handle's call, 64 B / the bare ring", ratio(handle, ring), AtMost(1.5));
+    goals.add("H8", "a handle's call of Ray Serve / ours", ratio(ray, handle), AtLeast(500.0));
+    goals.tell();
     Ok(())
 }
 

@@ -5,6 +5,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use decurion_benches::contest::say;
+use decurion_benches::goal::Goals;
+use decurion_benches::goal::Wanted::AtMost;
 use decurion_tests::{Load, Tally, World, library};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -13,6 +15,7 @@ use nix::unistd::Pid;
 const CLIENTS: usize = 8;
 /// Replicas that idle, and for how long they are watched.
 const IDLE: usize = 100;
+const FEW_IDLE: usize = 15;
 const WATCHED: Duration = Duration::from_secs(20);
 
 /// One line of the table.
@@ -34,13 +37,19 @@ impl Row {
         self.longest = self.longest.max(tally.longest);
     }
 
-    fn tell(mut self) {
+    /// Prints it; the median, in milliseconds.
+    fn tell(&mut self) -> f64 {
         self.took.sort_unstable();
-        let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
-        let median = self.took.get(self.took.len() / 2).copied().map_or_else(String::new, ms);
-        let worst = self.took.last().copied().map_or_else(String::new, ms);
-        say(&format!("| {} | {median} | {worst} | {} | {} |", self.what, self.failed, ms(self.longest)));
+        let median = self.took.get(self.took.len() / 2).copied().map_or(f64::NAN, ms);
+        let worst = self.took.last().copied().map_or(f64::NAN, ms);
+        let (what, failed, longest) = (self.what, self.failed, ms(self.longest));
+        say(&format!("| {what} | {median:.1} ms | {worst:.1} ms | {failed} | {longest:.1} ms |"));
+        median
     }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 fn main() {
@@ -49,13 +58,15 @@ fn main() {
     say("|---|---|---|---|---|");
     let mut world = World::start();
     let _ = world.deploy(&hello("0", 5)).ok();
-    update(&mut world, rounds);
+    let mut goals = Goals::default();
+    update(&mut world, rounds, &mut goals);
     let _ = world.run(&["scale", "hello", "4"]).ok();
-    death(&mut world, rounds);
+    death(&mut world, rounds, &mut goals);
     supervisor_death(&mut world, rounds);
-    starts(&world);
-    memory(&world);
-    idle(&world);
+    starts(&world, &mut goals);
+    memory(&world, &mut goals);
+    idle(&world, &mut goals);
+    goals.tell();
 }
 
 fn hello(version: &str, replicas: usize) -> String {
@@ -82,17 +93,20 @@ fn under_load(world: &mut World, act: impl FnOnce(&mut World)) -> (Duration, Tal
     (took, load.stop())
 }
 
-fn update(world: &mut World, rounds: usize) {
+fn update(world: &mut World, rounds: usize, goals: &mut Goals) {
     let mut row = Row::new("update of 5, to the end of `deploy`");
     for round in 1..=rounds {
         row.add(under_load(world, |world| {
             let _ = world.deploy(&hello(&round.to_string(), 5)).ok();
         }));
     }
-    row.tell();
+    let median = row.tell();
+    goals.add("H10", "update of 5, ms", median, AtMost(1000.0));
+    goals.add("H10", "failed requests in all of these updates", row.failed as f64, AtMost(0.0));
+    goals.add("H10", "longest wait of one request in them, ms", ms(row.longest), AtMost(50.0));
 }
 
-fn death(world: &mut World, rounds: usize) {
+fn death(world: &mut World, rounds: usize, goals: &mut Goals) {
     let mut row = Row::new("kill -9 of one of 4, until 4 are running again");
     for _ in 0..rounds {
         row.add(under_load(world, |world| {
@@ -104,7 +118,9 @@ fn death(world: &mut World, rounds: usize) {
             });
         }));
     }
-    row.tell();
+    let median = row.tell();
+    goals.add("H11", "kill -9 of one of 4: failed requests", row.failed as f64, AtMost(0.0));
+    goals.add("H11", "kill -9 of one of 4, until 4 run again, ms", median, AtMost(100.0));
 }
 
 fn supervisor_death(world: &mut World, rounds: usize) {
@@ -119,11 +135,11 @@ fn supervisor_death(world: &mut World, rounds: usize) {
             say("kill -9 of the supervisor: the replicas are not the same any more");
         }
     }
-    row.tell();
+    let _ = row.tell();
 }
 
 /// From fork to ready, as the supervisor's own events tell.
-fn starts(world: &World) {
+fn starts(world: &World, goals: &mut Goals) {
     let mut row = Row::new("start of a replica, one at a time, fork to ready");
     for replicas in 5..15 {
         let _ = world.run(&["scale", "hello", &replicas.to_string()]).ok();
@@ -132,10 +148,11 @@ fn starts(world: &World) {
     let ready = events.iter().filter(|event| event.kind == "replica-ready");
     let took = ready.filter_map(|event| event.message.split(' ').find_map(|word| word.parse().ok()));
     row.took.extend(took.map(Duration::from_millis));
-    row.tell();
+    let median = row.tell();
+    goals.add("H10", "start of a hello replica, fork to ready, ms", median, AtMost(15.0));
 }
 
-fn memory(world: &World) {
+fn memory(world: &World, goals: &mut Goals) {
     let of = |pid: i32| {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
@@ -145,24 +162,34 @@ fn memory(world: &World) {
     let replica = world.pids("hello").first().copied().map_or(f64::NAN, of);
     let proxy = world.status().proxy.pid.map_or(f64::NAN, of);
     let supervisor = of(world.supervisor_pid().as_raw());
-    say(&format!(
-        "\nPSS: a replica of 14 {replica:.1} MiB, the proxy {proxy:.1} MiB, the supervisor {supervisor:.1} MiB (goal: 3, 12, 25)"
-    ));
+    goals.add("H12", "PSS of a hello replica of 14, MiB", replica, AtMost(3.0));
+    goals.add("H12", "PSS of the proxy, MiB", proxy, AtMost(12.0));
+    goals.add("H12", "PSS of the supervisor, MiB", supervisor, AtMost(25.0));
 }
 
-fn idle(world: &World) {
-    let _ = world.run(&["scale", "hello", &IDLE.to_string()]).ok();
+fn idle(world: &World, goals: &mut Goals) {
+    let (few, _) = wake_ups(world, FEW_IDLE);
+    let (all, part) = wake_ups(world, IDLE);
+    let what = |what: &str| format!("{IDLE} idle replicas: {what}");
+    goals.add("H14", &what("wake-ups/s of all processes"), all, AtMost(10.0));
+    goals.add("H14", &what("all processes, % of one processor"), part * 100.0, AtMost(0.5));
+    // What there is without lanes is the same for few and for many.
+    let each = (all - few) / (IDLE - FEW_IDLE) as f64;
+    goals.add("G13", &what("wake-ups/s for each one more, its lanes included"), each, AtMost(0.01));
+}
+
+/// So many idle replicas: how often in a second threads of all processes go to sleep, and what part of one processor they
+/// take.
+fn wake_ups(world: &World, replicas: usize) -> (f64, f64) {
+    let _ = world.run(&["scale", "hello", &replicas.to_string()]).ok();
     let mut pids = world.roster();
     pids.push(world.supervisor_pid().as_raw());
     // What the last start has set going is over by then.
     pass(WATCHED);
-    let before = sleeps(&pids);
+    let before = (sleeps(&pids), ran_ns(&pids));
     pass(WATCHED);
-    let each_second = (sleeps(&pids) - before) as f64 / WATCHED.as_secs_f64();
-    say(&format!(
-        "{IDLE} idle replicas: {each_second:.1} wake-ups/s of all {} processes (goal: 10)",
-        pids.len()
-    ));
+    let (slept, ran) = (sleeps(&pids) - before.0, ran_ns(&pids) - before.1);
+    (slept as f64 / WATCHED.as_secs_f64(), ran as f64 / WATCHED.as_nanos() as f64)
 }
 
 #[expect(clippy::disallowed_methods, reason = "nothing happens: that is what is measured")]
@@ -172,12 +199,21 @@ fn pass(time: Duration) {
 
 /// How often threads of these processes have gone to sleep.
 fn sleeps(pids: &[i32]) -> u64 {
-    let tasks = pids.iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")));
-    let statuses =
-        tasks.flatten().flatten().filter_map(|it| fs::read_to_string(it.path().join("status")).ok());
     let count = |status: String| {
         let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
         line.trim().parse::<u64>().ok()
     };
-    statuses.filter_map(count).sum()
+    of_threads(pids, "status", count)
+}
+
+/// How many nanoseconds they have run.
+fn ran_ns(pids: &[i32]) -> u64 {
+    of_threads(pids, "schedstat", |text| text.split(' ').next()?.parse().ok())
+}
+
+/// The sum of a figure over all threads of these processes.
+fn of_threads(pids: &[i32], file: &str, figure: impl Fn(String) -> Option<u64>) -> u64 {
+    let tasks = pids.iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")));
+    let texts = tasks.flatten().flatten().filter_map(|it| fs::read_to_string(it.path().join(file)).ok());
+    texts.filter_map(figure).sum()
 }

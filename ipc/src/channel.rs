@@ -5,6 +5,7 @@
 //! Layout, rules and crash phases are in `docs/data-plane.md`.
 
 mod arena;
+mod checks;
 #[cfg(any(test, fuzzing, feature = "fuzzing"))]
 mod fuzz;
 mod lane;
@@ -20,6 +21,8 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+#[doc(hidden)]
+pub use checks::{check_slots, sample_slots};
 #[cfg(any(test, fuzzing, feature = "fuzzing"))]
 pub use fuzz::fuzz_consumer;
 pub use layout::{Geometry, GeometryError};

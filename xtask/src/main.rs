@@ -149,7 +149,8 @@ fn bench(arguments: &[&str]) -> Outcome {
         some => {
             // What the replica bench starts.
             let fixtures = ["-p", "decurion-fixtures", "-p", "axum-ingress"];
-            let served = if matches!(some, None | Some(&"authors")) { &fixtures[..] } else { &[] };
+            let served =
+                if matches!(some, None | Some(&"authors" | &"faults")) { &fixtures[..] } else { &[] };
             cargo(&[&["build", "--release", "-p", "hello"], &PROGRAMS[..], served].concat())?;
             let one: Vec<&str> = some.into_iter().flat_map(|name| ["--bench", name]).collect();
             // Built for the goals alone: it takes long, and nothing else needs it.

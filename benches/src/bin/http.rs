@@ -8,6 +8,8 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use decurion_benches::contest::median;
+use decurion_benches::goal::Goals;
+use decurion_benches::goal::Wanted::{AtLeast, AtMost};
 use decurion_benches::http::servers::{binaries, has, status_kib, wait_until_up};
 use decurion_benches::http::steady::{Steady, drive};
 use decurion_benches::http::wrk::wrk;
@@ -112,7 +114,13 @@ fn answers(folder: &Folder, span: Span) -> Result<(), String> {
         }),
         entrant("nginx static", format!("http://{NGINX}/mib"), "", || alone(folder, &file)),
     ];
-    run(folder, &entrants, &BULK_ROWS, span).map(drop)
+    let series = run(folder, &entrants, &BULK_ROWS, span)?;
+    let mut goals = Goals::default();
+    for (rival, wanted) in [("nginx proxy_pass", 1.0), ("nginx static", 0.8)] {
+        judge_bulk(&series, "answers", rival, wanted, &mut goals);
+    }
+    goals.tell();
+    Ok(())
 }
 
 const POST: &str = "wrk.method = \"POST\"\nwrk.body = string.rep(\"x\", 1048576)";
@@ -125,7 +133,21 @@ fn posts(folder: &Folder, span: Span) -> Result<(), String> {
         entrant("nginx proxy_pass", url(), POST, || folder.nginx_proxy(NGINX, "", ANSWER)),
         entrant("nginx proxy_pass, streamed", url(), POST, || folder.nginx_proxy(NGINX, streamed, ANSWER)),
     ];
-    run(folder, &entrants, &BULK_ROWS, span).map(drop)
+    let series = run(folder, &entrants, &BULK_ROWS, span)?;
+    let mut goals = Goals::default();
+    for rival in ["nginx proxy_pass", "nginx proxy_pass, streamed"] {
+        judge_bulk(&series, "posts", rival, 1.0, &mut goals);
+    }
+    goals.tell();
+    Ok(())
+}
+
+fn judge_bulk(series: &Series, what: &str, rival: &'static str, wanted: f64, goals: &mut Goals) {
+    for connections in BULK_ROWS {
+        let rate = |name| series.middle(connections, name, |it| it.per_second);
+        let what = format!("{what} of 1 MiB a second, {connections} connections: ours / {rival}");
+        goals.add("H6", &what, rate("decurion") / rate(rival), AtLeast(wanted));
+    }
 }
 
 fn unread(folder: &Folder, span: Span) -> Result<(), String> {
@@ -147,6 +169,7 @@ fn steady(folder: &Folder, (seconds, rounds): Span) -> Result<(), String> {
     ];
     let best = Series::measure(folder, &entrants, &[STEADY_CONNECTIONS], (seconds, rounds))?;
     say("\n| rate | server | answers/s | p50 us | p99 us | p99.9 us |\n|---|---|---|---|---|---|");
+    let mut goals = Goals::default();
     for of in [0, 1] {
         let rate = STEADY_PART * best.middle(STEADY_CONNECTIONS, entrants[of].name, |it| it.per_second);
         let mut figures: [Vec<Steady>; 2] = Default::default();
@@ -174,7 +197,12 @@ fn steady(folder: &Folder, (seconds, rounds): Span) -> Result<(), String> {
                 middle(|it| it.p999_us),
             ));
         }
+        let p99 =
+            |at: usize| median(&mut figures[at].iter().map(|figure| figure.p99_us).collect::<Vec<f64>>());
+        let what = format!("p99 at 70 % of the best rate of {}: ours / nginx proxy_pass", entrants[of].name);
+        goals.add("H4", &what, p99(0) / p99(1), AtMost(1.0));
     }
+    goals.tell();
     Ok(())
 }
 
@@ -188,7 +216,15 @@ fn log(folder: &Folder, span: Span) -> Result<(), String> {
         entrant("json", url(), "", || hello(folder, &logged("json"))),
         entrant("combined", url(), "", || hello(folder, &logged("combined"))),
     ];
-    run(folder, &entrants, &[64], span).map(drop)
+    let series = run(folder, &entrants, &[64], span)?;
+    let rate = |name| series.middle(64, name, |it| it.per_second);
+    let mut goals = Goals::default();
+    for form in ["text", "json", "combined"] {
+        let lost = (1.0 - rate(form) / rate("no access log")) * 100.0;
+        goals.add("H13", &format!("access log `{form}`: % fewer requests/s"), lost, AtMost(5.0));
+    }
+    goals.tell();
+    Ok(())
 }
 
 fn tls(folder: &Folder, span: Span) -> Result<(), String> {
@@ -272,12 +308,15 @@ fn many(folder: &Folder, (seconds, rounds): Span) -> Result<(), String> {
         drop(idle);
     }
     let [alone, beside] = rates.map(|mut rates| median(&mut rates));
+    let each = median(&mut grown) / f64::from(MANY);
     say(&format!(
         "{BUSY} busy connections alone {alone:.0} requests/s, beside {MANY} idle ones {beside:.0}: {:.2}; the idle ones \
-         cost the proxy {:.1} KiB each",
+         cost the proxy {each:.1} KiB each",
         beside / alone,
-        median(&mut grown) / f64::from(MANY),
     ));
+    let mut goals = Goals::default();
+    goals.add("H12", &format!("resident memory of each of {MANY} idle connections, KiB"), each, AtMost(4.0));
+    goals.tell();
     Ok(())
 }
 
