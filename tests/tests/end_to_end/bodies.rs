@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use decurion_tests::processes::{forget_peak, status_kib};
 use decurion_tests::{World, library};
@@ -141,15 +142,18 @@ fn exchange(world: &World, what: &str, up: Up, bytes: usize) {
     });
 }
 
-/// Peaks of supervisor, proxy and replica, in KiB, over `work`.
-fn peaks(world: &World, work: impl FnOnce()) -> [u64; 3] {
+/// Peaks of supervisor, proxy and replica, in KiB, over `work`, and how long it took.
+#[expect(clippy::disallowed_methods, reason = "the rate is told to who runs it by hand, and never judged")]
+fn peaks(world: &World, work: impl FnOnce()) -> ([u64; 3], Duration) {
     let proxy = world.status().proxy.pid.expect("a proxy");
     let pids = [world.supervisor_pid().as_raw(), proxy, world.pids("streams")[0]];
     for pid in pids {
         forget_peak(pid).expect("our own processes");
     }
+    let begun = Instant::now();
     work();
-    pids.map(|pid| status_kib(pid, "VmHWM"))
+    let took = begun.elapsed();
+    (pids.map(|pid| status_kib(pid, "VmHWM")), took)
 }
 
 fn flat(what: &str, up: Up) {
@@ -160,11 +164,13 @@ fn flat(what: &str, up: Up) {
         world.path(),
     );
     let _ = world.deploy(&config).ok();
-    let small = peaks(&world, || exchange(&world, what, up, SMALL));
-    let large_peaks = peaks(&world, || exchange(&world, what, up, large()));
+    let (small, _) = peaks(&world, || exchange(&world, what, up, SMALL));
+    let (large_peaks, took) = peaks(&world, || exchange(&world, what, up, large()));
+    let mib = large() / MIB;
     let shown = format!(
-        "{what} {up:?}: supervisor, proxy, replica {small:?} KiB at 16 MiB, {large_peaks:?} at {} MiB",
-        large() / MIB
+        "{what} {up:?}: peak RSS of supervisor, proxy, replica {small:?} KiB at 16 MiB, {large_peaks:?} at {mib} MiB; every \
+         byte compared, {:.0} MiB/s",
+        mib as f64 / took.as_secs_f64()
     );
     let _ = writeln!(std::io::stderr(), "{shown}");
     for (small, large) in small.into_iter().zip(large_peaks) {
