@@ -76,10 +76,7 @@ impl Handle {
     /// The callee's own error keeps the status it chose. 503: the callee has no capacity; 504: the deadline passed;
     /// 499: nobody waits any more. Whatever else goes wrong on the way is an internal error.
     pub fn call<R: DeserializeOwned>(&self, method: &str, args: impl Arguments) -> Result<R> {
-        self.in_either(codec::needs_json::<R>(), &args, |encoding| {
-            let types = types_of_call::<_, R>(&args);
-            self.start_in(&Asks { encoding, types, ..Asks::to(method) }, &args)?.wait()
-        })
+        self.in_either(self.asks::<_, R>(method, &args)?, |asks| self.start_in(asks, &args)?.wait())
     }
 
     /// Starts a call; several can be under way at once. As the result's type is not known yet, it is the caller's to
@@ -97,10 +94,9 @@ impl Handle {
     /// # Errors
     /// As [`call`](Self::call), where it fails before its first item; later errors come in their place in the stream.
     pub fn stream<T: DeserializeOwned>(&self, method: &str, args: impl Arguments) -> Result<Stream<T>> {
-        self.in_either(codec::needs_json::<T>(), &args, |encoding| {
-            let types = types_of_call::<_, T>(&args);
-            let asks = Asks { encoding, types, streams: true, ..Asks::to(method) };
-            let mut call = self.start_in(&asks, &args)?.into_call();
+        let asks = Asks { streams: true, ..self.asks::<_, T>(method, &args)? };
+        self.in_either(asks, |asks| {
+            let mut call = self.start_in(asks, &args)?.into_call();
             let callee = self.callee(method);
             match call.head().map_err(|status| callee.failed(status))?.status {
                 200 => Ok(Stream::new(call, callee)),
@@ -146,18 +142,40 @@ impl Handle {
         Ok(replicas.into_iter().map(start).collect())
     }
 
-    /// Asks in bincode where that may do, and again in JSON where the callee would misread it: nothing has run then.
-    fn in_either<A: Arguments, R>(
-        &self,
-        result_needs_json: bool,
-        args: &A,
-        ask: impl Fn(u32) -> Result<R>,
-    ) -> Result<R> {
-        let encoding = self.encoding(result_needs_json, args)?;
-        match ask(encoding) {
-            Err(error) if encoding == encoding::BINCODE && is_misread(&error) => ask(encoding::JSON),
-            result => result,
+    /// How to ask for an `R`: in bincode where that may do, and is not known to be misread.
+    fn asks<'a, A: Arguments, R>(&self, method: &'a str, args: &A) -> Result<Asks<'a>> {
+        let encoding = self.encoding(codec::needs_json::<R>(), args)?;
+        let types = if encoding == encoding::BINCODE { types_of_call::<_, R>(args) } else { None };
+        let misread = types.as_deref().filter(|_| !remembered::MISREAD.is_empty()).is_some_and(|types| {
+            remembered::MISREAD.contains(remembered::key(&self.deployment, method, types))
+        });
+        let encoding = if misread { encoding::JSON } else { encoding };
+        Ok(Asks { encoding, types, ..Asks::to(method) })
+    }
+
+    /// Asks, and again in JSON where the callee would misread bincode: nothing has run then.
+    fn in_either<R>(&self, mut asks: Asks<'_>, ask: impl Fn(&Asks<'_>) -> Result<R>) -> Result<R> {
+        let result = ask(&asks);
+        if self.goes_again(&mut asks, &result) { ask(&asks) } else { result }
+    }
+
+    /// Whether the callee would have misread what it was asked, so that it is to be asked in JSON. That is remembered,
+    /// until asking so fails.
+    fn goes_again<R>(&self, asks: &mut Asks<'_>, result: &Result<R>) -> bool {
+        let Err(error) = result else { return false };
+        let goes_again = asks.encoding == encoding::BINCODE && is_misread(error);
+        if let Some(types) = &asks.types {
+            let key = remembered::key(&self.deployment, asks.method, types);
+            match goes_again {
+                true => remembered::MISREAD.insert(key),
+                false if asks.encoding == encoding::JSON => remembered::MISREAD.remove(key),
+                false => {}
+            }
         }
+        if goes_again {
+            asks.encoding = encoding::JSON;
+        }
+        goes_again
     }
 
     /// Sends a request to the deployment's `call` and waits for the whole answer.
@@ -220,16 +238,12 @@ impl Handle {
         args: impl Arguments + Sync,
     ) -> Result<R> {
         self.find().await;
-        let encoding = self.encoding(codec::needs_json::<R>(), &args)?;
-        let types = types_of_call::<_, R>(&args);
-        let started = self.start_in(&Asks { encoding, types, ..Asks::to(method) }, &args)?;
-        match started.wait_async().await {
-            Err(error) if encoding == encoding::BINCODE && is_misread(&error) => {
-                let asks = Asks { encoding: encoding::JSON, ..Asks::to(method) };
-                self.start_in(&asks, &args)?.wait_async().await
-            }
-            result => result,
+        let mut asks = self.asks::<_, R>(method, &args)?;
+        let result = self.start_in(&asks, &args)?.wait_async().await;
+        if self.goes_again(&mut asks, &result) {
+            return self.start_in(&asks, &args)?.wait_async().await;
         }
+        result
     }
 
     /// [`stream`](Self::stream), waiting without holding a thread; its items are then read by
@@ -244,8 +258,7 @@ impl Handle {
         args: impl Arguments + Sync,
     ) -> Result<Stream<T>> {
         self.find().await;
-        let (first, types) = (self.encoding(codec::needs_json::<T>(), &args)?, types_of_call::<_, T>(&args));
-        let mut asks = Asks { encoding: first, types, streams: true, ..Asks::to(method) };
+        let mut asks = Asks { streams: true, ..self.asks::<_, T>(method, &args)? };
         loop {
             let mut call = self.start_in(&asks, &args)?.into_call();
             let (callee, place) = (self.callee(method), HostWaker::new());
@@ -260,11 +273,10 @@ impl Handle {
                 let Some(count) = read.ok().filter(|count| *count > 0) else { break };
                 text.extend_from_slice(&buffer[..count]);
             }
-            let error = of_callee(status, &text);
-            if asks.encoding != encoding::BINCODE || !is_misread(&error) {
-                return Err(error);
+            let failed = Err(of_callee(status, &text));
+            if !self.goes_again(&mut asks, &failed) {
+                return failed;
             }
-            (asks.encoding, asks.types) = (encoding::JSON, None);
         }
     }
 
@@ -369,11 +381,11 @@ impl Handle {
     fn start_twice<A: Arguments>(&self, asks: &Asks<'_>, args: &A) -> Result<PendingCall> {
         let mut pending = self.start_in(asks, args)?;
         let (encoding::BINCODE, Some(types)) = (asks.encoding, &asks.types) else { return Ok(pending) };
-        let types = understood::key(&self.deployment, asks.method, types);
+        let types = remembered::key(&self.deployment, asks.method, types);
         let parent = current::exchange();
         let asked = pending.asked_mut();
         asked.types = types;
-        if !understood::contains(types) {
+        if !remembered::UNDERSTOOD.contains(types) {
             match serde_json::to_vec(args) {
                 Ok(body) => {
                     let (handle, method, replica) = (self.clone(), asks.method.into(), asks.replica.into());
@@ -558,7 +570,7 @@ impl Asked {
         match (std::mem::take(&mut self.types), status) {
             (0, _) => Ok(false),
             (types, MISREAD) => {
-                understood::remove(types);
+                remembered::UNDERSTOOD.remove(types);
                 let Some(again) = self.again.take() else { return Ok(false) };
                 let Again { handle, method, replica, body, parent, deadline_ns } = *again;
                 let asks = Asks { replica: &replica, ..Asks::to(&method) };
@@ -566,7 +578,7 @@ impl Asked {
                 Ok(true)
             }
             (types, _) => {
-                understood::insert(types);
+                remembered::UNDERSTOOD.insert(types);
                 self.again = None;
                 Ok(false)
             }
@@ -577,41 +589,63 @@ impl Asked {
 /// Status of an answer that says that bincode would be misread; nothing was run.
 const MISREAD: u32 = 415;
 
-/// Types that their callees were seen to read in bincode. A callee that comes to have others says so, once.
-mod understood {
-    use std::collections::HashSet;
+/// What has come of calls with these types.
+mod remembered {
+    use std::collections::BTreeSet;
     use std::hash::{DefaultHasher, Hash, Hasher};
-    use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Mutex, MutexGuard, PoisonError};
 
     /// As many are remembered; then all are forgotten.
     const MAX: usize = 4096;
 
-    static KEYS: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Mutex::default);
+    /// Types that their callees were seen to read in bincode. A callee that comes to have others says so, once.
+    pub(super) static UNDERSTOOD: Keys = Keys::new();
+    /// Types that their callees would misread in bincode, so that they are asked in JSON at once.
+    pub(super) static MISREAD: Keys = Keys::new();
 
+    pub(super) struct Keys {
+        keys: Mutex<BTreeSet<u64>>,
+        /// To be looked at without the lock: most processes never have a key of one kind.
+        filled: AtomicBool,
+    }
+
+    /// Names deployment, method and types; never 0.
     pub(super) fn key(deployment: &str, method: &str, types: &str) -> u64 {
         let mut hasher = DefaultHasher::new();
         (deployment, method, types).hash(&mut hasher);
         hasher.finish().max(1)
     }
 
-    pub(super) fn contains(key: u64) -> bool {
-        keys().contains(&key)
-    }
-
-    pub(super) fn insert(key: u64) {
-        let mut keys = keys();
-        if keys.len() >= MAX {
-            keys.clear();
+    impl Keys {
+        const fn new() -> Self {
+            Self { keys: Mutex::new(BTreeSet::new()), filled: AtomicBool::new(false) }
         }
-        keys.insert(key);
-    }
 
-    pub(super) fn remove(key: u64) {
-        keys().remove(&key);
-    }
+        pub(super) fn is_empty(&self) -> bool {
+            !self.filled.load(Ordering::Relaxed)
+        }
 
-    fn keys() -> MutexGuard<'static, HashSet<u64>> {
-        KEYS.lock().unwrap_or_else(PoisonError::into_inner)
+        pub(super) fn contains(&self, key: u64) -> bool {
+            self.keys().contains(&key)
+        }
+
+        pub(super) fn insert(&self, key: u64) {
+            let mut keys = self.keys();
+            if keys.len() >= MAX {
+                keys.clear();
+            }
+            keys.insert(key);
+            self.filled.store(true, Ordering::Relaxed);
+        }
+
+        pub(super) fn remove(&self, key: u64) {
+            self.keys().remove(&key);
+        }
+
+        fn keys(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+            self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        }
     }
 }
 

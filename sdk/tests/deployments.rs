@@ -201,7 +201,10 @@ fn what_the_callee_can_not_read_as_bincode_goes_again_as_json() {
 #[test]
 fn numbers_of_other_types_are_converted_and_never_misread() {
     // All of eight bytes: read as they lie, they would be other numbers.
-    assert_eq!(model().call::<f64>("checked", (1i64,)).unwrap(), 1.0);
+    // The second time that is known.
+    for _ in 0..2 {
+        assert_eq!(model().call::<f64>("checked", (1i64,)).unwrap(), 1.0);
+    }
     assert_eq!(model().call::<f64>("checked", (1,)).unwrap(), 1.0);
     assert_eq!(model().call::<f32>("checked", (0.5f32,)).unwrap(), 0.5);
     let error = model().call::<i64>("checked", (0.5,)).unwrap_err();

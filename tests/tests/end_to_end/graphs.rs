@@ -4,6 +4,7 @@ use std::io::Read;
 
 use decurion_client::Client;
 use decurion_client::admin::Condition;
+use decurion_client::metrics::parse;
 use decurion_tests::{Connection, World, library};
 use serde_json::json;
 
@@ -39,6 +40,27 @@ fn the_seed_example_gives_four_by_route_and_by_handle() {
     let failed = world.post("/sum", b"\"text\"");
     assert_eq!(failed.status, 400, "{}", failed.text());
     assert!(failed.text().contains("step 'pre' (preprocess)"), "{}", failed.text());
+}
+
+#[test]
+fn typed_calls_of_a_graph_go_in_json_at_once_after_the_first() {
+    let world = world();
+    let caller = format!(
+        "application = \"callers\"\n[[deployment]]\nname = \"caller\"\nlibrary = \"{}\"\nclass = \"Costly\"\n\
+         route_prefix = \"\"\nargs = {{ cost_us = 0 }}\n",
+        library("fixtures").display()
+    );
+    let _ = world.deploy(&caller).ok();
+    // Numbers to a graph, which takes values of any kind.
+    let _ = world.run(&["call", "caller.call_ns", "[\"sum\", \"run\", 20]"]).ok();
+    let metrics = parse(&world.admin().metrics().expect("metrics")).expect("as it is written");
+    let requests = metrics.iter().find(|family| family.name == "decurion_replica_requests_total");
+    let to = |name: &str| {
+        let samples = requests.map(|family| family.samples.as_slice()).unwrap_or_default();
+        samples.iter().filter(|it| it.has(&[("deployment", name)])).map(|it| it.value).sum::<f64>()
+    };
+    // The first one in bincode was sent back, before any step was run.
+    assert_eq!((to("sum"), to("preprocess")), (21.0, 20.0));
 }
 
 #[test]
