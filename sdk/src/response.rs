@@ -287,6 +287,14 @@ impl Response {
         Self { parts: Parts { status, body, ..Parts::default() }, refused: None }
     }
 
+    /// An answer with a head as the `http` crate has it.
+    #[cfg(feature = "axum")]
+    pub(crate) fn with_head(mut self, status: StatusCode, mut headers: HeaderMap) -> Self {
+        let content_type = headers.remove(http::header::CONTENT_TYPE);
+        self.parts = Parts { status, content_type, headers, ..self.parts };
+        self
+    }
+
     /// The same; a stream without a type stays so.
     pub(crate) fn untyped(mut self) -> Self {
         self.parts.untyped = true;

@@ -174,9 +174,8 @@ impl Cancelled {
             Some(place) => place.has_fired(cx.waker()),
             None => {
                 let place = self.place.insert(HostWaker::new());
-                exchange.on_cancel(&place.listen(cx.waker()));
-                // It may have come before anybody listened.
-                exchange.is_cancelled()
+                // Where it has come before anybody listened, that calls at once.
+                !exchange.on_cancel(&place.listen(cx.waker())) || place.has_fired(cx.waker())
             }
         }
     }

@@ -47,6 +47,7 @@ impl Site {
             .route("/cookies", get(cookies))
             .route("/panic", get(panics))
             .route("/events", get(events))
+            .route("/broken", get(broken))
             .nest("/guarded", Router::new().route("/uri", get(uri)).layer(middleware::from_fn(guard)))
     }
 
@@ -68,6 +69,11 @@ async fn cookies() -> impl IntoResponse {
 async fn events() -> impl IntoResponse {
     let events = ["one", "two"].map(|word| Ok::<_, Infallible>(Event::default().event("word").data(word)));
     Sse::new(stream::iter(events))
+}
+
+/// Fails before there is anything of its body.
+async fn broken() -> Body {
+    Body::from_stream(stream::iter([Err::<&str, _>("a secret")]))
 }
 
 async fn uri(uri: decurion::axum::http::Uri) -> String {
@@ -139,6 +145,8 @@ fn bodies_of_any_size_go_through() {
 fn a_panic_is_an_answer() {
     let site = site();
     let answer = site.get("/panic").unwrap();
+    assert_eq!((answer.status().as_u16(), answer.text().unwrap()), (500, "Internal Server Error"));
+    let answer = site.get("/broken").unwrap();
     assert_eq!((answer.status().as_u16(), answer.text().unwrap()), (500, "Internal Server Error"));
     assert_eq!(site.get("/").unwrap().status(), 200);
 }

@@ -68,7 +68,7 @@ pub(super) async fn answer(request: axum::extract::Request, router: Router) -> R
     };
     let response = response.ok_or_else(|| Error::msg("the router has dropped a request"))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return response_of(response);
+        return response_of(response).await;
     }
     // The connection is over once it has told the router's side, which then has the rest of it.
     let (ahead, over) = tokio::join!(after_head(&mut ours), connection);

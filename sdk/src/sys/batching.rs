@@ -109,7 +109,7 @@ impl<T: 'static> Batching<T> {
         match full {
             Some(batch) => self.shared.run(batch),
             // Now that it waits: one that has left already is noticed at once.
-            None => exchange.on_cancel(&leaves),
+            None => _ = exchange.on_cancel(&leaves),
         }
         if is_told {
             self.wake_thread();

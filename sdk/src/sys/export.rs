@@ -243,7 +243,8 @@ unsafe extern "C" fn ingress<T: Class>(instance: *mut c_void, exchange: *mut abi
     let _current = current::enter(&exchange);
     let router = contain(|| {
         let mut router = held.router.lock().unwrap_or_else(|broken| broken.into_inner());
-        Ok(router.get_or_insert_with(|| entry.router(&held.value)).clone())
+        // With its state given, so that its handlers are made ready once, and not for every request.
+        Ok(router.get_or_insert_with(|| entry.router(&held.value).with_state(())).clone())
     });
     match router {
         Ok(router) => crate::ingress::answer(exchange, router),

@@ -153,6 +153,24 @@ impl Exchange {
         self.head.get_or_init(|| self.while_open(|_, _| copy_head(self.request)).unwrap_or_default())
     }
 
+    /// The head as the host lends it; `None` where that comes too late.
+    #[cfg(feature = "axum")]
+    pub(crate) fn with_lent_head<R>(&self, read: impl FnOnce(&LentHead<'_>) -> R) -> Option<R> {
+        self.while_open(|_, _| {
+            // SAFETY: as in `copy_head`.
+            let request = unsafe { self.request.as_ref() }?;
+            // SAFETY: parts of a request that is valid here.
+            let slice = |part: abi::Bytes| unsafe { part.as_slice() };
+            Some(read(&LentHead {
+                method: slice(request.method),
+                path: slice(request.path),
+                query: slice(request.query),
+                route_prefix: slice(request.route_prefix),
+                fields: fields_lent(request),
+            }))
+        })?
+    }
+
     /// A header field as the host has it; where the rest of the head is not wanted, that saves copying it.
     pub(crate) fn field(&self, name: &str) -> Option<Vec<u8>> {
         self.while_open(|_, _| {
@@ -181,10 +199,10 @@ impl Exchange {
         have_read(read, buffer.len())
     }
 
-    /// Calls `waker` once it is cancelled.
-    pub(crate) fn on_cancel(&self, waker: &abi::Waker) {
+    /// Calls `waker` once it is cancelled, at once where it is already. `false`: the exchange is over.
+    pub(crate) fn on_cancel(&self, waker: &abi::Waker) -> bool {
         // SAFETY: an open exchange; the waker is copied, and what it calls takes any number at any time.
-        self.while_open(|host, raw| unsafe { (host.on_cancel)(raw, waker) });
+        self.while_open(|host, raw| unsafe { (host.on_cancel)(raw, waker) }) == Some(status::OK)
     }
 
     /// Reads body bytes, or sees that `place` is called when there are some. 0 at the end.
@@ -340,6 +358,39 @@ pub(crate) fn fields_of(parts: &Parts) -> Vec<abi::Header> {
 impl std::fmt::Debug for Exchange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Exchange").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
+/// Parts of a request's head, not copied.
+#[cfg(feature = "axum")]
+pub(crate) struct LentHead<'a> {
+    pub(crate) method: &'a [u8],
+    pub(crate) path: &'a [u8],
+    pub(crate) query: &'a [u8],
+    pub(crate) route_prefix: &'a [u8],
+    fields: &'a [abi::Header],
+}
+
+#[cfg(feature = "axum")]
+impl<'a> LentHead<'a> {
+    #[cfg(test)]
+    pub(crate) fn new(
+        method: &'a [u8],
+        path: &'a str,
+        query: &'a str,
+        route_prefix: &'a str,
+        fields: &'a [abi::Header],
+    ) -> Self {
+        let [path, query, route_prefix] = [path, query, route_prefix].map(str::as_bytes);
+        Self { method, path, query, route_prefix, fields }
+    }
+
+    pub(crate) fn headers(&self) -> impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let slices = |field: &'a abi::Header| {
+            // SAFETY: parts of a request that is valid for the lifetime it is lent for.
+            (unsafe { field.name.as_slice() }, unsafe { field.value.as_slice() })
+        };
+        self.fields.iter().map(slices)
     }
 }
 
