@@ -38,7 +38,8 @@ impl Runner {
             callee.ok_or_else(|| Error::msg(format_args!("step '{}' has not been resolved", step.name)))
         };
         let callees = graph.steps.iter().map(callee).collect::<Result<Vec<_>>>()?;
-        let handles = callees.iter().map(|callee| Handle::named(callee.deployment.as_str())).collect();
+        // Values describe themselves: JSON carries them, and nothing else.
+        let handles = callees.iter().map(|callee| Handle::named(callee.deployment.as_str()).json()).collect();
         Ok(Self { plan: Plan::new(graph), callees, handles })
     }
 
@@ -57,7 +58,7 @@ impl Runner {
         let Some(Call { step, args }) = self.run_steps(&mut run).await? else { return Ok(Last::Skipped) };
         let handle = &self.handles[step];
         let opened = match &self.callees[step].method {
-            Some(method) => handle.json().stream_async(method, args).await.map(Last::Items),
+            Some(method) => handle.stream_async(method, args).await.map(Last::Items),
             None => request_stream(handle, &args, accept).await.map(Last::Body),
         };
         opened.map_err(|error| self.failed(step, error.code(), &error))
@@ -90,7 +91,7 @@ impl Runner {
         let Call { step, args } = call;
         let handle = &self.handles[step];
         let result = match &self.callees[step].method {
-            Some(method) => handle.json().call_async(method, args).await,
+            Some(method) => handle.call_async(method, args).await,
             None => request(handle, &args).await,
         };
         match result {
