@@ -6,12 +6,11 @@
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use decurion_benches::goal::Goals;
 use decurion_benches::goal::Wanted::{AtLeast, AtMost};
-use decurion_benches::lane::{Wait, echo};
+use decurion_benches::lane::{self, Wait, echo_apart};
 use decurion_benches::place::Place;
 use decurion_client::{Client, Handle};
 use decurion_tests::{World, library};
@@ -33,6 +32,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     if std::env::args().any(|argument| argument == "--test") {
         return Ok(());
     }
+    if std::env::args().any(|argument| argument == lane::ECHO) {
+        lane::serve_apart(Wait::Adaptive);
+        return Ok(());
+    }
     // What stands alone is cargo's `--bench`.
     let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let wanted = |part: &str| only.as_ref().is_none_or(|only| only == part);
@@ -41,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         batching(&free.handle("costly")?)?;
     }
     if wanted("handle") {
-        handle_calls(&free.handle("caller")?)?;
+        handle_calls("all processors", &free.handle("caller")?)?;
     }
     if wanted("graph") {
         graphs("all processors", &free.handle("caller")?)?;
@@ -50,6 +53,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // There nobody spins, and nobody waits for another processor: what is left is the work of all sides.
     Place::Same.pin(false);
     let pinned = Deployed::start()?;
+    if wanted("handle") {
+        handle_calls("one processor", &pinned.handle("caller")?)?;
+    }
     if wanted("graph") {
         graphs("one processor", &pinned.handle("caller")?)?;
     }
@@ -190,7 +196,7 @@ fn all_at_once(handle: &Handle, method: &str) -> Result<Duration, Box<dyn Error>
     Ok(start.elapsed())
 }
 
-fn handle_calls(caller: &Handle) -> Result<(), Box<dyn Error>> {
+fn handle_calls(place: &str, caller: &Handle) -> Result<(), Box<dyn Error>> {
     let (mut rings, mut handles) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         rings.push(ring_round_trip());
@@ -198,23 +204,22 @@ fn handle_calls(caller: &Handle) -> Result<(), Box<dyn Error>> {
     }
     let (ring, handle) = (median(rings), median(handles));
     let mut out = io::stdout().lock();
-    writeln!(out, "64 bytes there and back, one at a time, medians of {ROUNDS} rounds")?;
+    writeln!(out, "64 bytes there and back, one at a time, {place}, medians of {ROUNDS} rounds")?;
     writeln!(out, "  bare ring        {ring:>12.1?}")?;
     writeln!(out, "  handle's call    {handle:>12.1?}   {:.2} x the ring", ratio(handle, ring))?;
     let ray = Duration::from_nanos(RAY_SERVE_NS);
     writeln!(out, "  Ray Serve's      {ray:>12.1?}   {:.0} x ours", ratio(ray, handle))?;
     drop(out);
     let mut goals = Goals::default();
-    goals.add("H8", "a handle's call, 64 B / the bare ring", ratio(handle, ring), AtMost(1.5));
+    goals.add("H8", &format!("a handle's call, 64 B, {place} / the bare ring"), ratio(handle, ring), AtMost(1.5));
     goals.add("H8", "a handle's call of Ray Serve / ours", ratio(ray, handle), AtLeast(500.0));
     goals.tell();
     Ok(())
 }
 
-/// The median round trip over a lane and nothing else, to a thread that echoes.
+/// The median round trip over a lane and nothing else, to a process that echoes.
 fn ring_round_trip() -> Duration {
-    let (mut client, mut server) = echo(Wait::Adaptive);
-    let serving = thread::spawn(move || server.run());
+    let (mut client, _echo) = echo_apart(Wait::Adaptive);
     let (body, mut answer) = ([7u8; 64], [0u8; 64]);
     let mut times = Vec::with_capacity(ROUND_TRIPS);
     for _ in 0..ROUND_TRIPS {
@@ -222,8 +227,6 @@ fn ring_round_trip() -> Duration {
         client.ask(&body, &mut answer);
         times.push(start.elapsed());
     }
-    client.stop();
-    serving.join().expect("the echo ends when it is told to");
     median(times)
 }
 

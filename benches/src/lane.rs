@@ -1,14 +1,19 @@
 //! An echo over one lane of shared memory, in the ways that two sides can wait for each other.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use decurion_ipc::attach::{self, UpBell};
-use decurion_ipc::board::BoardReader;
+use decurion_ipc::board::{BoardReader, BoardWriter};
 use decurion_ipc::channel::{
     BLOCK_MAX, Event, Geometry, InBlock, NoRoom, OutBlock, Request, Requester, Responder, StreamId,
 };
+use decurion_ipc::control::CallerKind;
+use decurion_ipc::link::Link;
 use decurion_ipc::spin::Spin;
 use decurion_ipc::sys::bell::BellReader;
+use decurion_ipc::sys::child::take_link;
 use decurion_ipc::sys::sleeper::Sleeper;
 use decurion_ipc::sys::spin::spin;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,6 +25,9 @@ pub(crate) const HEAD: [u8; 300] = [b'h'; 300];
 const STOP: &[u8] = b"stop";
 /// What goes into one block together with the head.
 const INLINE: usize = BLOCK_MAX - HEAD.len();
+
+/// Nothing of a start takes so long.
+const WATCHDOG: Duration = Duration::from_secs(30);
 
 /// How a side waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +76,49 @@ pub fn echo(wait: Wait) -> (Client, Server) {
         streams: 0,
     };
     (client, server)
+}
+
+/// What a bench is started with to be the callee's end of [`echo_apart`].
+pub const ECHO: &str = "--echo";
+
+/// The callee's end in a process of its own. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Echo {
+    process: Child,
+    _attach: Link,
+}
+
+/// The same with the callee's end in another process: this program, started with [`ECHO`].
+#[must_use]
+pub fn echo_apart(wait: Wait) -> (Client, Echo) {
+    let (attach, theirs) = Link::pair().expect("a link");
+    let program = std::env::current_exe().expect("the name of this program");
+    let mut command = Command::new(program);
+    let process =
+        command.arg(ECHO).stdin(Stdio::from(OwnedFd::from(theirs))).spawn().expect("another process");
+    let mut connected = attach::connect(&attach, 1, geometry(), UpBell::Pipe, WATCHDOG)
+        .expect("a channel to the other process");
+    let lane = connected.lanes.remove(0);
+    let bell = lane.bell_reader().expect("a descriptor");
+    let client = Client { lane, waiter: Waiter::new(wait, bell), _board: connected.board };
+    (client, Echo { process, _attach: attach })
+}
+
+/// The life of that process.
+pub fn serve_apart(wait: Wait) {
+    let attach = take_link().expect("it is started by `echo_apart`");
+    let (_writer, board) = BoardWriter::create().expect("a board");
+    sleep(attach.as_fd());
+    let mut accepted = attach::accept(&attach, &CallerKind::Proxy, board.as_fd()).expect("a caller");
+    let (lane, waiter) = (accepted.lanes.remove(0), Waiter::new(wait, accepted.bell));
+    Server { lane, waiter, body: Vec::new(), received: 0, streams: 0 }.run();
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// As between one worker of the proxy and one replica.
