@@ -211,7 +211,12 @@ fn handle_calls(place: &str, caller: &Handle) -> Result<(), Box<dyn Error>> {
     writeln!(out, "  Ray Serve's      {ray:>12.1?}   {:.0} x ours", ratio(ray, handle))?;
     drop(out);
     let mut goals = Goals::default();
-    goals.add("H8", &format!("a handle's call, 64 B, {place} / the bare ring"), ratio(handle, ring), AtMost(1.5));
+    goals.add(
+        "H8",
+        &format!("a handle's call, 64 B, {place} / the bare ring"),
+        ratio(handle, ring),
+        AtMost(1.5),
+    );
     goals.add("H8", "a handle's call of Ray Serve / ours", ratio(ray, handle), AtLeast(500.0));
     goals.tell();
     Ok(())

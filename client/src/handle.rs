@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decurion_api::{DeploymentName, ReplicaId};
-use decurion_ipc::caller::{CallError, CallKey, Caller, NewCall, Outcome, Reply};
+use decurion_ipc::caller::{CallError, CallKey, Caller, Fields, NewCall, Outcome, Reply};
 use decurion_ipc::codec;
 use decurion_ipc::control::DeploymentView;
 use decurion_ipc::record::Kind;
@@ -111,7 +111,7 @@ pub struct Call {
     engine: Arc<Engine>,
     key: CallKey,
     /// The same in JSON, where the callee would misread it.
-    again: Option<Box<NewCall>>,
+    again: Option<Box<Asking>>,
 }
 
 impl Client {
@@ -304,7 +304,7 @@ impl Handle {
         let mut calls = Vec::with_capacity(replicas.len());
         for replica in replicas {
             let call = self.call_of(method, arguments, Some(std::any::type_name::<R>()))?;
-            let call = NewCall { replica: Some(replica.clone()), ..call };
+            let call = Asking { replica: Some(replica.clone()), ..call };
             calls.push((replica, self.start_twice(call, arguments)));
         }
         Ok(calls)
@@ -316,26 +316,19 @@ impl Handle {
         method: &str,
         arguments: &A,
         result: Option<&str>,
-    ) -> Result<NewCall, CallFailed> {
+    ) -> Result<Asking, CallFailed> {
         let encoding = if self.takes(BINCODE) { BINCODE } else { JSON };
         self.call_as(encoding, method, arguments, result)
     }
 
     /// Starts a call that nobody is at hand to make again with its arguments: one in bincode has them in JSON with it, as
     /// the callee may have other types.
-    fn start_twice<A: Serialize>(&self, call: NewCall, arguments: &A) -> Result<Call, CallFailed> {
+    fn start_twice<A: Serialize>(&self, call: Asking, arguments: &A) -> Result<Call, CallFailed> {
         let in_bincode = call.encoding == BINCODE && self.takes(JSON);
         let json = in_bincode.then(|| serde_json::to_vec(arguments).ok()).flatten();
         let again = json.map(|body| {
-            let (headers, id) = (Vec::new(), machine::new_request_id());
-            let (method, replica) = (call.method.clone(), call.replica.clone());
-            Box::new(NewCall {
-                headers,
-                replica,
-                id,
-                deadline_ns: call.deadline_ns,
-                ..self.new_call(&method, JSON, body)
-            })
+            let (replica, deadline_ns) = (call.replica.clone(), call.deadline_ns);
+            Box::new(Asking { replica, deadline_ns, ..self.new_call(&call.method, JSON, body) })
         });
         let mut call = self.start_call(call)?;
         call.again = again;
@@ -447,7 +440,7 @@ impl Handle {
         method: &str,
         arguments: &A,
         result: Option<&str>,
-    ) -> Result<NewCall, CallFailed> {
+    ) -> Result<Asking, CallFailed> {
         if encoding != BINCODE {
             let body = serde_json::to_vec(arguments).map_err(CallFailed::Arguments)?;
             return Ok(self.new_call(method, encoding, body));
@@ -456,7 +449,7 @@ impl Handle {
         let types = (types.len() <= TYPES_HEADER_MAX && types.is_ascii()).then_some(types);
         let headers = types.map(|types| (TYPES_HEADER.into(), types.into_bytes())).into_iter().collect();
         let call = self.new_call(method, encoding, codec::encode_value(arguments)?);
-        Ok(NewCall { headers, ..call })
+        Ok(Asking { headers, ..call })
     }
 
     /// Calls a method with JSON arguments: an array by position, an object by name; gives the result as JSON.
@@ -497,12 +490,12 @@ impl Handle {
         body: Vec<u8>,
     ) -> Result<Call, CallFailed> {
         let target = target.to_owned();
-        self.start_call(NewCall { kind: Kind::Http, target, headers, ..self.new_call(method, RAW, body) })
+        self.start_call(Asking { kind: Kind::Http, target, headers, ..self.new_call(method, RAW, body) })
     }
 
-    fn new_call(&self, method: &str, encoding: u32, body: Vec<u8>) -> NewCall {
+    fn new_call(&self, method: &str, encoding: u32, body: Vec<u8>) -> Asking {
         let deadline_ns = self.timeout.map_or(0, |timeout| machine::now_ns().saturating_add(nanos(timeout)));
-        NewCall {
+        Asking {
             deployment: self.name.clone(),
             kind: Kind::Call,
             method: method.to_owned(),
@@ -510,18 +503,53 @@ impl Handle {
             headers: Vec::new(),
             encoding,
             body,
-            id: machine::new_request_id(),
-            traceparent: String::new(),
             deadline_ns,
             model_id: self.model_id.clone(),
             replica: None,
-            epoch: None,
         }
     }
 
-    fn start_call(&self, call: NewCall) -> Result<Call, CallFailed> {
-        let key = self.engine.with(|caller, now| caller.start(call, now))?;
-        Ok(Call { engine: Arc::clone(&self.engine), key, again: None })
+    fn start_call(&self, call: Asking) -> Result<Call, CallFailed> {
+        call.start(&self.engine)
+    }
+}
+
+/// What a call is made of, kept until it is started.
+#[derive(Debug)]
+struct Asking {
+    deployment: DeploymentName,
+    kind: Kind,
+    method: String,
+    target: String,
+    headers: Fields,
+    encoding: u32,
+    body: Vec<u8>,
+    deadline_ns: u64,
+    model_id: String,
+    replica: Option<ReplicaId>,
+}
+
+impl Asking {
+    fn start(self, engine: &Arc<Engine>) -> Result<Call, CallFailed> {
+        let (id, headers) = (machine::new_request_id(), &self.headers);
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let call = NewCall {
+            deployment: self.deployment,
+            kind: self.kind,
+            method: &self.method,
+            target: &self.target,
+            headers: &headers,
+            encoding: self.encoding,
+            body: self.body,
+            id: &id,
+            traceparent: "",
+            deadline_ns: self.deadline_ns,
+            model_id: &self.model_id,
+            replica: self.replica,
+            epoch: None,
+        };
+        let key = engine.with(|caller, now| caller.start(call, now))?;
+        Ok(Call { engine: Arc::clone(engine), key, again: None })
     }
 }
 
@@ -561,9 +589,8 @@ impl Call {
     }
 
     /// Nothing has run: the same call in JSON.
-    fn again(&self, call: NewCall) -> Result<Self, CallFailed> {
-        let key = self.engine.with(|caller, now| caller.start(call, now))?;
-        Ok(Self { engine: Arc::clone(&self.engine), key, again: None })
+    fn again(&self, call: Asking) -> Result<Self, CallFailed> {
+        call.start(&self.engine)
     }
 
     /// Tells the callee that nobody waits for the result any more.

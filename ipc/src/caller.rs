@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use decurion_api::{DeploymentName, ReplicaId};
 
-use call::{Call, Sent, State};
+use call::{Call, ReplyHead, Sent, State};
 pub use call::{CallError, CallKey, Fields, NewCall, Outcome, Reply};
 use callee::{Callee, Peer, Wish};
 use joins::Joins;
@@ -31,7 +31,7 @@ use crate::attach::Connected;
 use crate::channel::{Busy, Event, InBlock, Phase, ResetCode, StreamId};
 use crate::control::{Availability, CallerOrder, CallerReport, DeploymentView};
 use crate::epoch::{Entered, Epoch};
-use crate::record::HEAD_MAX;
+use crate::record::{HEAD_MAX, RecordError};
 use crate::sys::bell::BellReader;
 
 /// Slots taken from one replica before the next has its turn.
@@ -69,11 +69,15 @@ pub struct Caller {
     partly_sent: BTreeSet<CallKey>,
     /// Calls that have entered here before the present epoch.
     entered: Entered<CallKey>,
+    /// Of one poll, and kept for the next: replicas that have sent something, and what one has sent.
+    heard: Vec<ReplicaId>,
+    news: Vec<News>,
 }
 
 /// What a lane told of one stream, copied out of its callback.
+#[derive(Debug)]
 enum News {
-    Head { stream: StreamId, head: Vec<u8>, body: Option<InBlock>, end: bool },
+    Head { stream: StreamId, head: Result<ReplyHead, RecordError>, body: Option<InBlock>, end: bool },
     Data { stream: StreamId, block: InBlock, end: bool },
     End(StreamId),
     Reset(StreamId, ResetCode),
@@ -84,7 +88,9 @@ enum News {
 impl News {
     fn of(event: Event<'_>) -> Self {
         match event {
-            Event::Head { stream, head, body, end } => News::Head { stream, head: head.to_vec(), body, end },
+            Event::Head { stream, head, body, end } => {
+                News::Head { stream, head: ReplyHead::read(head), body, end }
+            }
             Event::Data { stream, block, end } => News::Data { stream, block, end },
             Event::End(stream) => News::End(stream),
             Event::Reset { stream, code, .. } => News::Reset(stream, code),
@@ -216,26 +222,25 @@ impl Caller {
     ///
     /// # Errors
     /// Nothing was sent: there is no such deployment, it can't serve, or too many calls wait.
-    pub fn start(&mut self, new: NewCall, now_ns: u64) -> Result<CallKey, CallError> {
+    pub fn start(&mut self, new: NewCall<'_>, now_ns: u64) -> Result<CallKey, CallError> {
         if self.calls.len() >= CALLS_MAX {
             return Err(CallError::Busy { waiting: self.calls.len() });
         }
         let call = Call::new(new);
-        let new = &call.new;
         let length = call.head_length();
         if length > HEAD_MAX {
             return Err(CallError::TooLarge { length });
         }
-        self.resolve(&new.deployment);
-        let Some(callee) = self.callees.get_mut(&new.deployment) else { return Err(CallError::Broken) };
-        if let Some(view) = callee.check(&new.deployment)? {
+        self.resolve(&call.deployment);
+        let Some(callee) = self.callees.get_mut(&call.deployment) else { return Err(CallError::Broken) };
+        if let Some(view) = callee.check(&call.deployment)? {
             if let Availability::Failed(why) = &view.availability
                 && view.replicas.is_empty()
             {
                 return Err(CallError::Unavailable(why.clone()));
             }
             let bound = view.max_queued_requests.map_or(usize::MAX, |bound| bound as usize);
-            let epoch = new.epoch.unwrap_or(view.entry);
+            let epoch = call.of_epoch.unwrap_or(view.entry);
             let room = view
                 .in_rotation_at(epoch)
                 .filter_map(|id| self.peers.get(id))
@@ -244,16 +249,16 @@ impl Caller {
                 return Err(CallError::Busy { waiting: callee.waiting.len() });
             }
         }
-        if new.deadline_ns != 0 && now_ns >= new.deadline_ns {
+        if call.deadline_ns != 0 && now_ns >= call.deadline_ns {
             return Err(CallError::Deadline);
         }
         self.last_call += 1;
         let key = CallKey(self.last_call);
-        if new.deadline_ns != 0 {
-            self.deadlines.insert((new.deadline_ns, key));
+        if call.deadline_ns != 0 {
+            self.deadlines.insert((call.deadline_ns, key));
         }
         callee.waiting.push_back(key);
-        let deployment = new.deployment.clone();
+        let deployment = call.deployment.clone();
         self.calls.insert(key, call);
         self.dispatch(&deployment);
         Ok(key)
@@ -323,7 +328,7 @@ impl Caller {
     pub fn free(&mut self, key: CallKey) {
         self.end(key, CallError::Cancelled);
         if let Some(call) = self.calls.remove(&key) {
-            self.deadlines.remove(&(call.new.deadline_ns, key));
+            self.deadlines.remove(&(call.deadline_ns, key));
         }
         self.tell_entered();
     }
@@ -346,11 +351,13 @@ impl Caller {
     /// Takes in what every replica has sent, and what time has ended; whether there was anything.
     pub fn poll(&mut self, now_ns: u64) -> bool {
         let mut progress = false;
+        let mut heard = std::mem::take(&mut self.heard);
         let with_news = self.peers.iter().filter(|(_, peer)| peer.lane.has_news());
-        let replicas: Vec<ReplicaId> = with_news.map(|(replica, _)| replica.clone()).collect();
-        for replica in replicas {
+        heard.extend(with_news.map(|(replica, _)| replica.clone()));
+        for replica in heard.drain(..) {
             progress |= self.poll_peer(&replica);
         }
+        self.heard = heard;
         while let Some((deadline, key)) = self.deadlines.first().copied()
             && now_ns >= deadline
         {
@@ -512,8 +519,8 @@ impl Caller {
                 callee.waiting.remove(place);
                 continue;
             };
-            let only = call.new.replica.clone();
-            let epoch = call.new.epoch.unwrap_or(view.entry);
+            let only = call.only.clone();
+            let epoch = call.of_epoch.unwrap_or(view.entry);
             let refusal = match (&only, &view.availability) {
                 (Some(only), _) if !view.replicas.contains(only) => Some(CallError::Gone(only.clone())),
                 (None, _) if view.is_past(epoch) => Some(CallError::Unavailable(PAST.to_owned())),
@@ -579,12 +586,13 @@ impl Caller {
 
     fn poll_peer(&mut self, replica: &ReplicaId) -> bool {
         let Some(peer) = self.peers.get_mut(replica) else { return false };
-        let mut news = Vec::new();
+        let mut news = std::mem::take(&mut self.news);
         let outcome = peer.lane.poll(POLL_BUDGET, &mut |event| news.push(News::of(event)));
         let progress = !news.is_empty();
-        for item in news {
+        for item in news.drain(..) {
             self.take_in(replica, item);
         }
+        self.news = news;
         if let Err(fault) = outcome {
             self.reports.push(CallerReport::Fault { replica: replica.clone(), fault: fault.to_string() });
             self.died(replica);
@@ -599,15 +607,17 @@ impl Caller {
                 let Some(key) = peer.streams.get(&stream).copied() else {
                     return body.into_iter().for_each(|block| peer.lane.give_back(block));
                 };
-                let malformed = match self.calls.get_mut(&key) {
-                    Some(call) => call.begin_reply(&head).err(),
-                    None => None,
+                let head = match head {
+                    Ok(head) => head,
+                    Err(error) => {
+                        body.into_iter().for_each(|block| peer.lane.give_back(block));
+                        let fault = format!("a reply's head is malformed: {error}");
+                        self.reports.push(CallerReport::Fault { replica: replica.clone(), fault });
+                        return self.died(replica);
+                    }
                 };
-                if let Some(error) = malformed {
-                    body.into_iter().for_each(|block| peer.lane.give_back(block));
-                    let fault = format!("a reply's head is malformed: {error}");
-                    self.reports.push(CallerReport::Fault { replica: replica.clone(), fault });
-                    return self.died(replica);
+                if let Some(call) = self.calls.get_mut(&key) {
+                    call.begin_reply(head);
                 }
                 self.touch(key);
                 self.data(replica, stream, body, end);
@@ -686,7 +696,7 @@ impl Caller {
         let call = self.calls.get_mut(&key).filter(|call| matches!(call.state, State::Sent))?;
         call.withdraw();
         self.partly_sent.remove(&key);
-        let deployment = call.new.deployment.clone();
+        let deployment = call.deployment.clone();
         self.callees.get_mut(&deployment)?.waiting.push_front(key);
         Some(deployment)
     }
@@ -698,7 +708,7 @@ impl Caller {
             return;
         }
         call.state = State::Failed(error);
-        self.deadlines.remove(&(call.new.deadline_ns, key));
+        self.deadlines.remove(&(call.deadline_ns, key));
         self.partly_sent.remove(&key);
         let blocks = std::mem::take(&mut call.blocks);
         match call.sent.take() {
@@ -711,7 +721,7 @@ impl Caller {
                 }
             }
             None => {
-                let deployment = call.new.deployment.clone();
+                let deployment = call.deployment.clone();
                 if let Some(callee) = self.callees.get_mut(&deployment) {
                     callee.waiting.retain(|waiting| *waiting != key);
                 }

@@ -250,7 +250,7 @@ impl MethodCall {
             _ => None,
         };
         let streams = exchange.field(abi::STREAM_HEADER).is_some();
-        let types = types.map(|types| String::from_utf8_lossy(&types).into_owned());
+        let types = types.and_then(|types| String::from_utf8(types).ok());
         Self { encoding, body, types, streams }
     }
 

@@ -85,7 +85,8 @@ impl Handle {
     /// # Errors
     /// As [`call`](Self::call).
     pub fn start(&self, method: &str, args: impl Arguments) -> Result<PendingCall> {
-        let (encoding, types) = (self.encoding(false, &args)?, types_of_start(&args));
+        let types = types_of_start(&args);
+        let (encoding, types) = (self.encoding(&types)?, types.said);
         self.start_twice(&Asks { encoding, types, ..Asks::to(method) }, &args)
     }
 
@@ -132,9 +133,10 @@ impl Handle {
     ) -> Result<Vec<(String, Result<PendingCall>)>> {
         let replicas =
             host::replicas_of(&self.deployment).map_err(|status| self.callee("").failed(status))?;
-        let encoding = self.encoding(codec::needs_json::<R>(), args)?;
+        let types = types_of_call::<_, R>(args);
+        let encoding = self.encoding(&types)?;
         let start = |replica: String| {
-            let types = types_of_call::<_, R>(args);
+            let types = types.said.clone();
             let asks = Asks { encoding, types, replica: &replica, ..Asks::to(method) };
             let call = self.start_twice(&asks, args);
             (replica, call)
@@ -144,8 +146,9 @@ impl Handle {
 
     /// How to ask for an `R`: in bincode where that may do, and is not known to be misread.
     fn asks<'a, A: Arguments, R>(&self, method: &'a str, args: &A) -> Result<Asks<'a>> {
-        let encoding = self.encoding(codec::needs_json::<R>(), args)?;
-        let types = if encoding == encoding::BINCODE { types_of_call::<_, R>(args) } else { None };
+        let types = types_of_call::<_, R>(args);
+        let encoding = self.encoding(&types)?;
+        let types = types.said.filter(|_| encoding == encoding::BINCODE);
         let misread = types.as_deref().filter(|_| !remembered::MISREAD.is_empty()).is_some_and(|types| {
             remembered::MISREAD.contains(remembered::key(&self.deployment, method, types))
         });
@@ -349,8 +352,8 @@ impl Handle {
         }
     }
 
-    fn encoding<A: Arguments>(&self, result_needs_json: bool, _args: &A) -> Result<u32> {
-        if self.json || result_needs_json || codec::needs_json::<A>() {
+    fn encoding(&self, types: &types::Known) -> Result<u32> {
+        if self.json || types.need_json {
             return Ok(encoding::JSON);
         }
         let encodings =
@@ -409,14 +412,20 @@ impl Handle {
     ) -> std::result::Result<Call, i32> {
         let types = asks.types.as_deref().filter(|_| asks.encoding == encoding::BINCODE);
         let types = types.map(|types| (abi::TYPES_HEADER.as_bytes(), types.as_bytes()));
-        let streams = asks.streams.then_some((abi::STREAM_HEADER.as_bytes(), &b""[..]));
-        let headers: Vec<(&[u8], &[u8])> = types.into_iter().chain(streams).collect();
+        let streams = (abi::STREAM_HEADER.as_bytes(), &b""[..]);
+        let both = [types.unwrap_or(streams), streams];
+        let headers = match (types, asks.streams) {
+            (None, false) => &both[..0],
+            (Some(_), false) => &both[..1],
+            (None, true) => &both[1..],
+            (Some(_), true) => &both[..],
+        };
         Call::start(&Outgoing {
             kind: kind::CALL,
             deployment: &self.deployment,
             method: asks.method,
             target: "",
-            headers: &headers,
+            headers,
             encoding: asks.encoding,
             body,
             parent,
@@ -442,7 +451,7 @@ impl Handle {
 struct Asks<'a> {
     method: &'a str,
     encoding: u32,
-    types: Option<String>,
+    types: Option<Arc<str>>,
     streams: bool,
     /// The one replica that is to answer; empty: any.
     replica: &'a str,
@@ -793,11 +802,11 @@ async fn ready(call: &mut Call) -> std::result::Result<(), i32> {
     std::future::poll_fn(|cx| call.poll_ready(&place, cx)).await
 }
 
-fn types_of_call<A: Arguments, R>(_: &A) -> Option<String> {
+fn types_of_call<A: Arguments, R>(_: &A) -> types::Known {
     types::of_call::<A, R>()
 }
 
-fn types_of_start<A: Arguments>(_: &A) -> Option<String> {
+fn types_of_start<A: Arguments>(_: &A) -> types::Known {
     types::of_start::<A>()
 }
 

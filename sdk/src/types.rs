@@ -6,21 +6,53 @@
 //! Names of structures differ between libraries and say nothing of their fields; those are taken on trust. What is
 //! compared is what the language and the standard library define: numbers, text, tuples, lists, maps, options.
 
+use std::any::type_name;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use decurion_abi::TYPES_HEADER_MAX;
 
-/// What the caller writes and expects: `(f64,) => alloc::string::String`. `None` where it would be too long.
-pub(crate) fn of_call<A: ?Sized, R: ?Sized>() -> Option<String> {
-    of(std::any::type_name::<A>(), std::any::type_name::<R>())
+use crate::codec;
+
+/// What is to be known of a call's types before it is made.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// What the caller writes and expects: `(f64,) => alloc::string::String`. `None` where it would be too long.
+    pub(crate) said: Option<Arc<str>>,
+    /// One of the types is known to need JSON.
+    pub(crate) need_json: bool,
+}
+
+/// Of a call with arguments of type `A` and a result of type `R`.
+pub(crate) fn of_call<A: ?Sized, R: ?Sized>() -> Known {
+    known(type_name::<A>(), type_name::<R>())
 }
 
 /// The same where the result's type is not known yet.
-pub(crate) fn of_start<A: ?Sized>() -> Option<String> {
-    of(std::any::type_name::<A>(), "_")
+pub(crate) fn of_start<A: ?Sized>() -> Known {
+    known(type_name::<A>(), "_")
 }
 
-fn of(arguments: &str, result: &str) -> Option<String> {
-    let types = [arguments, SEPARATOR, result].concat();
-    (types.len() <= TYPES_HEADER_MAX && types.is_ascii()).then_some(types)
+/// Found out once for each thread: the same few calls are made again and again.
+fn known(arguments: &'static str, result: &'static str) -> Known {
+    /// Where the names stand, which is quicker to compare than what they are. As many as the code has calls.
+    type Names = (usize, usize, usize, usize);
+    thread_local! {
+        static KNOWN: RefCell<BTreeMap<Names, Known>> = const { RefCell::new(BTreeMap::new()) };
+    }
+    let names = (arguments.as_ptr().addr(), arguments.len(), result.as_ptr().addr(), result.len());
+    KNOWN.with_borrow_mut(|known| known.entry(names).or_insert_with(|| Known::of(arguments, result)).clone())
+}
+
+impl Known {
+    fn of(arguments: &str, result: &str) -> Self {
+        let said = [arguments, SEPARATOR, result].concat();
+        Self {
+            said: (said.len() <= TYPES_HEADER_MAX && said.is_ascii()).then(|| said.into()),
+            need_json: codec::needs_json(arguments) || codec::needs_json(result),
+        }
+    }
 }
 
 /// No type's name has it.
@@ -28,13 +60,40 @@ const SEPARATOR: &str = " => ";
 
 /// The parts of what a caller said.
 pub(crate) fn split(types: &str) -> (&str, &str) {
-    types.rsplit_once(SEPARATOR).unwrap_or((types, "_"))
+    // Its last `=`: no type's name has one, and to look for that is quicker than for the whole.
+    let at = types.bytes().rposition(|byte| byte == b'=').and_then(|at| at.checked_sub(1));
+    let parts = at.and_then(|at| types.split_at_checked(at));
+    parts
+        .and_then(|(arguments, rest)| Some((arguments, rest.strip_prefix(SEPARATOR)?)))
+        .unwrap_or((types, "_"))
 }
 
-/// Whether bytes written as the one type can be read as the other, as far as names tell.
-pub(crate) fn fits(theirs: &str, ours: &str) -> bool {
-    theirs == ours || Type::parse(theirs).fits(&Type::parse(ours))
+/// Whether bytes written as the one type can be read as the other, as far as names tell. What a thread has seen to fit, it
+/// remembers.
+pub(crate) fn fits(theirs: &str, ours: &'static str) -> bool {
+    /// By where a name of ours stands, and its length.
+    type Seen = BTreeMap<(usize, usize), Vec<Box<str>>>;
+    thread_local! {
+        static SEEN: RefCell<Seen> = const { RefCell::new(BTreeMap::new()) };
+    }
+    if theirs == ours {
+        return true;
+    }
+    SEEN.with_borrow_mut(|seen| {
+        let seen = seen.entry((ours.as_ptr().addr(), ours.len())).or_default();
+        if seen.iter().any(|seen| **seen == *theirs) {
+            return true;
+        }
+        let fits = Type::parse(theirs).fits(&Type::parse(ours));
+        if fits && seen.len() < SEEN_MAX {
+            seen.push(theirs.into());
+        }
+        fits
+    })
 }
+
+/// Names that are remembered to fit one of ours: they come from other processes.
+const SEEN_MAX: usize = 8;
 
 /// A type's name without the paths: `Vec<String>`.
 pub(crate) fn short(name: &str) -> String {
@@ -194,6 +253,9 @@ fn named<'a>(path: &'a str, mut parameters: Vec<Type<'a>>) -> Type<'a> {
     if path.starts_with("serde_json::") {
         return Type::Value;
     }
+    if path.starts_with("bytes::") && path.ends_with("::Bytes") {
+        return Type::List(Box::new(Type::Scalar("u8")));
+    }
     let last = path.rsplit("::").next().unwrap_or(path);
     let ours = path == last || ["alloc::", "core::", "std::"].iter().any(|root| path.starts_with(root));
     let mut boxed =
@@ -231,12 +293,27 @@ mod tests {
     }
 
     #[test]
+    fn more_names_than_are_remembered_fit_all_the_same() {
+        for round in 0..3 {
+            for length in 0..2 * SEEN_MAX {
+                assert!(
+                    fits(&"&".repeat(length), "f64"),
+                    "a name that makes no sense is unknown: {length}, {round}"
+                );
+                assert!(fits(&format!("{}f64", "&".repeat(length)), "f64"));
+                assert!(!fits(&format!("{}f32", "&".repeat(length)), "f64"));
+            }
+        }
+    }
+
+    #[test]
     fn the_same_bytes_under_other_names_fit() {
         assert!(fit::<(&str, &[f64]), (String, Vec<f64>)>());
         assert!(fit::<(&&String, Box<u8>), (Cow<'_, str>, u8)>());
         assert!(fit::<(usize, isize), (u64, i64)>());
         assert!(fit::<HashMap<&str, Option<&Own>>, BTreeMap<String, Option<Own>>>());
         assert!(fit::<(Own, [u8; 4]), (u64, (u8, u8, u8, u8))>());
+        assert!(fit::<(crate::Bytes,), (Vec<u8>,)>() && fit::<&[u8], crate::Bytes>());
         assert!(fit::<(), ()>());
     }
 
@@ -248,6 +325,7 @@ mod tests {
         assert!(!fit::<Vec<f32>, Vec<f64>>());
         assert!(!fit::<Option<f64>, f64>());
         assert!(!fit::<String, u64>());
+        assert!(!fit::<String, crate::Bytes>());
         assert!(!fit::<BTreeMap<String, f32>, BTreeMap<String, f64>>());
         assert!(!fit::<Vec<serde_json::Value>, Vec<Own>>());
         assert!(!fit::<(Own,), (serde_json::Value,)>());
@@ -255,9 +333,8 @@ mod tests {
 
     #[test]
     fn names_that_make_no_sense_are_unknown() {
-        let deep = "(".repeat(100_000);
-        for name in
-            ["", "(", "(f64", "[f64", "[f64;", "Vec<", "<T as X>::Y", "dyn Fn(u8) -> u8", "(,)", &deep]
+        let deep: &'static str = "(".repeat(100_000).leak();
+        for name in ["", "(", "(f64", "[f64", "[f64;", "Vec<", "<T as X>::Y", "dyn Fn(u8) -> u8", "(,)", deep]
         {
             let _ = fits(name, "f64");
             let _ = fits("(f64,)", name);
@@ -267,9 +344,9 @@ mod tests {
 
     #[test]
     fn types_are_said_and_split() {
-        let types = of_call::<(f64,), Result<String, fn(u8) -> u8>>().unwrap();
+        let types = of_call::<(f64,), Result<String, fn(u8) -> u8>>().said.unwrap();
         assert_eq!(split(&types).0, "(f64,)");
-        assert_eq!(split(&of_start::<(f64,)>().unwrap()), ("(f64,)", "_"));
+        assert_eq!(split(&of_start::<(f64,)>().said.unwrap()), ("(f64,)", "_"));
         assert_eq!(short(type_name::<(Vec<String>, Own)>()), "(Vec<String>, Own)");
     }
 }

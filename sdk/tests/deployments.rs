@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier, Mutex};
 
 use decurion::prelude::*;
 use decurion::test::{Local, LocalApp};
-use decurion::{IntoResponse, Method, json};
+use decurion::{Bytes, IntoResponse, Method, json};
 
 #[deployment]
 fn hello(_req: Request) -> &'static str {
@@ -73,6 +73,10 @@ impl Model {
 
     pub fn echo(&self, value: Value) -> Value {
         value
+    }
+
+    pub fn reversed(&self, data: Bytes) -> Vec<u8> {
+        data.iter().rev().copied().collect()
     }
 
     pub fn checked(&self, data: f64) -> Result<f64> {
@@ -191,6 +195,17 @@ fn methods_take_and_give_types_of_every_kind() {
     let value = json!({ "a": [1, null, "x"] });
     assert_eq!(model().call::<Value>("echo", (&value,)).unwrap(), value);
     assert_eq!(model().handle().json().call::<String>("predict", (0.1,)).unwrap(), "Hi: no");
+}
+
+#[test]
+fn bytes_go_as_one_piece_and_are_read_as_a_list_of_them() {
+    let model = model();
+    for handle in [model.handle(), model.handle().json()] {
+        let (piece, list) = (Bytes::from_static(b"abc"), b"abc".to_vec());
+        assert_eq!(handle.call::<Bytes>("reversed", (&piece,)).unwrap(), "cba");
+        assert_eq!(handle.call::<Vec<u8>>("reversed", (&list,)).unwrap(), b"cba");
+        assert_eq!(handle.call::<Bytes>("reversed", (list,)).unwrap(), "cba");
+    }
 }
 
 #[test]

@@ -16,31 +16,31 @@ pub struct CallKey(pub(super) u64);
 /// Header fields, name and value.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// What a call is made of.
+/// What a call is made of. All but the body is written into its head at once, and so only lent.
 #[derive(Clone, Debug)]
-pub struct NewCall {
+pub struct NewCall<'a> {
     /// Who is called.
     pub deployment: DeploymentName,
     /// A method, or the class's `call`.
     pub kind: Kind,
     /// The method's name, or the HTTP method.
-    pub method: String,
+    pub method: &'a str,
     /// Path and query for HTTP.
-    pub target: String,
-    /// Header fields for HTTP.
-    pub headers: Fields,
+    pub target: &'a str,
+    /// Header fields, name and value.
+    pub headers: &'a [(&'a [u8], &'a [u8])],
     /// `decurion_abi::encoding` of the body.
     pub encoding: u32,
     /// Arguments, or the HTTP body.
     pub body: Vec<u8>,
     /// Request id that travels along.
-    pub id: String,
+    pub id: &'a str,
     /// Trace context that travels along.
-    pub traceparent: String,
+    pub traceparent: &'a str,
     /// CLOCK_MONOTONIC nanoseconds; 0: no deadline.
     pub deadline_ns: u64,
     /// Model that it asks for, or empty: replicas that hold it are preferred.
-    pub model_id: String,
+    pub model_id: &'a str,
     /// The one replica that is to answer, whatever its version; `None`: the least loaded.
     pub replica: Option<ReplicaId>,
     /// Of the request on whose behalf it is made; `None`: it enters here, with the present one.
@@ -149,12 +149,19 @@ pub(super) struct Sent {
 /// A call in progress.
 #[derive(Debug)]
 pub(super) struct Call {
-    pub(super) new: NewCall,
+    pub(super) deployment: DeploymentName,
+    /// The one replica that is to answer.
+    pub(super) only: Option<ReplicaId>,
+    /// Of the request on whose behalf it is made; `None`: it enters here.
+    pub(super) of_epoch: Option<Epoch>,
+    pub(super) deadline_ns: u64,
     /// Its head, as it is sent.
     record: Vec<u8>,
+    /// Kept whole until the call is over: it may have to be sent again.
+    body: Vec<u8>,
     pub(super) state: State,
     pub(super) sent: Option<Sent>,
-    /// How much of the body was sent. `0 <= pumped <= new.body.len()`
+    /// How much of the body was sent. `0 <= pumped <= body.len()`
     pumped: usize,
     reply: Reply,
     /// How much of the reply's body was read as a stream; `None`: it is kept as a whole.
@@ -170,18 +177,21 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(new: NewCall) -> Self {
-        let (state, reply) = (State::Waiting, Reply::default());
+    pub(super) fn new(new: NewCall<'_>) -> Self {
         let record = record(&new);
         let epoch = new.epoch.unwrap_or_default();
-        let model = if new.model_id.is_empty() { 0 } else { model_hash(&new.model_id) };
+        let model = if new.model_id.is_empty() { 0 } else { model_hash(new.model_id) };
         Self {
-            new,
+            deployment: new.deployment,
+            only: new.replica,
+            of_epoch: new.epoch,
+            deadline_ns: new.deadline_ns,
             record,
-            state,
+            body: new.body,
+            state: State::Waiting,
             sent: None,
             pumped: 0,
-            reply,
+            reply: Reply::default(),
             read: None,
             blocks: Vec::new(),
             watched: false,
@@ -237,7 +247,7 @@ impl Call {
 
     /// Whether it was sent, but for some of its arguments.
     pub(super) fn is_partly_sent(&self) -> bool {
-        self.sent.is_some() && self.pumped < self.new.body.len()
+        self.sent.is_some() && self.pumped < self.body.len()
     }
 
     /// Bytes of its head's record.
@@ -249,9 +259,9 @@ impl Call {
     pub(super) fn open(&mut self, lane: &mut Requester, epoch: Epoch) -> Result<StreamId, Busy> {
         RequestHead::stamp(&mut self.record, epoch);
         self.epoch = epoch;
-        let (record, new) = (&self.record, &self.new);
-        let fits = record.len() + new.body.len() <= BLOCK_MAX;
-        let inline = if fits { new.body.as_slice() } else { &[] };
+        let (record, body) = (&self.record, &self.body);
+        let fits = record.len() + body.len() <= BLOCK_MAX;
+        let inline = if fits { body.as_slice() } else { &[] };
         let (stream, sent) = match lane.open(record, inline, fits) {
             // Room for the head alone may be there, and the rest follows as room comes.
             Err(Busy::Arena) if !inline.is_empty() => (lane.open(record, &[], false)?, 0),
@@ -263,12 +273,12 @@ impl Call {
 
     /// Sends more of the body, as far as there is room.
     pub(super) fn pump(&mut self, lane: &mut Requester, stream: StreamId) {
-        while self.pumped < self.new.body.len() {
-            let rest = &self.new.body[self.pumped..];
+        while self.pumped < self.body.len() {
+            let rest = &self.body[self.pumped..];
             match lane.block(stream, rest.len().min(BLOCK_MAX)) {
                 Ok(mut block) => {
                     self.pumped += lane.fill(&mut block, rest);
-                    lane.send(stream, block, self.pumped == self.new.body.len());
+                    lane.send(stream, block, self.pumped == self.body.len());
                 }
                 // Later: a `Room` will come. The other two: the stream is over, and its end comes by itself.
                 Err(NoRoom::Later | NoRoom::TooLarge | NoRoom::Gone) => return,
@@ -279,7 +289,7 @@ impl Call {
     /// Whether it has entered here, with an epoch before this one, and is under way.
     pub(super) fn has_entered_before(&self, entry: Epoch) -> bool {
         let under_way = matches!(self.state, State::Sent | State::Replying);
-        self.new.epoch.is_none() && under_way && self.epoch < entry
+        self.of_epoch.is_none() && under_way && self.epoch < entry
     }
 
     /// Nothing of it was run: it may be sent again.
@@ -289,15 +299,13 @@ impl Call {
         self.state = State::Waiting;
     }
 
-    pub(super) fn begin_reply(&mut self, head: &[u8]) -> Result<(), RecordError> {
-        let (head, fields) = ResponseHead::parse(head)?;
+    pub(super) fn begin_reply(&mut self, head: ReplyHead) {
         self.reply.status = head.status;
         self.reply.encoding = head.encoding;
-        self.reply.headers = fields.map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+        self.reply.headers = head.headers;
         if matches!(self.state, State::Sent) {
             self.state = State::Replying;
         }
-        Ok(())
     }
 
     /// Copies blocks that have come; `false` where the reply is larger than it may be.
@@ -318,7 +326,7 @@ impl Call {
     /// The reply is whole. What was not sent of the arguments is not wanted any more.
     pub(super) fn complete(&mut self, lane: &mut Requester, stream: StreamId) {
         self.absorb(lane);
-        if self.pumped < self.new.body.len() {
+        if self.pumped < self.body.len() {
             lane.cancel(stream);
         }
         self.sent = None;
@@ -328,18 +336,34 @@ impl Call {
     }
 }
 
+/// What a reply begins with.
+#[derive(Debug)]
+pub(super) struct ReplyHead {
+    status: u16,
+    encoding: u32,
+    headers: Fields,
+}
+
+impl ReplyHead {
+    pub(super) fn read(record: &[u8]) -> Result<Self, RecordError> {
+        let (ResponseHead { status, encoding, .. }, fields) = ResponseHead::parse(record)?;
+        let headers = fields.map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+        Ok(Self { status, encoding, headers })
+    }
+}
+
 /// The head of a call.
-fn record(new: &NewCall) -> Vec<u8> {
-    let (path, query) = new.target.split_once('?').unwrap_or((&new.target, ""));
+fn record(new: &NewCall<'_>) -> Vec<u8> {
+    let (path, query) = new.target.split_once('?').unwrap_or((new.target, ""));
     let head = RequestHead {
         kind: new.kind,
-        id: &new.id,
-        method: &new.method,
+        id: new.id,
+        method: new.method,
         path: path.as_bytes(),
         query: query.as_bytes(),
         route_prefix: "",
-        traceparent: &new.traceparent,
-        model_id: &new.model_id,
+        traceparent: new.traceparent,
+        model_id: new.model_id,
         deadline_ns: new.deadline_ns,
         content_length: Some(new.body.len() as u64),
         encoding: new.encoding,
@@ -347,7 +371,6 @@ fn record(new: &NewCall) -> Vec<u8> {
         epoch: new.epoch.unwrap_or_default(),
     };
     let mut record = Vec::with_capacity(256);
-    let headers = new.headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
-    head.encode(headers, &mut record);
+    head.encode(new.headers.iter().copied(), &mut record);
     record
 }

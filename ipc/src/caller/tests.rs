@@ -41,19 +41,19 @@ fn view(replicas: &[u32], ongoing: u32, queued: Option<u32>) -> DeploymentView {
     }
 }
 
-fn call(text: &str) -> NewCall {
+fn call(text: &str) -> NewCall<'static> {
     NewCall {
         deployment: name("model"),
         kind: Kind::Call,
-        method: "predict".to_owned(),
-        target: String::new(),
-        headers: Vec::new(),
+        method: "predict",
+        target: "",
+        headers: &[],
         encoding: 1,
         body: text.as_bytes().to_vec(),
-        id: "id".to_owned(),
-        traceparent: String::new(),
+        id: "id",
+        traceparent: "",
         deadline_ns: 0,
-        model_id: String::new(),
+        model_id: "",
         replica: None,
         epoch: None,
     }
@@ -353,8 +353,8 @@ fn arguments_and_replies_larger_than_the_channel_stream_through() {
 #[test]
 fn a_call_whose_head_is_too_large_is_refused_and_holds_up_nobody() {
     let mut scene = Scene::new(view(&[1], 5, None));
-    let headers = vec![(b"x-long".to_vec(), vec![b'x'; 70_000])];
-    let refused = scene.caller.start(NewCall { headers, ..call("too much") }, 0);
+    let headers: [(&[u8], &[u8]); 1] = [(b"x-long", &[b'x'; 70_000])];
+    let refused = scene.caller.start(NewCall { headers: &headers, ..call("too much") }, 0);
     assert!(matches!(refused, Err(CallError::TooLarge { .. })), "{refused:?}");
     let next = scene.start("next");
     scene.answer(0, "done");
@@ -535,7 +535,7 @@ fn a_replica_that_holds_the_model_comes_first_while_it_has_room() {
     let mut scene = Scene::new(view(&[1, 2, 3], 2, None));
     scene.boards[1].set_models(&[model_hash("cat")]);
     for text in ["a", "b", "c"] {
-        let asks = NewCall { model_id: "cat".to_owned(), ..call(text) };
+        let asks = NewCall { model_id: "cat", ..call(text) };
         scene.caller.start(asks, 0).expect("room");
     }
     let arrived = scene.arrived();
@@ -543,11 +543,11 @@ fn a_replica_that_holds_the_model_comes_first_while_it_has_room() {
     assert_eq!(arrived[0].len() + arrived[2].len(), 1, "the holder is full: another has it load");
     // Nobody holds it: the same one for each who asks.
     let mut scene = Scene::new(view(&[1, 2, 3], 2, None));
-    scene.caller.start(NewCall { model_id: "dog".to_owned(), ..call("a") }, 0).expect("room");
+    scene.caller.start(NewCall { model_id: "dog", ..call("a") }, 0).expect("room");
     let first = scene.arrived().iter().position(|texts| !texts.is_empty()).expect("it went somewhere");
     scene.answer(first, "done");
     scene.caller.poll(0);
-    scene.caller.start(NewCall { model_id: "dog".to_owned(), ..call("b") }, 0).expect("room");
+    scene.caller.start(NewCall { model_id: "dog", ..call("b") }, 0).expect("room");
     assert_eq!(scene.arrived()[first], ["b"]);
 }
 
@@ -670,7 +670,7 @@ fn unchanged() -> DeploymentView {
     DeploymentView { entry: Epoch(4), set: Some(set), ..view(&[1, 2], 2, None) }
 }
 
-fn of_epoch(epoch: u64, text: &str) -> NewCall {
+fn of_epoch(epoch: u64, text: &str) -> NewCall<'static> {
     NewCall { epoch: Some(Epoch(epoch)), ..call(text) }
 }
 

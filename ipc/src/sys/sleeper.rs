@@ -26,7 +26,7 @@ pub struct BellKey(u64);
 
 const WAKE: u64 = 0;
 /// Events taken from the kernel at a time.
-const BATCH: usize = 64;
+const BATCH: usize = 16;
 /// Times of arming between two readings of a bell. With the most lanes that one bell is for, that is a quarter of the
 /// smallest pipe, which has one page.
 const ARMS_MAX: u64 = 16;

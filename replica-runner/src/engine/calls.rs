@@ -13,7 +13,7 @@ pub(crate) struct HeldCall {
     key: CallKey,
     /// The exchange that it was made for.
     parent: Option<Key>,
-    reply: Option<Box<ReplyView>>,
+    reply: Option<ReplyView>,
 }
 
 /// What became of a call.
@@ -30,7 +30,7 @@ pub(crate) enum CallState {
     Invalid,
 }
 
-/// A whole reply and its header fields in the ABI's form, which point into it.
+/// A whole reply and its header fields in the ABI's form, which point into what it has on the heap: it may be moved.
 #[derive(Debug)]
 struct ReplyView {
     reply: Reply,
@@ -42,13 +42,13 @@ struct ReplyView {
 unsafe impl Send for ReplyView {}
 
 impl ReplyView {
-    fn new(reply: Reply) -> Box<Self> {
+    fn new(reply: Reply) -> Self {
         let field = |(name, value): &(Vec<u8>, Vec<u8>)| Header {
             name: Bytes::from_slice(name),
             value: Bytes::from_slice(value),
         };
         let headers = reply.headers.iter().map(field).collect();
-        Box::new(Self { reply, headers })
+        Self { reply, headers }
     }
 
     fn lend(&self) -> CallReply {
@@ -65,18 +65,29 @@ impl ReplyView {
 }
 
 impl Engine {
-    /// Starts a call, for an exchange that is in use or for none. When that is cancelled, so is the call.
+    /// Starts a call, for an exchange that is in use or for none. When that is cancelled, so is the call. Its id, epoch,
+    /// deadline and, unless the call has its own, its trace travel along.
     ///
     /// # Errors
     /// Nothing was sent.
     pub(crate) fn start_call(
         &mut self,
-        call: NewCall,
+        call: NewCall<'_>,
         parent: Option<Key>,
         now_ns: u64,
     ) -> Result<Key, CallError> {
         if parent.is_some_and(|parent| self.is_cancelled(parent, now_ns)) {
             return Err(CallError::Cancelled);
+        }
+        let mut call = NewCall { ..call };
+        if let Some(exchange) = parent.and_then(|parent| self.exchanges.get(parent)) {
+            let deadlines = [call.deadline_ns, exchange.deadline_ns()];
+            call.deadline_ns = deadlines.into_iter().filter(|at| *at != 0).min().unwrap_or(0);
+            call.id = exchange.view.id();
+            call.epoch = Some(exchange.view.epoch());
+            if call.traceparent.is_empty() {
+                call.traceparent = exchange.view.traceparent();
+            }
         }
         let key = self.calls.start(call, now_ns)?;
         let held = self.held_calls.insert(HeldCall { key, parent, reply: None });

@@ -2,6 +2,7 @@
 //! it is given, and knows exchanges and calls by keys that are never reused, so that a library that holds on to one
 //! too long is told `INVALID`.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -85,9 +86,14 @@ fn lent<'a>(bytes: Bytes) -> Option<&'a [u8]> {
     Some(unsafe { bytes.as_slice() })
 }
 
-/// Copies the library's bytes as text; what is not UTF-8 is replaced.
+/// The library's bytes as text; what is not UTF-8 is replaced.
+fn words<'a>(bytes: Bytes) -> Cow<'a, str> {
+    String::from_utf8_lossy(lent(bytes).unwrap_or_default())
+}
+
+/// The same, copied.
 fn text(bytes: Bytes) -> String {
-    String::from_utf8_lossy(lent(bytes).unwrap_or_default()).into_owned()
+    words(bytes).into_owned()
 }
 
 fn waker(waker: *const Waker) -> Option<SendWaker> {
@@ -410,63 +416,47 @@ const NO_CALL: CallSpec = CallSpec {
 };
 
 fn start_call(runner: &Runner, spec: &CallSpec) -> Result<Key, i32> {
-    let parent = (!spec.parent.is_null()).then(|| Key::from_opaque(spec.parent));
-    let call = new_call(runner, spec, parent)?;
-    let now = now_ns();
-    runner.with(|engine| engine.start_call(call, parent, now)).map_err(|error| refusal(&error))
-}
-
-fn new_call(runner: &Runner, spec: &CallSpec, parent: Option<Key>) -> Result<NewCall, i32> {
     if spec.flags != 0 || spec.encoding > encoding::BINCODE {
         return Err(status::INVALID);
     }
-    let fields = fields(spec.headers, spec.header_count).ok_or(status::INVALID)?;
-    let body = lent(spec.body).ok_or(status::INVALID)?.to_vec();
-    let name = lent(spec.deployment).and_then(|name| std::str::from_utf8(name).ok());
-    let (known, travels) = runner.look(|engine| {
-        let known = name.and_then(|name| Some(engine.calls.known(name)?.0.clone()));
-        let travels = parent.map(|parent| {
-            let exchange = engine.in_use(parent)?;
-            let (id, trace) = (exchange.view.id().to_owned(), exchange.view.traceparent().to_owned());
-            Some((id, trace, exchange.deadline_ns(), Some(exchange.view.epoch())))
-        });
-        (known, travels)
-    });
-    let deployment = match known {
-        Some(known) => known,
-        None => text(spec.deployment).parse().map_err(|error| no_name(&error))?,
-    };
-    let (id, of_parent, parent_deadline, epoch) = match travels {
-        None => Default::default(),
-        Some(of_parent) => of_parent.ok_or(status::INVALID)?,
-    };
-    let traceparent = trace_of(&fields).map_or(of_parent, str::to_owned);
-    let deadline_ns =
-        [spec.deadline_ns, parent_deadline].into_iter().filter(|at| *at != 0).min().unwrap_or(0);
     let kind = match spec.kind {
         kind::HTTP => Kind::Http,
         kind::CALL => Kind::Call,
         _ => return Err(status::INVALID),
     };
-    let replica = match text(spec.replica) {
+    let replica = match words(spec.replica) {
         any if any.is_empty() => None,
         one => Some(ReplicaId::new(one).map_err(|error| no_name(&error))?),
     };
-    let headers = fields.into_iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
-    Ok(NewCall {
-        deployment,
-        kind,
-        method: text(spec.method),
-        target: text(spec.target),
-        headers,
-        encoding: spec.encoding,
-        body,
-        id,
-        traceparent,
-        deadline_ns,
-        model_id: text(spec.model_id),
-        replica,
-        epoch,
+    let headers = fields(spec.headers, spec.header_count).ok_or(status::INVALID)?;
+    let (method, target, model_id) = (words(spec.method), words(spec.target), words(spec.model_id));
+    let deployment = words(spec.deployment);
+    let parent = (!spec.parent.is_null()).then(|| Key::from_opaque(spec.parent));
+    let body = lent(spec.body).ok_or(status::INVALID)?.to_vec();
+    let now = now_ns();
+    runner.with(|engine| {
+        if parent.is_some_and(|parent| engine.in_use(parent).is_none()) {
+            return Err(status::INVALID);
+        }
+        let call = NewCall {
+            deployment: match engine.calls.known(&deployment) {
+                Some((known, _)) => known.clone(),
+                None => deployment.parse().map_err(|error| no_name(&error))?,
+            },
+            kind,
+            method: &method,
+            target: &target,
+            headers: &headers,
+            encoding: spec.encoding,
+            body,
+            id: "",
+            traceparent: trace_of(&headers).unwrap_or_default(),
+            deadline_ns: spec.deadline_ns,
+            model_id: &model_id,
+            replica,
+            epoch: None,
+        };
+        engine.start_call(call, parent, now).map_err(|error| refusal(&error))
     })
 }
 

@@ -520,18 +520,19 @@ impl Replica {
             return true;
         }
         job.calls -= 1;
+        let (target, id) = (format!("/{callee}/{}", job.request.0), job.request.to_string());
         let new = NewCall {
             deployment: callee.clone(),
             kind: Kind::Http,
-            method: "GET".to_owned(),
-            target: format!("/{callee}/{}", job.request.0),
-            headers: Vec::new(),
+            method: "GET",
+            target: &target,
+            headers: &[],
             encoding: 0,
             body: Vec::new(),
-            id: job.request.to_string(),
-            traceparent: String::new(),
+            id: &id,
+            traceparent: "",
             deadline_ns: job.deadline,
-            model_id: String::new(),
+            model_id: "",
             replica: None,
             epoch: (!self.forgets_epochs).then_some(job.epoch),
         };
