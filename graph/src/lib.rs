@@ -4,6 +4,7 @@
 //!
 //! What runs when is decided in [`run`]; the calls are made and waited for in [`runner`].
 
+mod given;
 mod run;
 mod runner;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use decurion::prelude::*;
 use decurion::{Stream, Streamed, StreamedResponse};
 use decurion_api::spec::GraphSpec;
+use serde_json::value::{RawValue, to_raw_value};
 
 use runner::{Last, Runner};
 
@@ -31,13 +33,13 @@ impl Graph {
     }
 
     /// Its input is the JSON body; without one it is null.
-    async fn call(&self, req: Request) -> Result<Json<Value>> {
+    async fn call(&self, req: Request) -> Result<Json<Box<RawValue>>> {
         self.runner.whole(input_of(&req).await?).await.map(Json)
     }
 
     /// For handles.
-    pub async fn run(&self, input: Value) -> Result<Value> {
-        self.runner.whole(input).await
+    pub async fn run(&self, input: Value) -> Result<Box<RawValue>> {
+        self.runner.whole(to_raw_value(&input)?).await
     }
 }
 
@@ -70,7 +72,7 @@ impl StreamingGraph {
         let runner = Arc::clone(&self.runner);
         Streamed::new_async(move |out| {
             Box::pin(async move {
-                match runner.open(input, None).await? {
+                match runner.open(to_raw_value(&input)?, None).await? {
                     Last::Skipped => {}
                     Last::Items(mut items) => {
                         while let Some(item) = items.next_async().await {
@@ -92,10 +94,10 @@ impl StreamingGraph {
     }
 }
 
-async fn input_of(req: &Request) -> Result<Value> {
+async fn input_of(req: &Request) -> Result<Box<RawValue>> {
     let body = req.bytes_async().await?;
     match body.is_empty() {
-        true => Ok(Value::Null),
+        true => Ok(RawValue::NULL.to_owned()),
         false => serde_json::from_slice(&body)
             .map_err(|error| Error::status(400, format_args!("the body is not JSON: {error}"))),
     }

@@ -1,8 +1,11 @@
 //! One run of a graph, as a state machine: which steps may start, what each is called with, what comes out.
 
 use decurion_api::spec::GraphSpec;
-use decurion_api::spec::graph::{Missing, resolve};
+use decurion_api::spec::graph::{Missing, Reference};
 use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::given::{self, Given};
 
 /// A graph, and for each step the places of those that it waits for: worked out once, not in every run.
 #[derive(Debug)]
@@ -27,24 +30,24 @@ impl Plan {
 #[derive(Debug)]
 pub(crate) struct Run<'g> {
     plan: &'g Plan,
-    input: Value,
+    input: Given,
     steps: Vec<State>,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum State {
     Waiting,
     Running,
-    Done(Value),
+    Done(Given),
 }
 
 /// A step to start.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct Call {
     /// Its place among the graph's.
     pub(crate) step: usize,
-    /// Without references.
-    pub(crate) args: Value,
+    /// Without references. Where the callee is asked by HTTP: the body.
+    pub(crate) args: Box<RawValue>,
 }
 
 /// A step whose arguments ask for a part that a result does not have.
@@ -55,9 +58,9 @@ pub(crate) struct Unfit {
 }
 
 impl<'g> Run<'g> {
-    pub(crate) fn new(plan: &'g Plan, input: Value) -> Self {
+    pub(crate) fn new(plan: &'g Plan, input: Box<RawValue>) -> Self {
         let steps = plan.graph.steps.iter().map(|_| State::Waiting).collect();
-        Self { plan, input, steps }
+        Self { plan, input: Given::new(input), steps }
     }
 
     /// Steps whose inputs are there, each once. One whose condition does not hold is done at once, with null.
@@ -69,56 +72,77 @@ impl<'g> Run<'g> {
         // Steps follow what they wait for: one pass also finds those that wait for a skipped one.
         for (index, step) in self.plan.graph.steps.iter().enumerate() {
             let waits = |place: &usize| !matches!(self.steps[*place], State::Done(_));
-            if self.steps[index] != State::Waiting || self.plan.waits_for[index].iter().any(waits) {
+            if !matches!(self.steps[index], State::Waiting) || self.plan.waits_for[index].iter().any(waits) {
                 continue;
             }
             let unfit = |missing| Unfit { step: index, missing };
             if let Some(when) = &step.when {
-                let value = Value::String(when.value.clone());
-                if !when.holds(&self.resolve(&value).map_err(unfit)?) {
-                    self.steps[index] = State::Done(Value::Null);
+                let reference = Reference::parse(&when.value);
+                let given = reference.and_then(|reference| Some((reference, self.known(reference.name)?)));
+                let value = given.map(|(reference, given)| given.part(&reference)).transpose();
+                if !when.holds(value.map_err(unfit)?.unwrap_or(&Value::Null)) {
+                    self.steps[index] = State::Done(Given::null());
                     continue;
                 }
             }
-            calls.push(Call { step: index, args: self.resolve(&step.args).map_err(unfit)? });
+            // A request's body is one argument alone without its list.
+            let args = match (&step.callee, &step.args) {
+                (Some(callee), Value::Array(items)) if callee.method.is_none() && items.len() == 1 => {
+                    &items[0]
+                }
+                (_, args) => args,
+            };
+            calls.push(Call { step: index, args: self.written(args).map_err(unfit)? });
             self.steps[index] = State::Running;
         }
         Ok(calls)
     }
 
     /// A step has answered.
-    pub(crate) fn done(&mut self, step: usize, value: Value) {
-        self.steps[step] = State::Done(value);
+    pub(crate) fn done(&mut self, step: usize, result: Box<RawValue>) {
+        self.steps[step] = State::Done(Given::new(result));
     }
 
     /// What the graph answers, once nothing runs any more.
     ///
     /// # Errors
     /// The output asks for a part that a result does not have.
-    pub(crate) fn output(&self) -> Result<Value, Missing> {
+    pub(crate) fn output(&self) -> Result<Box<RawValue>, Missing> {
         debug_assert!(self.steps.iter().all(|step| matches!(step, State::Done(_))), "every step was run");
-        self.resolve(&self.plan.graph.output)
+        self.written(&self.plan.graph.output)
     }
 
-    fn resolve(&self, value: &Value) -> Result<Value, Missing> {
-        resolve(value, &|name| match self.state_of(name) {
-            _ if name == self.plan.graph.input => Some(&self.input),
-            Some(State::Done(value)) => Some(value),
-            _ => None,
-        })
+    fn written(&self, value: &Value) -> Result<Box<RawValue>, Missing> {
+        given::written(value, &|name| self.known(name))
     }
 
-    fn state_of(&self, name: &str) -> Option<&State> {
+    /// The input, or the result of a step that is done.
+    fn known(&self, name: &str) -> Option<&Given> {
+        if name == self.plan.graph.input {
+            return Some(&self.input);
+        }
         let index = self.plan.graph.steps.iter().position(|step| step.name == name)?;
-        self.steps.get(index)
+        match &self.steps[index] {
+            State::Done(given) => Some(given),
+            State::Waiting | State::Running => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use serde_json::value::to_raw_value;
 
     use super::*;
+
+    fn raw(value: Value) -> Box<RawValue> {
+        to_raw_value(&value).unwrap()
+    }
+
+    fn args(call: &Call) -> Value {
+        serde_json::from_str(call.args.get()).unwrap()
+    }
 
     fn names(run: &Run<'_>, calls: &[Call]) -> Vec<String> {
         calls.iter().map(|call| run.plan.graph.steps[call.step].name.clone()).collect()
@@ -134,21 +158,21 @@ mod tests {
             .build()
             .unwrap();
         let plan = Plan::new(graph);
-        let mut run = Run::new(&plan, json!(7));
+        let mut run = Run::new(&plan, raw(json!(7)));
         let first = run.ready().unwrap();
-        assert_eq!((names(&run, &first), &first[0].args), (vec!["pre".to_owned()], &json!([7])));
+        assert_eq!((names(&run, &first), args(&first[0])), (vec!["pre".to_owned()], json!([7])));
         assert!(run.ready().unwrap().is_empty(), "each starts once");
-        run.done(first[0].step, json!({ "x": 1 }));
+        run.done(first[0].step, raw(json!({ "x": 1 })));
         let both = run.ready().unwrap();
         assert_eq!(names(&run, &both), ["left", "right"]);
-        assert_eq!((&both[0].args, &both[1].args), (&json!([1]), &json!([{ "x": 1 }, 2])));
-        run.done(both[1].step, json!("r"));
+        assert_eq!((args(&both[0]), args(&both[1])), (json!([1]), json!([{ "x": 1 }, 2])));
+        run.done(both[1].step, raw(json!("r")));
         assert!(run.ready().unwrap().is_empty());
-        run.done(both[0].step, json!("l"));
+        run.done(both[0].step, raw(json!("l")));
         let sum = run.ready().unwrap();
-        assert_eq!(sum[0].args, json!([["l", "r"]]));
-        run.done(sum[0].step, json!(42));
-        assert_eq!(run.output(), Ok(json!(42)));
+        assert_eq!(args(&sum[0]), json!([["l", "r"]]));
+        run.done(sum[0].step, raw(json!(42)));
+        assert_eq!(run.output().unwrap().get(), "42");
     }
 
     #[test]
@@ -161,11 +185,11 @@ mod tests {
             .build()
             .unwrap();
         let plan = Plan::new(graph);
-        let mut run = Run::new(&plan, json!(null));
+        let mut run = Run::new(&plan, raw(json!(null)));
         let first = run.ready().unwrap();
-        run.done(first[0].step, json!({ "score": 1, "unsure": false }));
+        run.done(first[0].step, raw(json!({ "score": 1, "unsure": false })));
         assert!(run.ready().unwrap().is_empty());
-        assert_eq!(run.output(), Ok(json!({ "cheap": 1, "dear": null })));
+        assert_eq!(run.output().unwrap().get(), r#"{"cheap":1,"dear":null}"#);
     }
 
     #[test]
@@ -176,9 +200,9 @@ mod tests {
             .build()
             .unwrap();
         let plan = Plan::new(graph);
-        let mut run = Run::new(&plan, json!(null));
+        let mut run = Run::new(&plan, raw(json!(null)));
         let first = run.ready().unwrap();
-        run.done(first[0].step, json!({}));
+        run.done(first[0].step, raw(json!({})));
         let unfit = run.ready().unwrap_err();
         assert_eq!((plan.graph.steps[unfit.step].name.as_str(), unfit.missing.part.as_str()), ("b", "x"));
     }

@@ -5,6 +5,7 @@ use decurion::{Stream, StreamedResponse};
 use decurion_api::spec::GraphSpec;
 use decurion_api::spec::graph::{Callee, Step};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::run::{Call, Plan, Run};
 
@@ -44,7 +45,7 @@ impl Runner {
     }
 
     /// Runs every step.
-    pub(crate) async fn whole(&self, input: Value) -> Result<Value> {
+    pub(crate) async fn whole(&self, input: Box<RawValue>) -> Result<Box<RawValue>> {
         let mut run = Run::new(&self.plan, input);
         if let Some(last) = self.run_steps(&mut run).await? {
             return Err(Error::msg(format_args!("step '{}' streams", self.step(last.step).name)));
@@ -53,13 +54,13 @@ impl Runner {
     }
 
     /// Runs every step but the last, and begins that one's stream.
-    pub(crate) async fn open(&self, input: Value, accept: Option<String>) -> Result<Last> {
+    pub(crate) async fn open(&self, input: Box<RawValue>, accept: Option<String>) -> Result<Last> {
         let mut run = Run::new(&self.plan, input);
         let Some(Call { step, args }) = self.run_steps(&mut run).await? else { return Ok(Last::Skipped) };
         let handle = &self.handles[step];
         let opened = match &self.callees[step].method {
             Some(method) => handle.stream_async(method, args).await.map(Last::Items),
-            None => request_stream(handle, &args, accept).await.map(Last::Body),
+            None => request_stream(handle, args, accept).await.map(Last::Body),
         };
         opened.map_err(|error| self.failed(step, error.code(), &error))
     }
@@ -87,12 +88,12 @@ impl Runner {
         }
     }
 
-    async fn call(&self, call: Call) -> Result<(usize, Value)> {
+    async fn call(&self, call: Call) -> Result<(usize, Box<RawValue>)> {
         let Call { step, args } = call;
         let handle = &self.handles[step];
         let result = match &self.callees[step].method {
             Some(method) => handle.call_async(method, args).await,
-            None => request(handle, &args).await,
+            None => request(handle, args).await,
         };
         match result {
             Ok(value) => Ok((step, value)),
@@ -122,19 +123,23 @@ impl Runner {
 }
 
 /// The callee's `call`.
-async fn request(handle: &Handle, args: &Value) -> Result<Value> {
-    let answer = handle.request_async(request_of(args)?).await?;
+async fn request(handle: &Handle, body: Box<RawValue>) -> Result<Box<RawValue>> {
+    let answer = handle.request_async(request_of(body)?).await?;
     let status = answer.status();
     let text = answer.text()?;
     if status.is_client_error() || status.is_server_error() {
         return Err(Error::status(status, text.trim_end()));
     }
-    Ok(serde_json::from_str(text).unwrap_or_else(|_| text.into()))
+    Ok(serde_json::from_str(text).or_else(|_| to_raw_value(text))?)
 }
 
 /// The callee's `call`, whose body is read as it comes.
-async fn request_stream(handle: &Handle, args: &Value, accept: Option<String>) -> Result<StreamedResponse> {
-    let mut request = request_of(args)?;
+async fn request_stream(
+    handle: &Handle,
+    body: Box<RawValue>,
+    accept: Option<String>,
+) -> Result<StreamedResponse> {
+    let mut request = request_of(body)?;
     if let Some(accept) = accept {
         request = request.with_header("accept", &accept)?;
     }
@@ -150,11 +155,7 @@ async fn request_stream(handle: &Handle, args: &Value, accept: Option<String>) -
     Err(Error::status(status, String::from_utf8_lossy(&words[..filled]).trim_end()))
 }
 
-/// The arguments are the JSON body, one alone without its list.
-fn request_of(args: &Value) -> Result<Request> {
-    let body = match args {
-        Value::Array(items) if items.len() == 1 => items[0].to_string(),
-        all => all.to_string(),
-    };
-    Request::post("/", body).with_header("content-type", "application/json")
+fn request_of(body: Box<RawValue>) -> Result<Request> {
+    let body: Box<str> = body.into();
+    Request::post("/", String::from(body)).with_header("content-type", "application/json")
 }

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::codec;
@@ -56,6 +57,9 @@ pub trait Arguments: Serialize {}
 
 /// Arguments that are known when the program runs: an array by position, an object by name. They travel as JSON.
 impl Arguments for Value {}
+
+/// The same as text that is handed on as it is.
+impl Arguments for Box<RawValue> {}
 
 /// Hides the module's own error in the signatures of traits that must be public.
 #[derive(Debug)]

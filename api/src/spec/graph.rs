@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::DeploymentName;
 
 pub use draw::{dot, text};
-pub use reference::{Missing, Reference, references, resolve};
+pub use reference::{Missing, Reference, references};
 
 /// Steps of one graph, at most.
 pub const STEPS_MAX: usize = 256;

@@ -1,6 +1,6 @@
 //! `"$name"` and `"$name.path.to.0"` in a graph's arguments: where they stand, and what they mean.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// The result of a step or the graph's input, or a part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +32,17 @@ impl<'t> Reference<'t> {
         Some(Self { name, path })
     }
 
+    /// What a text means that is no reference.
+    #[must_use]
+    pub fn constant(text: &'t str) -> &'t str {
+        text.strip_prefix('$').filter(|it| it.starts_with('$')).unwrap_or(text)
+    }
+
     /// The part of `whole` that is meant.
-    fn part_of<'v>(&self, whole: &'v Value) -> Result<&'v Value, Missing> {
+    ///
+    /// # Errors
+    /// [`Missing`] where it has none.
+    pub fn part_of<'v>(&self, whole: &'v Value) -> Result<&'v Value, Missing> {
         let mut found = whole;
         let mut trail = format!("${}", self.name);
         for part in self.path.split('.').filter(|part| !part.is_empty()) {
@@ -65,32 +74,6 @@ pub fn references(value: &Value) -> Vec<Reference<'_>> {
     }
 }
 
-/// The value with what `known` gives in place of each reference. Of a skipped step's null, every part is null.
-///
-/// # Errors
-/// [`Missing`] where a result has no such part.
-pub fn resolve<'v>(value: &Value, known: &impl Fn(&str) -> Option<&'v Value>) -> Result<Value, Missing> {
-    Ok(match value {
-        Value::String(text) => match Reference::parse(text) {
-            None => Value::String(
-                text.strip_prefix('$').filter(|it| it.starts_with('$')).unwrap_or(text).to_owned(),
-            ),
-            Some(reference) => match known(reference.name) {
-                None | Some(Value::Null) => Value::Null,
-                Some(whole) => reference.part_of(whole)?.clone(),
-            },
-        },
-        Value::Array(items) => {
-            Value::Array(items.iter().map(|item| resolve(item, known)).collect::<Result<_, _>>()?)
-        }
-        Value::Object(fields) => {
-            let pair = |(key, value): (&String, &Value)| Ok((key.clone(), resolve(value, known)?));
-            Value::Object(fields.iter().map(pair).collect::<Result<Map<_, _>, Missing>>()?)
-        }
-        constant => constant.clone(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -98,26 +81,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_are_replaced_however_deep() {
-        let pre = json!({ "scores": [1, 2], "name": "x" });
-        let nothing = Value::Null;
-        let known = |name: &str| match name {
-            "pre" => Some(&pre),
-            "skipped" => Some(&nothing),
-            _ => None,
-        };
+    fn references_are_found_however_deep() {
         let args = json!([["$pre.scores.1", { "k": "$pre.name" }], "$$pre", "$", "plain", 3, "$skipped.part", "$pre"]);
-        let resolved = resolve(&args, &known).unwrap();
-        assert_eq!(resolved, json!([[2, { "k": "x" }], "$pre", "$", "plain", 3, null, pre]));
         let names: Vec<&str> = references(&args).iter().map(|it| it.name).collect();
         assert_eq!(names, ["pre", "pre", "skipped", "pre"]);
+        assert_eq!(["$$pre", "$", "plain"].map(Reference::constant), ["$pre", "$", "plain"]);
     }
 
     #[test]
     fn a_part_that_is_not_there_is_named() {
         let pre = json!({ "scores": [1] });
-        let known = |_: &str| Some(&pre);
-        let error = |text: &str| resolve(&json!(text), &known).unwrap_err().to_string();
+        let part = |text| Reference::parse(text).unwrap().part_of(&pre);
+        assert_eq!(part("$pre.scores.0"), Ok(&json!(1)));
+        let error = |text| part(text).unwrap_err().to_string();
         assert_eq!(error("$pre.scores.1"), "'$pre.scores.1' is not there: $pre.scores has no '1'");
         assert_eq!(error("$pre.label.x"), "'$pre.label.x' is not there: $pre has no 'label'");
         assert_eq!(error("$pre.scores.0.x"), "'$pre.scores.0.x' is not there: $pre.scores.0 has no 'x'");
