@@ -114,6 +114,11 @@ fn read_body(stream: TcpStream, mut part: impl FnMut(&[u8])) -> usize {
 
 /// One exchange of so many bytes.
 fn exchange(world: &World, what: &str, up: Up, bytes: usize) {
+    exchange_of(world, (what, up), bytes, sum(bytes));
+}
+
+/// The same where the sum of those that go up is known.
+fn exchange_of(world: &World, (what, up): (&str, Up), bytes: usize, sum: u64) {
     let stream = world.connect().stream().try_clone().expect("a second descriptor");
     let sending = stream.try_clone().expect("a third descriptor");
     let path = match what {
@@ -125,7 +130,7 @@ fn exchange(world: &World, what: &str, up: Up, bytes: usize) {
         if what == "up" {
             let mut text = Vec::new();
             read_body(stream, |part| text.extend_from_slice(part));
-            assert_eq!(String::from_utf8_lossy(&text), format!("{bytes} {}", sum(bytes)));
+            assert_eq!(String::from_utf8_lossy(&text), format!("{bytes} {sum}"));
             return;
         }
         let pattern = pattern();
@@ -164,8 +169,9 @@ fn flat(what: &str, up: Up) {
         world.path(),
     );
     let _ = world.deploy(&config).ok();
-    let (small, _) = peaks(&world, || exchange(&world, what, up, SMALL));
-    let (large_peaks, took) = peaks(&world, || exchange(&world, what, up, large()));
+    let sums = [SMALL, large()].map(|bytes| if what == "up" { sum(bytes) } else { 0 });
+    let (small, _) = peaks(&world, || exchange_of(&world, (what, up), SMALL, sums[0]));
+    let (large_peaks, took) = peaks(&world, || exchange_of(&world, (what, up), large(), sums[1]));
     let mib = large() / MIB;
     let shown = format!(
         "{what} {up:?}: peak RSS of supervisor, proxy, replica {small:?} KiB at 16 MiB, {large_peaks:?} at {mib} MiB; every \
