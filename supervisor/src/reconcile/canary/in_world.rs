@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use decurion_api::Histogram;
-use decurion_api::spec::{CanarySpec, DeploymentSpec};
+use decurion_api::spec::{Amount, CanarySpec, DeploymentSpec};
 use decurion_api::status::{DeploymentState, RolloutOutcome};
 
+use crate::capacity::Capacity;
 use crate::reconcile::canary::Answers;
 use crate::reconcile::world::{Behaviour, World, count, name, spec};
-use crate::reconcile::{Exit, Fact};
+use crate::reconcile::{Exit, Fact, Order};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -56,6 +57,29 @@ fn a_new_version_is_tried_beside_the_whole_of_the_old_one_and_then_takes_its_pla
     world.settle();
     assert_eq!((of_version(&world, "2"), world.outcome("a")), (5, RolloutOutcome::Done));
     assert!(world.core.observed().routes.clone().unwrap().deployments[0].canary.is_none());
+}
+
+#[test]
+fn a_trial_without_room_for_two_goes_on_when_neither_is_there_any_more() {
+    let one = Capacity { cpus: Some(Amount::ONE), cpu_ids: vec![0], ..Capacity::default() };
+    let mut world = World::on(one);
+    let whole = |version: &str| {
+        let mut spec = tried(version, 1);
+        spec.resources.cpus = Some(Amount::ONE);
+        spec
+    };
+    world.deploy(whole("1")).unwrap();
+    world.settle();
+    world.behave("2", Behaviour { start: Some(SECOND * 5), ..Behaviour::default() });
+    world.deploy(whole("2")).unwrap();
+    world.until(|world| (of_version(world, "1"), of_version(world, "2")) == (0, 1));
+    let new = world.ids("a").remove(0);
+    world.log.clear();
+    world.kill(&new);
+    world.pass(SECOND * 30);
+    let started = world.log.iter().filter(|(_, order)| matches!(order, Order::Spawn(_))).count();
+    assert!(started <= 2, "{started} were started");
+    assert_eq!(of_version(&world, "2"), 1);
 }
 
 #[test]

@@ -31,7 +31,9 @@ impl<'a> Planner<'a> {
         let (needs, number) = (&wanted.spec.resources, deployment.number());
         // Of a set the old version is held until it changes over: also where the last of it has made room.
         let is_held = deployment.awaits_turn() && !deployment.is_halted() && wanted.before.is_some();
-        if (old.is_empty() && !is_held) || needs.is_empty() {
+        // Beside a trial there is to be an old version, also where none is there now.
+        let is_beside = deployment.is_trying() && wanted.before.is_some();
+        if (old.is_empty() && !is_held && !is_beside) || needs.is_empty() {
             return Crowded::No;
         }
         let there = u32::try_from(kept.len() + old.len()).unwrap_or(u32::MAX);
@@ -40,7 +42,8 @@ impl<'a> Planner<'a> {
         let mut missing = (there..=number).skip(usize::from(has_its_part));
         let shortage = missing.find_map(|_| room.reserve(needs).err());
         let Some(shortage) = shortage else { return Crowded::No };
-        if has_its_part {
+        // One that were started beside the trial would have to go at once, and so on for ever.
+        if has_its_part || (old.is_empty() && is_beside) {
             return Crowded::Yes(shortage);
         }
         let down_max = wanted.spec.rollout.max_unavailable.floor_of(number).max(1) as usize;
