@@ -35,6 +35,8 @@ impl Dice {
     }
 }
 
+/// So seldom is a handle parted from what it calls.
+const PART_ONE_IN: u64 = 30;
 const DEPLOYMENTS: [&str; 3] = ["a", "b", "c"];
 
 fn behaviour(dice: &mut Dice) -> Behaviour {
@@ -198,6 +200,21 @@ fn act(world: &mut World, dice: &mut Dice, version: &mut u64) {
     }
 }
 
+/// A caller with handles cuts off one that it calls, or loses its channel to it.
+fn part(world: &mut World, dice: &mut Dice) {
+    let callers = world.core.observed().callers.all.iter();
+    let handles = callers.filter(|(id, _)| !matches!(id, CallerId::Proxy(_)));
+    let mut joined =
+        handles.flat_map(|(id, caller)| caller.attached.iter().map(move |replica| (id, replica)));
+    let count = u64::try_from(joined.clone().count()).unwrap().max(1);
+    let Some((caller, replica)) = joined.nth(usize::try_from(dice.below(count)).unwrap()) else { return };
+    let (caller, replica, why) = (caller.clone(), replica.clone(), "luck".to_owned());
+    world.fact(match dice.one_in(2) {
+        true => Fact::CutOff { caller, replica, fault: why },
+        false => Fact::Unjoined { caller, replica, why },
+    });
+}
+
 fn run(seed: u64, acts: usize) -> usize {
     let mut dice = Dice(seed);
     let mut world = if dice.one_in(3) { World::new() } else { World::on(capacity(&mut dice)) };
@@ -205,6 +222,9 @@ fn run(seed: u64, acts: usize) -> usize {
     let mut steps = 0;
     for _ in 0..acts {
         act(&mut world, &mut dice, &mut version);
+        if dice.one_in(PART_ONE_IN) {
+            part(&mut world, &mut dice);
+        }
         for _ in 0..dice.below(20) {
             world.step();
             steps += 1;
@@ -225,6 +245,7 @@ fn run(seed: u64, acts: usize) -> usize {
     world.handles_answer = Some(Duration::from_millis(1));
     world.proxy_answers = Some(Duration::from_millis(1));
     world.pass(Duration::from_secs(400));
+    all_joined(&world, seed);
     for status in world.core.deployment_statuses(world.now) {
         let serving = status.replicas.iter().filter(|replica| replica.state.can_serve()).count();
         let failed_first = status.status == decurion_api::status::DeploymentState::DeployFailed;
@@ -241,6 +262,20 @@ fn run(seed: u64, acts: usize) -> usize {
     world.until(|world| world.core.observed().finished);
     assert_eq!(DEPLOYMENTS.map(|of| world.processes_of(of)), [0, 0, 0], "seed {seed}");
     steps
+}
+
+/// Each caller has channels to all that it goes by. (Of one that has just started it is yet to be told.)
+fn all_joined(world: &World, seed: u64) {
+    let observed = world.core.observed();
+    for (id, caller) in &observed.callers.all {
+        for (name, interest) in &caller.interests {
+            let view = name.as_ref().and_then(|name| observed.views.get(name)?.1.as_ref());
+            let named = view.into_iter().flat_map(|view| &view.replicas);
+            for replica in named.filter(|replica| interest.uses(replica)) {
+                assert!(caller.is_joined(replica), "seed {seed}: {id} has no channel to {replica}");
+            }
+        }
+    }
 }
 
 /// Whoever waits for room gets it when the others go.
