@@ -1,7 +1,8 @@
 //! Which replica gets a request, and who waits for one: shared by all workers.
 //!
 //! Counts are exact, since they are ours: a replica's requests in flight are reserved by compare-and-swap before a
-//! worker sends anything. Whoever finds no slot waits in its deployment's queue, first come first served across
+//! worker sends anything, from the very count it was chosen by, so that two workers that choose at the same instant do
+//! not both choose the same one. Whoever finds no slot waits in its deployment's queue, first come first served across
 //! workers, and is handed a slot the moment one frees; nobody polls. Knows no sockets and no channels.
 //!
 //! Some of those who wait do so at a replica: a replica that answers quickly is sent more than it may run at once, so
@@ -71,6 +72,9 @@ pub const AHEAD_SPAN: Duration = Duration::from_millis(1);
 const AHEAD_TOTAL: u32 = 64;
 /// A replica that has not answered for so long is sent nothing beyond its limit.
 pub const AHEAD_FRESH: Duration = Duration::from_millis(10);
+/// How often the least loaded is looked for anew where another worker's choice came between: two that choose at the
+/// same instant go to different replicas.
+const CHOICES_MAX: usize = 4;
 /// Answers over which the pace is taken.
 const PACE_SAMPLE: u32 = 32;
 
@@ -180,8 +184,9 @@ impl Replica {
         max_ongoing + self.pace.ahead(now).min(AHEAD_TOTAL.saturating_sub(max_ongoing))
     }
 
-    fn weight(&self) -> u64 {
-        u64::from(self.in_flight()).max(self.load.ongoing())
+    /// Reserves a slot where it has as many requests as it was chosen for, and not one more or less.
+    fn reserve_after(&self, had: u32) -> bool {
+        self.in_flight.compare_exchange(had, had + 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     fn reserve(&self, max: u32) -> bool {
@@ -268,13 +273,18 @@ impl Backends {
         except: Option<LaneIndex>,
         model: u64,
     ) -> Option<&'a Arc<Replica>> {
-        // A lost race with another worker means that a slot was taken: as many attempts as there are replicas.
-        for _ in 0..=replicas.len() {
+        // Where only a free slot is asked for, a lost race means that one was taken: as many attempts as there are
+        // replicas.
+        for attempt in 0..=CHOICES_MAX + replicas.len() {
             let holder = (model != 0).then(|| self.least_loaded(replicas, turn, except, model)).flatten();
-            let best = holder
+            let (best, had) = holder
                 .or_else(|| self.least_loaded(replicas, turn, except, 0))
                 .or_else(|| except.and_then(|_| self.least_loaded(replicas, turn, None, 0)))?;
-            if best.reserve(self.max_ongoing) {
+            let reserved = match attempt {
+                0..CHOICES_MAX => best.reserve_after(had),
+                _ => best.reserve(self.max_ongoing),
+            };
+            if reserved {
                 return Some(best);
             }
         }
@@ -311,30 +321,33 @@ impl Backends {
         self.replicas.iter().any(|replica| !replica.is_gone() && replica.in_flight() < self.max_ongoing)
     }
 
+    /// The one with the least to do, and how many requests of ours it had.
     fn least_loaded<'a>(
         &self,
         replicas: &'a [Arc<Replica>],
         turn: usize,
         except: Option<LaneIndex>,
         model: u64,
-    ) -> Option<&'a Arc<Replica>> {
+    ) -> Option<(&'a Arc<Replica>, u32)> {
         let start = turn % replicas.len().max(1);
         let (after, before) = replicas.split_at(start);
         let mut best = None;
-        let mut least = u64::MAX;
+        let mut least = (u64::MAX, u32::MAX);
         for replica in before.iter().chain(after) {
-            if replica.is_gone() || Some(replica.lane) == except || replica.in_flight() >= self.max_ongoing {
+            let had = replica.in_flight();
+            if replica.is_gone() || Some(replica.lane) == except || had >= self.max_ongoing {
                 continue;
             }
             if model != 0 && !replica.load.holds_model(model) {
                 continue;
             }
-            let weight = replica.weight();
-            if weight == 0 {
-                return Some(replica);
+            // What it says itself may be old: it has answered, and has not counted that yet. Ours is not.
+            let weight = (u64::from(had).max(replica.load.ongoing()), had);
+            if weight.0 == 0 {
+                return Some((replica, had));
             }
             if weight < least {
-                (best, least) = (Some(replica), weight);
+                (best, least) = (Some((replica, had)), weight);
             }
         }
         best
@@ -706,6 +719,74 @@ mod tests {
         let backends = Backends { replicas, canary: None, max_ongoing: 5, max_queued: None };
         assert_eq!(backends.reserve(0, None, 0).unwrap().lane, LaneIndex(1));
         assert_eq!(backends.reserve(0, None, 0).unwrap().lane, LaneIndex(1));
+    }
+
+    /// A replica of which another worker takes a slot while it is looked at, so many times.
+    #[derive(Debug)]
+    struct Contended {
+        replicas: Arc<Mutex<Vec<Arc<Replica>>>>,
+        at: usize,
+        times: AtomicU32,
+    }
+    impl Load for Contended {
+        fn ongoing(&self) -> u64 {
+            if self
+                .times
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                .is_ok()
+            {
+                assert!(self.replicas.lock().unwrap()[self.at].reserve(u32::MAX));
+            }
+            0
+        }
+    }
+
+    fn contended(times: u32) -> Backends {
+        let (deployment, shared) = (deployment(), Arc::new(Mutex::new(Vec::new())));
+        let replica = |n: u32| {
+            let load = Contended {
+                replicas: Arc::clone(&shared),
+                at: n as usize,
+                times: AtomicU32::new(if n == 0 { times } else { 0 }),
+            };
+            let id = ReplicaId::numbered(&deployment.name, n);
+            Arc::new(Replica::new(id, LaneIndex(n), Arc::clone(&deployment), Box::new(load)))
+        };
+        let replicas: Vec<Arc<Replica>> = (0..2).map(replica).collect();
+        shared.lock().unwrap().clone_from(&replicas);
+        Backends { replicas, canary: None, max_ongoing: 100, max_queued: None }
+    }
+
+    #[test]
+    fn two_workers_that_choose_at_once_choose_different_replicas() {
+        let backends = contended(1);
+        let lane = backends.reserve(0, None, 0).unwrap().lane;
+        let counts = [0, 1].map(|at: usize| backends.replicas[at].in_flight());
+        assert_eq!((lane, counts), (LaneIndex(1), [1, 1]), "the other worker took the first one meanwhile");
+    }
+
+    #[test]
+    fn a_slot_is_found_however_often_others_come_between() {
+        let backends = contended(u32::MAX);
+        // The second one is made busier, so that the first one stays the least loaded.
+        for _ in 0..90 {
+            assert!(backends.replicas[1].reserve(u32::MAX));
+        }
+        assert_eq!(backends.reserve(0, None, 0).unwrap().lane, LaneIndex(0));
+    }
+
+    #[test]
+    fn what_a_replica_has_not_counted_yet_makes_it_no_busier_than_one_that_works() {
+        let deployment = deployment();
+        let stale = Arc::new(AtomicU64::new(1));
+        let replica = |n, board: Board| {
+            let id = ReplicaId::numbered(&deployment.name, n);
+            Arc::new(Replica::new(id, LaneIndex(n), Arc::clone(&deployment), Box::new(board)))
+        };
+        let replicas = vec![replica(0, Board::default()), replica(1, Board(stale))];
+        let backends = Backends { replicas, canary: None, max_ongoing: 2, max_queued: None };
+        let lanes = [0, 0, 0].map(|turn| backends.reserve(turn, None, 0).unwrap().lane.0);
+        assert_eq!(lanes, [0, 1, 0]);
     }
 
     #[test]

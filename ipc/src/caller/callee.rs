@@ -171,7 +171,8 @@ pub(super) fn least_loaded<'a>(
             }
             let peer = peers.get(id).filter(|peer| peer.has_room(view))?;
             let lacks = wish.model != 0 && !peer.board.holds_model(wish.model);
-            Some((lacks, peer.load(), place.wrapping_add(turn) % count, id))
+            // What it says itself may be old: it has answered, and has not counted that yet. Ours is not.
+            Some((lacks, peer.load(), peer.lane.in_flight(), place.wrapping_add(turn) % count, id))
         });
         fitting.min().map(|(.., id)| id)
     };

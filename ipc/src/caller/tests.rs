@@ -186,6 +186,22 @@ fn equally_loaded_replicas_have_their_turns() {
 }
 
 #[test]
+fn what_a_replica_has_not_counted_yet_makes_it_no_busier_than_one_that_works() {
+    let mut scene = Scene::new(view(&[1, 2], 5, None));
+    scene.start("first");
+    let busy = scene.arrived().iter().position(|texts| !texts.is_empty()).expect("sent somewhere");
+    // The other one has answered somebody, and not said so yet: its turn comes whoever would come first of equals.
+    scene.boards[1 - busy].set_ongoing(1);
+    let turn = scene.caller.callees[&name("model")].turn;
+    for turn in [turn, turn + 1] {
+        scene.caller.callees.get_mut(&name("model")).expect("known").turn = turn;
+        scene.start("next");
+        assert_eq!(scene.arrived()[1 - busy], ["next"], "turn {turn}");
+        scene.answer(1 - busy, "done");
+    }
+}
+
+#[test]
 fn a_reply_comes_back_to_its_call() {
     let mut scene = Scene::new(view(&[1], 5, None));
     let (one, two) = (scene.start("one"), scene.start("two"));
