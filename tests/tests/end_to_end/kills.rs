@@ -13,7 +13,9 @@ use decurion_tests::{Account, Held, Verified, World, library};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const REPLICAS: u32 = 3;
+/// So many that one is seldom killed twice within a second: a replica that fails again and again is started again after
+/// longer and longer delays, which would make a long campaign a slow one.
+const REPLICAS: u32 = 8;
 const CLIENTS: u32 = 3;
 const SOCKET: &str = "DECURION_TESTS_HANDLE_SOCKET";
 
@@ -136,7 +138,7 @@ fn killed_at_random_instants_every_request_is_accounted_for_and_nothing_leaks() 
             // A random instant: after so many more requests.
             gets.answer_more(1 + chance % 20);
             posts.answer_more(1 + chance / 32 % 8);
-            match chance / 1024 % 8 {
+            match chance / 1024 % 16 {
                 0 => {
                     let proxy = world.status().proxy.pid.expect("a proxy");
                     kill(Pid::from_raw(proxy), Signal::SIGKILL).expect("a proxy that runs");
@@ -151,9 +153,9 @@ fn killed_at_random_instants_every_request_is_accounted_for_and_nothing_leaks() 
                     client = start_client(&world);
                     killed[1] += 1;
                 }
-                which => {
+                _ => {
                     let pids = world.pids("echo");
-                    let victim = pids[usize::try_from(which).unwrap_or(0) % pids.len()];
+                    let victim = pids[usize::try_from(chance >> 32).unwrap_or(0) % pids.len()];
                     kill(Pid::from_raw(victim), Signal::SIGKILL).expect("a replica that runs");
                     killed[2] += 1;
                     until_whole(&world, victim);
