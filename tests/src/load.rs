@@ -14,6 +14,8 @@ use crate::http::Connection;
 pub struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
+    /// The same for each client.
+    each: Arc<[AtomicU64]>,
     threads: Vec<JoinHandle<Tally>>,
 }
 
@@ -57,18 +59,36 @@ impl Load {
     #[must_use]
     pub fn start(address: SocketAddr, path: &str, clients: usize) -> Self {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let each: Arc<[AtomicU64]> = (0..clients).map(|_| AtomicU64::new(0)).collect();
         let threads = (0..clients)
             .map(|number| {
                 let (stop, answered, path) = (Arc::clone(&stop), Arc::clone(&answered), path.to_owned());
-                std::thread::spawn(move || client(address, &path, number % 4 == 3, &stop, &answered))
+                let each = Arc::clone(&each);
+                std::thread::spawn(move || {
+                    let count = || {
+                        each[number].fetch_add(1, Ordering::Relaxed);
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    };
+                    client(address, &path, number % 4 == 3, &stop, count)
+                })
             })
             .collect();
-        Self { stop, answered, threads }
+        Self { stop, answered, each, threads }
     }
 
     /// Waits until `count` more requests were answered, so that something surely happened under load.
     pub fn answer_more(&self, count: u64) {
         wait_for_more(&self.answered, count);
+    }
+
+    /// Waits until no request is under way any more that was sent before this was called.
+    ///
+    /// # Panics
+    /// Where one is never answered.
+    pub fn answer_each(&self) {
+        for answered in self.each.iter() {
+            wait_for_more(answered, 1);
+        }
     }
 
     /// Stops, and says what came back.
@@ -99,7 +119,7 @@ pub(crate) fn wait_for_more(answered: &AtomicU64, count: u64) {
     }
 }
 
-fn client(address: SocketAddr, path: &str, fresh: bool, stop: &AtomicBool, answered: &AtomicU64) -> Tally {
+fn client(address: SocketAddr, path: &str, fresh: bool, stop: &AtomicBool, count: impl Fn()) -> Tally {
     let mut tally = Tally::default();
     let mut connection = None;
     while !stop.load(Ordering::Relaxed) {
@@ -125,7 +145,7 @@ fn client(address: SocketAddr, path: &str, fresh: bool, stop: &AtomicBool, answe
             Err(error) => tally.errors.push(format!("request: {error}")),
         }
         tally.longest = tally.longest.max(began.elapsed());
-        answered.fetch_add(1, Ordering::Relaxed);
+        count();
     }
     tally
 }
