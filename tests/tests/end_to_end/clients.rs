@@ -143,7 +143,7 @@ with httpx.Client(timeout=60) as client:
 fn wrk() {
     let world = echo();
     let url = format!("http://{}/api", world.address());
-    let Some(output) = run(&world, "wrk", &["-t1", "-c50", "-d1s", &url]) else { return };
+    let Some(output) = run(&world, "wrk", &["-t1", "-c50", "-d1s", "--timeout", "60s", &url]) else { return };
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("Requests/sec"), "{text}");
     assert!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "{text}");

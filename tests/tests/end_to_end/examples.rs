@@ -1,6 +1,9 @@
 //! The examples as their READMEs show them.
 
-use decurion_tests::{World, library};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use decurion_tests::{World, eventually, library};
 
 /// An example's own configuration, with the library that was built for the tests.
 fn deploy_example(world: &World, name: &str) {
@@ -46,19 +49,16 @@ fn predictor_is_deployed_twice_and_called_through_handles() {
     let (one, two) = (world.pids("rep_1"), world.pids("rep_2"));
     assert_eq!((one.len(), two.len()), (2, 2));
     let prefix = "/ensemble?data=0.5".to_owned();
-    let mut seen = std::collections::BTreeSet::new();
-    let everyone: std::collections::BTreeSet<i32> = one.iter().chain(&two).copied().collect();
-    for _ in 0..200 {
+    let seen = RefCell::new(BTreeSet::new());
+    let everyone: BTreeSet<i32> = one.iter().chain(&two).copied().collect();
+    eventually("each replica to have answered", || {
         let answer = world.get(&prefix);
         assert_eq!(answer.status, 200, "{}", answer.text());
         let text = answer.text();
         let digits = text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse::<i32>().ok());
-        seen.extend(digits.filter(|pid| everyone.contains(pid)));
-        if seen == everyone {
-            return;
-        }
-    }
-    panic!("answers showed {seen:?} of {everyone:?}");
+        seen.borrow_mut().extend(digits.filter(|pid| everyone.contains(pid)));
+        *seen.borrow() == everyone
+    });
 }
 
 #[test]

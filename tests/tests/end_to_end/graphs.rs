@@ -53,14 +53,21 @@ fn typed_calls_of_a_graph_go_in_json_at_once_after_the_first() {
     let _ = world.deploy(&caller).ok();
     // Numbers to a graph, which takes values of any kind.
     let _ = world.run(&["call", "caller.call_ns", "[\"sum\", \"run\", 20]"]).ok();
-    let metrics = parse(&world.admin().metrics().expect("metrics")).expect("as it is written");
-    let requests = metrics.iter().find(|family| family.name == "decurion_replica_requests_total");
-    let to = |name: &str| {
-        let samples = requests.map(|family| family.samples.as_slice()).unwrap_or_default();
-        samples.iter().filter(|it| it.has(&[("deployment", name)])).map(|it| it.value).sum::<f64>()
+    let answered = || {
+        let metrics = parse(&world.admin().metrics().expect("metrics")).expect("as it is written");
+        let requests = metrics.into_iter().find(|family| family.name == "decurion_replica_requests_total");
+        let samples = requests.map(|family| family.samples).unwrap_or_default();
+        ["sum", "preprocess"].map(|name| {
+            samples.iter().filter(|it| it.has(&[("deployment", name)])).map(|it| it.value).sum::<f64>()
+        })
     };
+    // A replica counts a request when its handler has returned, which is after its caller has the answer.
+    world.until("the last ones are counted", |_| {
+        let [sum, preprocess] = answered();
+        sum >= 21.0 && preprocess >= 20.0
+    });
     // The first one in bincode was sent back, before any step was run.
-    assert_eq!((to("sum"), to("preprocess")), (21.0, 20.0));
+    assert_eq!(answered(), [21.0, 20.0]);
 }
 
 #[test]
