@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use decurion_api::status::SystemStatus;
 use decurion_client::Client;
 use decurion_tests::{Account, Load, Tally, Verified, World, library};
 
@@ -16,12 +17,21 @@ struct Neighbours {
 
 impl Neighbours {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same where what is asked of the hostile one may never be answered, and so is soon given up.
+    fn start_impatient() -> Self {
+        Self::start_with("request_timeout_s = 5\n")
+    }
+
+    fn start_with(bad: &str) -> Self {
         let world = World::start();
         let config = format!(
             "application = \"hostile\"\n\
              [[deployment]]\nname = \"good\"\nlibrary = \"{0}\"\nclass = \"Who\"\nnum_replicas = 2\nargs = [\"good\"]\n\
              [[deployment]]\nname = \"echo\"\nlibrary = \"{0}\"\nclass = \"Echo\"\n\
-             [[deployment]]\nname = \"bad\"\nlibrary = \"{0}\"\nclass = \"Hostile\"\nrequest_timeout_s = 5\ngraceful_shutdown_timeout_s = 1\n",
+             [[deployment]]\nname = \"bad\"\nlibrary = \"{0}\"\nclass = \"Hostile\"\ngraceful_shutdown_timeout_s = 1\n{bad}",
             library("fixtures").display()
         );
         let _ = world.deploy(&config).ok();
@@ -36,13 +46,21 @@ impl Neighbours {
 
     /// Asks the hostile replica for its deed, over and over, and waits until it was replaced.
     fn provoke_until_replaced(&self, path: &str) {
-        let victim = self.world.pids("bad")[0];
+        let bad = |status: &SystemStatus| {
+            let mut all = status.deployments.iter();
+            all.find(|it| it.name.as_str() == "bad").expect("it exists").clone()
+        };
+        // The one that replaces an offender may have been provoked as well, and be on its way out.
+        let serving = |status: &SystemStatus| {
+            bad(status).replicas.iter().find(|it| it.state.can_serve()).map(|it| it.pid)
+        };
+        let status = self.world.until("there is one", |status| serving(status).is_some());
+        let victim = serving(&status).expect("it was there");
         self.world.until("replaced", |status| {
             let mut connection = self.world.connect();
             // Whatever comes of it: an answer, a 502, a cut.
             let _ = connection.get(path);
-            let bad = status.deployments.iter().find(|it| it.name.as_str() == "bad").expect("it exists");
-            bad.ended.iter().any(|it| it.pid == victim && it.failed)
+            bad(status).ended.iter().any(|it| it.pid == victim && it.failed)
         });
     }
 
@@ -71,7 +89,7 @@ fn rounds() -> u32 {
 
 /// Provokes a deed again and again; each time the offender is named for a fault of the data plane, and replaced.
 fn is_named_and_replaced(path: &str) {
-    let scene = Neighbours::start();
+    let scene = Neighbours::start_impatient();
     for _ in 0..rounds() {
         // So that there is something in each ring. The one that replaces an offender may have been provoked as well.
         scene.world.until("one answers", |_| {
@@ -104,7 +122,7 @@ fn a_replica_that_lies_about_lengths_is_named_and_replaced() {
 
 #[test]
 fn a_replica_that_sends_junk_over_its_sockets_is_replaced() {
-    let scene = Neighbours::start();
+    let scene = Neighbours::start_impatient();
     for _ in 0..rounds() {
         scene.provoke_until_replaced("/bad/junk");
     }
@@ -113,7 +131,7 @@ fn a_replica_that_sends_junk_over_its_sockets_is_replaced() {
 
 #[test]
 fn a_replica_that_closes_descriptors_at_random_is_replaced() {
-    let scene = Neighbours::start();
+    let scene = Neighbours::start_impatient();
     for _ in 0..rounds() {
         scene.provoke_until_replaced("/bad/close-some");
     }
@@ -269,7 +287,7 @@ fn a_handle_that_could_not_be_joined_is_joined_when_that_can_be() {
 
 #[test]
 fn a_replica_that_closes_its_descriptors_is_replaced() {
-    let scene = Neighbours::start();
+    let scene = Neighbours::start_impatient();
     scene.provoke_until_replaced("/bad/close");
     let _ = scene.unharmed();
 }
