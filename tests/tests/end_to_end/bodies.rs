@@ -211,7 +211,7 @@ fn a_large_chunked_body_both_ways_at_once_costs_no_more_than_a_small_one() {
 
 #[test]
 fn clients_that_read_slowly_leave_room_for_one_that_does_not() {
-    let world = World::start_with("max_body = \"4GiB\"");
+    let world = World::start_with("max_body = \"4GiB\"\nrequest_timeout_s = 600");
     let config = format!(
         "application = \"bodies\"\n[[deployment]]\nname = \"streams\"\nlibrary = \"{}\"\nclass = \"Streams\"\nroute_prefix = \"/s\"\nargs = {{ folder = {:?} }}\nthreads = 40\nmax_ongoing_requests = 64\n",
         library("fixtures").display(),

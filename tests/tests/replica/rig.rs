@@ -21,7 +21,7 @@ use decurion_tests::{library, target_dir};
 /// As the supervisor orders it.
 pub(crate) const DRAIN: ReplicaOrder = ReplicaOrder::Drain { grace: Duration::from_secs(20) };
 
-pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// A replica of the fixtures, and the supervisor's end of its link.
 pub(crate) struct Replica {
