@@ -195,7 +195,11 @@ fn supervise(
     let bootstrap = catch_unwind(AssertUnwindSafe(|| server.accept()));
     met.store(true, Ordering::Release);
     let ends = match bootstrap {
-        Ok(Ok((_, Bootstrap { nonce: theirs, ends: Some(ends) }))) if theirs == nonce => ends,
+        Ok(Ok((server, Bootstrap { nonce: theirs, ends: Some(ends) }))) if theirs == nonce => {
+            // It has heard all that it is for, and ipc-channel leaves it to whatever is started from here on.
+            drop(server);
+            ends
+        }
         _ => return on_report(Received::Closed),
     };
     let send = move || {

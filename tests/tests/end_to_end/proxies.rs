@@ -1,5 +1,6 @@
 //! The proxy goes, in one way or another, and the next one serves.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use decurion_tests::{Connection, Load, World, eventually, is_running, library};
@@ -44,6 +45,30 @@ fn a_proxy_that_hangs_is_found_and_replaced_and_who_waits_is_served() {
     let why = format!("the proxy, pid {hung}, hangs: no sign of life for ");
     assert!(events.contains("proxy-hung") && events.contains(&why), "{events}");
     assert!(world.log().contains(&why), "{}", world.log());
+}
+
+/// Sockets that a process has open, by the kernel's numbers.
+fn sockets(pid: i32) -> BTreeSet<String> {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a process that runs").flatten();
+    let links = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+    links.map(|link| link.to_string_lossy().into_owned()).filter(|link| link.starts_with("socket:")).collect()
+}
+
+#[test]
+fn what_is_started_inherits_no_socket_of_the_supervisor() {
+    let world = World::start();
+    let _ = world.deploy(&who(2)).ok();
+    kill(Pid::from_raw(proxy(&world)), Signal::SIGKILL).expect("a proxy that runs");
+    let _ = world.deploy(&who(3)).ok();
+    world.until("another proxy", |it| it.proxy.ready && it.proxy.restarts == 1);
+    let listens = {
+        let of_proxy = sockets(proxy(&world));
+        sockets(world.supervisor_pid().as_raw()).intersection(&of_proxy).count()
+    };
+    assert_eq!(listens, 1, "the one that both listen on, and no other");
+    for pid in world.pids("who") {
+        assert!(sockets(pid).is_disjoint(&sockets(world.supervisor_pid().as_raw())));
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "how many there are comes from the environment")]
