@@ -16,6 +16,8 @@ use crate::load::wait_for_more;
 pub struct Verified {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
+    /// Of each client.
+    each: Vec<Arc<AtomicU64>>,
     threads: Vec<JoinHandle<Account>>,
 }
 
@@ -55,9 +57,12 @@ impl Verified {
     #[must_use]
     pub fn start(address: SocketAddr, path: &str, method: &'static str, clients: u32) -> Self {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let each: Vec<Arc<AtomicU64>> = (0..clients).map(|_| Arc::default()).collect();
         let threads = (0..clients)
-            .map(|client| {
+            .zip(&each)
+            .map(|(client, own)| {
                 let (stop, answered, path) = (Arc::clone(&stop), Arc::clone(&answered), path.to_owned());
+                let own = Arc::clone(own);
                 std::thread::spawn(move || {
                     let mut account = Account::default();
                     let mut connection = None;
@@ -66,13 +71,14 @@ impl Verified {
                             break;
                         }
                         request(address, &path, method, &mut connection, &mut account, (client, number));
+                        own.fetch_add(1, Ordering::Relaxed);
                         answered.fetch_add(1, Ordering::Relaxed);
                     }
                     account
                 })
             })
             .collect();
-        Self { stop, answered, threads }
+        Self { stop, answered, each, threads }
     }
 
     /// Waits until `count` more requests are over, so that something surely happened under load.
@@ -81,6 +87,16 @@ impl Verified {
     /// Where the load stands still.
     pub fn answer_more(&self, count: u64) {
         wait_for_more(&self.answered, count);
+    }
+
+    /// Waits until every request is over that is under way now.
+    ///
+    /// # Panics
+    /// Where one stands still.
+    pub fn answer_each(&self) {
+        for own in &self.each {
+            wait_for_more(own, 1);
+        }
     }
 
     /// Stops, and says what became of all that was sent.

@@ -15,7 +15,6 @@ mod handles;
 mod hostile;
 mod http;
 mod judged;
-mod kills;
 mod lifecycle;
 mod load;
 mod metrics;
