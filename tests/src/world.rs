@@ -97,10 +97,17 @@ impl World {
     pub fn install(&self) {
         let names = ["decurion", "decurion-proxy", "decurion-replica-runner", "libdecurion_graph.so"];
         for name in names {
-            let new = self.programs.join("new");
-            fs::copy(command::target_dir().join(name), &new).expect("a copy");
-            fs::rename(&new, self.programs.join(name)).expect("a place");
+            self.place(&command::target_dir().join(name), name);
         }
+    }
+
+    /// Puts a copy of a file in the place of a program. Another process writes it: what this one writes is open for
+    /// writing in whatever it starts at that moment in another thread, and can't be run as long as that has not begun.
+    fn place(&self, file: &Path, name: &str) {
+        let new = self.programs.join("new");
+        let copied = Command::new("cp").args(["--preserve=mode"]).args([file, &new]).status();
+        assert!(copied.expect("cp runs").success(), "{} can't be copied", file.display());
+        fs::rename(&new, self.programs.join(name)).expect("a place");
     }
 
     /// Puts this in the place of the `decurion` command.
@@ -109,10 +116,10 @@ impl World {
     /// Where it can't be written.
     pub fn install_command(&self, text: &str) {
         use std::os::unix::fs::PermissionsExt;
-        let new = self.programs.join("new");
-        fs::write(&new, text).expect("write");
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).expect("permissions");
-        fs::rename(&new, self.programs.join("decurion")).expect("a place");
+        let text_file = self.programs.join("text");
+        fs::write(&text_file, text).expect("write");
+        fs::set_permissions(&text_file, fs::Permissions::from_mode(0o755)).expect("permissions");
+        self.place(&text_file, "decurion");
     }
 
     /// Starts the supervisor (again), in the same folder.
@@ -431,15 +438,23 @@ pub fn eventually(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// Whether a process runs. One that has ended and waits for whoever inherited it to look does not.
+/// Whether a process runs. One that has ended and waits for whoever inherited it to look does not; one of which a single
+/// thread has yet to end does.
 #[must_use]
 pub fn is_running(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let runs = |stat: String| {
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    };
+    tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok()).any(runs)
 }
 
 /// A loopback address that no other test has: 127.0.0.0/8 is all ours, so no port has to be guessed.
-fn own_address() -> SocketAddr {
+///
+/// # Panics
+/// Never: it is one of 250.
+#[must_use]
+pub fn own_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let [.., high, low] = std::process::id().to_be_bytes();
     let number = NEXT.fetch_add(1, Ordering::Relaxed) % 250 + 1;
