@@ -1,20 +1,22 @@
 //! What is counted adds up to what was sent, and is written as collectors read it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use decurion_client::metrics::{Family, Sample, parse};
-use decurion_tests::{World, library};
+use decurion_tests::{World, eventually, library};
 
 /// The families, strictly read.
-fn scrape(world: &World) -> BTreeMap<String, Family> {
+fn scrape(world: &World) -> Families {
     let text = world.admin().metrics().expect("metrics");
     let families = parse(&text).unwrap_or_else(|error| panic!("{error}:\n{text}"));
     families.into_iter().map(|family| (family.name.clone(), family)).collect()
 }
 
-fn sum(families: &BTreeMap<String, Family>, family: &str, labels: &[(&str, &str)]) -> u64 {
+fn sum(families: &Families, family: &str, labels: &[(&str, &str)]) -> u64 {
     let samples = families.get(family).map(|family| family.samples.as_slice()).unwrap_or_default();
     samples.iter().filter(|sample| sample.has(labels)).map(whole).sum()
 }
@@ -24,13 +26,27 @@ fn whole(sample: &Sample) -> u64 {
     sample.value as u64
 }
 
+type Families = BTreeMap<String, Family>;
+
+/// Waits until what is told is as it must be in the end, and gives all that was told then. Workers and replicas tell each at
+/// its own time, and a measure of one request may be told before another of the same.
+fn until_told<T: PartialEq + Debug>(world: &World, told: impl Fn(&Families) -> T, expected: &T) -> Families {
+    let found = RefCell::default();
+    world.until_alone(&format!("{expected:?} is told"), |_| {
+        let families = scrape(world);
+        let now = told(&families);
+        if now == *expected {
+            found.replace(families);
+            return Ok(());
+        }
+        Err(format!("{now:?}"))
+    });
+    found.into_inner()
+}
+
 /// Waits until so many requests have been counted.
-fn until_counted(world: &World, requests: u64) -> BTreeMap<String, Family> {
-    let counted = || sum(&scrape(world), "decurion_http_requests_total", &[]);
-    let _ = world.until("every request to be counted", |_| counted() >= requests);
-    let families = scrape(world);
-    assert_eq!(sum(&families, "decurion_http_requests_total", &[]), requests, "{families:#?}");
-    families
+fn until_counted(world: &World, requests: u64) -> Families {
+    until_told(world, |families| sum(families, "decurion_http_requests_total", &[]), &requests)
 }
 
 fn fixtures(world: &World) {
@@ -64,7 +80,17 @@ fn every_request_is_counted_once_under_its_status() {
     }
     note(world.get("/fail/abort").status);
     let sent: u64 = answered.values().sum();
-    let families = until_counted(&world, sent);
+    let ends = [("deployment", "fail"), ("reason", "signal"), ("code", "6")];
+    let told = |families: &Families| {
+        let [all, of_echo, ends] = [
+            ("decurion_http_requests_total", &[][..]),
+            ("decurion_replica_requests_total", &[("deployment", "echo")]),
+            ("decurion_deployment_replica_ends_total", &ends),
+        ]
+        .map(|(family, labels)| sum(families, family, labels));
+        (all, of_echo, ends)
+    };
+    let families = until_told(&world, told, &(sent, 50, 2));
 
     for (status, count) in &answered {
         let label = status.to_string();
@@ -91,8 +117,6 @@ fn every_request_is_counted_once_under_its_status() {
             assert_eq!(count(&[]), sent);
         }
     }
-    let ends = [("deployment", "fail"), ("reason", "signal"), ("code", "6")];
-    assert_eq!(sum(&families, "decurion_deployment_replica_ends_total", &ends), 2);
     assert!(sum(&families, "decurion_deployment_replica_starts_total", &[("deployment", "fail")]) >= 2);
     let running = [("deployment", "echo"), ("state", "RUNNING"), ("version", "v1")];
     assert_eq!(sum(&families, "decurion_deployment_replicas", &running), 2);
@@ -100,7 +124,6 @@ fn every_request_is_counted_once_under_its_status() {
         sum(&families, "decurion_deployment_status", &[("deployment", "echo"), ("status", "HEALTHY")]),
         1
     );
-    assert_eq!(sum(&families, "decurion_replica_requests_total", &[("deployment", "echo")]), 50);
     for process in ["supervisor", "proxy", "replica"] {
         let resident = sum(&families, "decurion_process_resident_memory_bytes", &[("process", process)]);
         assert!(resident > 1 << 20, "{process}: {resident}");
@@ -134,9 +157,16 @@ fn counts_survive_the_proxy_and_go_with_a_deployment() {
 #[test]
 fn metrics_are_had_over_tcp_where_that_is_asked_for() {
     let world = World::start_as("", &["--metrics-listen", "127.0.0.1:0"]);
-    let log = world.log();
-    let said = log.lines().find_map(|line| line.split_once("metrics are at http://")).expect("the address");
-    let address: SocketAddr = said.1.trim_end_matches("/metrics").parse().expect("an address");
+    let address = || -> Option<SocketAddr> {
+        let log = world.log();
+        let said = log
+            .lines()
+            .find_map(|line| line.split_once("metrics are at http://")?.1.strip_suffix("/metrics"));
+        said.and_then(|address| address.parse().ok())
+    };
+    // It serves by the time that it says so, and may serve before.
+    eventually("the address is said", || address().is_some());
+    let address = address().expect("it was said");
     let get = |path: &str| {
         let mut stream = TcpStream::connect(address).expect("a connection");
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
@@ -189,21 +219,21 @@ fn what_a_library_measures_adds_up_over_its_replicas() {
         sent += rows;
     }
     let plain = [("deployment", "measures"), ("kind", "plain")];
+    let told = |families: &Families| {
+        let sizes = families.get("batch_size").map(|it| it.samples.as_slice()).unwrap_or_default();
+        let of = |name: &str| sizes.iter().filter(|sample| sample.name == name).map(whole).sum::<u64>();
+        let up_to_five = sizes.iter().filter(|sample| sample.label("le") == "5").map(whole).sum::<u64>();
+        let last = families.get("last_batch_size").map(|it| it.samples.iter().any(|it| whole(it) == 60));
+        let rows = sum(families, "rows_total", &plain);
+        (rows, of("batch_size_count"), of("batch_size_sum"), up_to_five, last)
+    };
     // The last ones are told at the next health check.
-    let _ = world.until("all rows to be counted", |_| sum(&scrape(&world), "rows_total", &plain) == sent);
-    let families = scrape(&world);
-    assert_eq!(sum(&families, "rows_total", &plain), sent, "and no more");
-    let sizes = &families["batch_size"].samples;
-    let of = |name: &str| sizes.iter().filter(|sample| sample.name == name).map(whole).sum::<u64>();
-    assert_eq!((of("batch_size_count"), of("batch_size_sum")), (60, sent));
-    let up_to_five = sizes.iter().filter(|sample| sample.label("le") == "5").map(whole).sum::<u64>();
-    assert_eq!(up_to_five, 5);
-    assert!(families["last_batch_size"].samples.iter().any(|sample| whole(sample) == 60));
+    let families = until_told(&world, told, &(sent, 60, sent, 5, Some(true)));
     assert_eq!(families["decurion_revision"].samples.len(), 1, "names of ours are not taken");
     let table = world.run(&["metrics", "rows"]).ok().stdout;
     assert!(table.contains("rows_total") && table.contains("kind=plain"), "{table}");
-    let complaints = world.run(&["logs", "measures"]).ok().stdout;
-    assert!(complaints.contains("the metric 'decurion_revision' is not taken"), "{complaints}");
+    let complaint = "the metric 'decurion_revision' is not taken";
+    eventually(complaint, || world.run(&["logs", "measures"]).ok().stdout.contains(complaint));
 
     let _ = world.run(&["delete", "measures"]).ok();
     let _ = world.until("its series to go with it", |_| !scrape(&world).contains_key("rows_total"));
@@ -248,37 +278,50 @@ fn batches_and_models_are_measured_by_the_sdk() {
         connection.request("GET", "/zoo", &headers, b"").expect("sent");
         assert_eq!(connection.read().expect("an answer").status, 200);
     }
-    let batches = |families: &BTreeMap<String, Family>, cause: &str| {
-        sum(
-            families,
-            "decurion_batches_total",
-            &[("deployment", "batches"), ("method", "call"), ("cause", cause)],
-        )
+    let told = |families: &Families| {
+        let batches = |cause| {
+            let labels = [("deployment", "batches"), ("method", "call"), ("cause", cause)];
+            sum(families, "decurion_batches_total", &labels)
+        };
+        let found = |result| {
+            sum(families, "decurion_model_lookups_total", &[("deployment", "zoo"), ("result", result)])
+        };
+        let of = |family: &str, name: &str| {
+            let samples = families.get(family).map(|it| it.samples.as_slice()).unwrap_or_default();
+            samples.iter().filter(|it| it.name == format!("{family}{name}")).map(whole).sum::<u64>()
+        };
+        let loaded = [("deployment", "zoo"), ("outcome", "loaded")];
+        [
+            ("full batches", batches("size")),
+            ("batches that waited", batches("time")),
+            ("batches with a size", of("decurion_batch_size", "_count")),
+            ("rows", of("decurion_batch_size", "_sum")),
+            ("batches with a wait", of("decurion_batch_wait_seconds", "_count")),
+            ("waiting", sum(families, "decurion_batch_waiting", &two_wait)),
+            ("hits", found("hit")),
+            ("misses", found("miss")),
+            ("loads", sum(families, "decurion_model_loads_total", &loaded)),
+            ("loads with a duration", of("decurion_model_load_seconds", "_count")),
+            ("evictions", sum(families, "decurion_model_evictions_total", &[("deployment", "zoo")])),
+            ("models held", sum(families, "decurion_models_held", &[])),
+        ]
+        .map(|(what, count)| format!("{what}: {count}"))
     };
-    let found = |families: &BTreeMap<String, Family>, result: &str| {
-        sum(families, "decurion_model_lookups_total", &[("deployment", "zoo"), ("result", result)])
-    };
-    let _ = world.until("all of it to be told", |_| {
-        let families = scrape(&world);
-        batches(&families, "size") + batches(&families, "time") == 4
-            && found(&families, "hit") + found(&families, "miss") == 5
-            && sum(&families, "decurion_models_held", &[]) == 2
-            && sum(&families, "decurion_batch_waiting", &two_wait) == 0
-    });
-    let families = scrape(&world);
-    assert_eq!((batches(&families, "size"), batches(&families, "time")), (3, 1));
-    let of = |family: &str, name: &str| {
-        let samples = families[family].samples.iter().filter(|sample| sample.name == name);
-        samples.map(whole).sum::<u64>()
-    };
-    assert_eq!(of("decurion_batch_size", "decurion_batch_size_count"), 4);
-    assert_eq!(of("decurion_batch_size", "decurion_batch_size_sum"), 14);
-    assert_eq!(of("decurion_batch_wait_seconds", "decurion_batch_wait_seconds_count"), 4);
-    assert_eq!((found(&families, "hit"), found(&families, "miss")), (1, 4));
-    let loaded = [("deployment", "zoo"), ("outcome", "loaded")];
-    assert_eq!(sum(&families, "decurion_model_loads_total", &loaded), 4);
-    assert_eq!(sum(&families, "decurion_model_evictions_total", &[("deployment", "zoo")]), 2);
-    assert_eq!(of("decurion_model_load_seconds", "decurion_model_load_seconds_count"), 4);
+    let expected = [
+        "full batches: 3",
+        "batches that waited: 1",
+        "batches with a size: 4",
+        "rows: 14",
+        "batches with a wait: 4",
+        "waiting: 0",
+        "hits: 1",
+        "misses: 4",
+        "loads: 4",
+        "loads with a duration: 4",
+        "evictions: 2",
+        "models held: 2",
+    ];
+    let families = until_told(&world, told, &expected.map(str::to_owned));
     assert!(
         families["decurion_batches_total"].samples.iter().all(|sample| !sample.label("replica").is_empty())
     );
