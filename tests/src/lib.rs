@@ -17,4 +17,4 @@ pub use http::{Connection, Response};
 pub use load::{Load, Tally};
 pub use processes::Held;
 pub use verified::{Account, Verified};
-pub use world::{World, eventually, is_running, pause};
+pub use world::{World, eventually, is_running, own_address, pause};

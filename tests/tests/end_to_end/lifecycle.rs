@@ -1,9 +1,10 @@
 //! Starting, stopping, coming back, and leaving nothing behind.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
-use decurion_tests::{Connection, World, decurion, eventually, is_running, library};
+use decurion_tests::{Connection, World, decurion, eventually, is_running, library, own_address};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -102,12 +103,12 @@ fn a_second_supervisor_names_the_first() {
 }
 
 /// `decurion run`, until it serves: the command, what else it has to say, and the replica's process.
-fn run_in_a_terminal(listen: &str, folder: &std::path::Path) -> (Child, BufReader<ChildStderr>, i32) {
+fn run_in_a_terminal(listen: SocketAddr, folder: &std::path::Path) -> (Child, BufReader<ChildStderr>, i32) {
     let mut child = Command::new(decurion())
         .current_dir(folder)
         .env_remove("DECURION_SOCKET")
         .env("TMPDIR", folder)
-        .args(["run", "--listen", listen])
+        .args(["run", "--listen", &listen.to_string()])
         .arg(format!("{}:Who", library("fixtures").display()))
         .arg("word=here")
         .stdout(Stdio::piped())
@@ -119,8 +120,7 @@ fn run_in_a_terminal(listen: &str, folder: &std::path::Path) -> (Child, BufReade
     while !said.contains("http://") {
         assert!(stderr.read_line(&mut said).expect("readable") > 0, "it ended:\n{said}");
     }
-    let address = listen.parse().expect("an address");
-    let answer = Connection::open(address).and_then(|mut it| it.get("/Who")).expect("an answer");
+    let answer = Connection::open(listen).and_then(|mut it| it.get("/Who")).expect("an answer");
     assert!(answer.text().ends_with(" here"), "{} {}", answer.status, answer.text());
     let replica = answer.text().split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid");
     (child, stderr, replica)
@@ -129,7 +129,7 @@ fn run_in_a_terminal(listen: &str, folder: &std::path::Path) -> (Child, BufReade
 #[test]
 fn run_serves_in_one_terminal_and_leaves_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let listen = "127.77.7.7:8000";
+    let listen = own_address();
     let (mut child, mut stderr, replica) = run_in_a_terminal(listen, folder.path());
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
     kill(pid, Signal::SIGINT).expect("a running command");
@@ -138,20 +138,18 @@ fn run_serves_in_one_terminal_and_leaves_nothing() {
     assert!(child.wait().expect("our child").success());
     let _ = drain.join();
     assert!(!std::path::Path::new(&format!("/proc/{replica}")).exists());
-    assert!(Connection::open(listen.parse().expect("an address")).is_err());
+    assert!(Connection::open(listen).is_err());
 }
 
 #[test]
 fn run_that_is_killed_leaves_no_process_either() {
     let folder = tempfile::tempdir().expect("a folder");
-    let listen = "127.77.7.8:8000";
+    let listen = own_address();
     let (mut child, _stderr, replica) = run_in_a_terminal(listen, folder.path());
     child.kill().expect("our child");
     let _ = child.wait();
     // Nobody adopts them, so they leave by themselves.
-    eventually("all gone", || {
-        !is_running(replica) && Connection::open(listen.parse().expect("an address")).is_err()
-    });
+    eventually("all gone", || !is_running(replica) && Connection::open(listen).is_err());
 }
 
 /// Reads on until something is said.
@@ -166,7 +164,7 @@ fn until_said(stderr: &mut BufReader<ChildStderr>, words: &str) -> String {
 #[test]
 fn run_that_watches_applies_again_what_changes_and_answers_on_the_socket_that_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (listen, socket) = ("127.77.7.9:8000", folder.path().join("own/control.sock"));
+    let (listen, socket) = (own_address(), folder.path().join("own/control.sock"));
     let place = |name: &str| folder.path().join(name);
     // Replaced as an editor or a linker does it: the new one is whole when it appears.
     let put = |name: &str, bytes: &[u8]| {
@@ -187,14 +185,14 @@ fn run_that_watches_applies_again_what_changes_and_answers_on_the_socket_that_is
         .env("TMPDIR", folder.path())
         .arg("--socket")
         .arg(&socket)
-        .args(["run", "who.toml", "--watch", "--listen", listen])
+        .args(["run", "who.toml", "--watch", "--listen", &listen.to_string()])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the command starts");
     let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
     let answer = || {
-        let opened = Connection::open(listen.parse().expect("an address"));
+        let opened = Connection::open(listen);
         opened.and_then(|mut it| it.get("/who")).expect("an answer").text()
     };
     until_said(&mut stderr, &format!("answers on {}", socket.display()));

@@ -156,8 +156,10 @@ fn a_version_that_is_ready_waits_for_the_rest_of_its_set() {
     ready(&world, "a", "2");
     ready(&world, "b", "2");
     load.answer_more(50);
-    let message = world.deployment("b").message;
-    assert!(message.contains("the set 'chain' changes over as one: 'c' has 0 of 2 replicas"), "{message}");
+    let why = "the set 'chain' changes over as one: 'c' has 0 of 2 replicas";
+    world.until(why, |status| {
+        status.deployments.iter().any(|it| it.name.as_str() == "b" && it.message.contains(why))
+    });
     let before = load.stop();
     assert_eq!((before.failures(), others(&before, &[old])), (Vec::new(), Vec::new()));
 

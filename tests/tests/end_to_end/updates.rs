@@ -110,8 +110,7 @@ fn settings_change_without_a_restart() {
     let world = World::start();
     let _ = world.deploy(&who("same", 2, "")).ok();
     let pids = world.pids("who");
-    let more =
-        "route_prefix = \"/moved\"\nmax_ongoing_requests = 7\nmax_queued_requests = 3\nrequest_timeout_s = 2";
+    let more = "route_prefix = \"/moved\"\nmax_ongoing_requests = 7\nmax_queued_requests = 3\nrequest_timeout_s = 40";
     let _ = world.deploy(&who("same", 2, more)).ok();
     assert_eq!(world.pids("who"), pids);
     assert_eq!(world.get("/who").status, 404);
