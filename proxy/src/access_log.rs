@@ -80,6 +80,30 @@ impl<'e> RequestLine<'e> {
     }
 }
 
+/// The values of the fields of these names in a head that has been parsed before: the first of each, empty where there
+/// is none.
+///
+/// Parsing the whole head once more would cost as much as writing the line.
+#[must_use]
+pub fn fields<'h, const N: usize>(head: &'h [u8], names: [&str; N]) -> [&'h [u8]; N] {
+    let mut values = [None; N];
+    let mut ends = memchr::memchr_iter(b'\n', head);
+    let mut from = ends.next().map_or(head.len(), |end| end + 1);
+    for end in ends {
+        let line = &head[from..end];
+        from = end + 1;
+        for (name, value) in names.iter().zip(&mut values) {
+            if value.is_none()
+                && line.get(name.len()) == Some(&b':')
+                && line[..name.len()].eq_ignore_ascii_case(name.as_bytes())
+            {
+                *value = Some(line[name.len() + 1..].trim_ascii());
+            }
+        }
+    }
+    values.map(Option::unwrap_or_default)
+}
+
 /// Lines that are written together.
 #[derive(Debug, Default)]
 pub struct Lines {
@@ -127,20 +151,8 @@ impl Entry<'_> {
 
     /// Ray Serve's form. By hand: it is written for each request, and `format_args!` costs several times as much.
     fn text(&self, unix_ms: u64, out: &mut Vec<u8>) {
-        let Time { year, month, day, hour, minute, second, millis } = Time::of(unix_ms);
         out.extend_from_slice(b"INFO ");
-        decimal(year, 4, out);
-        for (mark, number, width) in [
-            (b'-', month as u64, 2),
-            (b'-', day, 2),
-            (b' ', hour, 2),
-            (b':', minute, 2),
-            (b':', second, 2),
-            (b',', millis, 3),
-        ] {
-            out.push(mark);
-            decimal(number, width, out);
-        }
+        Time::of(unix_ms).write(b' ', b',', out);
         out.push(b' ');
         for word in [self.deployment, self.replica, Some(self.id)] {
             escape(word.filter(|word| !word.is_empty()).unwrap_or("-").as_bytes(), out);
@@ -167,10 +179,12 @@ impl Entry<'_> {
     }
 
     fn json(&self, unix_ms: u64, out: &mut Vec<u8>) {
-        let Time { year, month, day, hour, minute, second, millis } = Time::of(unix_ms);
+        let mut time = Vec::with_capacity("2024-02-29T23:59:58.007Z".len());
+        Time::of(unix_ms).write(b'T', b'.', &mut time);
+        time.push(b'Z');
         let target = self.line.as_ref().map(RequestLine::whole_target);
         let line = Line {
-            time: format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"),
+            time: String::from_utf8_lossy(&time),
             request_id: self.id,
             client: self.client,
             method: self.line.as_ref().map(|line| line.method),
@@ -192,11 +206,28 @@ impl Entry<'_> {
     fn combined(&self, unix_ms: u64, out: &mut Vec<u8>) {
         let Time { year, month, day, hour, minute, second, .. } = Time::of(unix_ms);
         match self.client {
-            Some(address) => _ = write!(out, "{address}"),
+            Some(IpAddr::V4(address)) => {
+                for (at, part) in address.octets().into_iter().enumerate() {
+                    if at > 0 {
+                        out.push(b'.');
+                    }
+                    decimal(u64::from(part), 1, out);
+                }
+            }
+            Some(IpAddr::V6(address)) => _ = write!(out, "{address}"),
             None => out.push(b'-'),
         }
-        let month = MONTHS.get(month.saturating_sub(1)).unwrap_or(&"-");
-        let _ = write!(out, " - - [{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000] \"");
+        out.extend_from_slice(b" - - [");
+        decimal(day, 2, out);
+        out.push(b'/');
+        out.extend_from_slice(MONTHS.get(month.saturating_sub(1)).unwrap_or(&"-").as_bytes());
+        out.push(b'/');
+        decimal(year, 4, out);
+        for number in [hour, minute, second] {
+            out.push(b':');
+            decimal(number, 2, out);
+        }
+        out.extend_from_slice(b" +0000] \"");
         if let Some(line) = &self.line {
             out.extend_from_slice(line.method.as_bytes());
             out.push(b' ');
@@ -206,7 +237,10 @@ impl Entry<'_> {
                 Version::Http11 => b" HTTP/1.1",
             });
         }
-        let _ = write!(out, "\" {} {}", self.status, self.bytes);
+        out.extend_from_slice(b"\" ");
+        decimal(u64::from(self.status), 1, out);
+        out.push(b' ');
+        decimal(self.bytes, 1, out);
         for field in [self.referer, self.user_agent] {
             out.extend_from_slice(b" \"");
             escape(if field.is_empty() { b"-" } else { field }, out);
@@ -217,7 +251,7 @@ impl Entry<'_> {
 
 #[derive(Serialize)]
 struct Line<'e> {
-    time: String,
+    time: Cow<'e, str>,
     request_id: &'e str,
     client: Option<IpAddr>,
     method: Option<&'e str>,
@@ -296,6 +330,22 @@ impl Time {
             millis: unix_ms % 1000,
         }
     }
+
+    /// As ISO 8601 has it, with these between day and hour, and before the milliseconds.
+    fn write(&self, before_hour: u8, before_millis: u8, out: &mut Vec<u8>) {
+        decimal(self.year, 4, out);
+        for (mark, number, width) in [
+            (b'-', self.month as u64, 2),
+            (b'-', self.day, 2),
+            (before_hour, self.hour, 2),
+            (b':', self.minute, 2),
+            (b':', self.second, 2),
+            (before_millis, self.millis, 3),
+        ] {
+            out.push(mark);
+            decimal(number, width, out);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -359,6 +409,25 @@ mod tests {
         assert_eq!(of("\r\nPOST /x HTTP/1.0\r\n\r\n"), line("POST", "/x", Version::Http10));
         assert_eq!(of("OPTIONS * HTTP/1.1\r\n\r\n"), line("OPTIONS", "*", Version::Http11));
         assert_eq!(of("nonsense"), None);
+    }
+
+    #[test]
+    fn fields_are_found_by_their_names_and_nowhere_else() {
+        let of = |head: &[u8]| fields(head, ["referer", "user-agent"]).map(<[u8]>::to_vec);
+        let both = |one: &str, two: &str| [one, two].map(|text| text.as_bytes().to_vec());
+        assert_eq!(
+            of(b"GET /a HTTP/1.1\r\nHost: x\r\nUSER-agent:  a b\t\r\nReferer: http://x/?a:b\r\n\r\n"),
+            both("http://x/?a:b", "a b")
+        );
+        assert_eq!(
+            of(b"GET /referer:x HTTP/1.1\r\nX-Referer: no\r\nx: referer: no\r\nreferer-x: no\r\n\r\n"),
+            both("", "")
+        );
+        assert_eq!(
+            of(b"GET / HTTP/1.1\r\nreferer:\r\nReferer: second\r\nUser-Agent: x\r\n\r\nReferer: body"),
+            both("", "x")
+        );
+        assert_eq!([of(b""), of(b"GET / HTTP/1.1")], [both("", ""), both("", "")]);
     }
 
     #[test]

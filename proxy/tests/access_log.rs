@@ -38,7 +38,8 @@ fn every_request_has_one_line() {
     rig.apply();
     for _ in 0..20 {
         let mut client = rig.client();
-        assert_eq!(client.request("GET", "/a/x?y=%22", "X-Request-ID: mine\r\n", b"").response().status, 200);
+        let fields = "Referer: http://r/?a\r\nX-Request-ID: mine\r\nUser-Agent: rig \"1\"\r\n";
+        assert_eq!(client.request("GET", "/a/x?y=%22", fields, b"").response().status, 200);
         assert_eq!(client.get("/nowhere").status, 404);
         assert_eq!(client.request("POST", "/a", "", b"body").response().status, 200);
         assert_eq!(client.send("GET / HTTP/1.1\r\n\r\n").response().status, 400);
@@ -66,6 +67,7 @@ fn every_request_has_one_line() {
     assert_eq!(mine["deployment"], "a");
     assert_eq!(mine["replica"], replica.id.as_str());
     assert_eq!(mine["bytes"], 12);
+    assert_eq!((&mine["referer"], &mine["user_agent"]), (&"http://r/?a".into(), &"rig \"1\"".into()));
     assert_eq!(mine["client"], "127.0.0.1");
     assert_eq!(mine["complete"], true);
     let gone = lines.iter().find(|line| line["status"] == 499).unwrap();

@@ -85,6 +85,12 @@ fn hello_alone_with_access_log() {
 }
 
 #[test]
+#[ignore = "a measurement, with wrk and valgrind"]
+fn hello_alone_with_json_access_log() {
+    alone(AccessLog::Json);
+}
+
+#[test]
 #[ignore = "a measurement, for a quiet machine with wrk"]
 fn routes_under_load() {
     let rig = |others: usize| {

@@ -11,8 +11,7 @@ use super::connection::{Answer, Upgrade};
 use super::port::{Lane, Socket};
 use super::tally::{TallyIndex, UNROUTED};
 use super::{ConnectionId, Engine};
-use crate::access_log::{CLIENT_LEFT, Entry, Lines, RequestLine, Sink};
-use crate::http1::{Head, Storage};
+use crate::access_log::{self, CLIENT_LEFT, Entry, Lines, RequestLine, Sink};
 use crate::time::Nanos;
 
 /// Where lines of the access log go, and of which requests.
@@ -179,13 +178,10 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         let Some(format) = self.access_log.sample() else { return };
         let Some(conn) = self.connections.get_mut(id) else { return };
         let lane = conn.request.tried.and_then(|lane| self.lanes.get(lane.at())?.as_deref());
-        let mut storage = Storage::new();
         let request = &conn.request;
         let read = conn.input.bytes().get(request.head.clone()).filter(|bytes| !bytes.is_empty());
-        // Reading the whole head once more costs as much as everything else here.
-        let whole = read.filter(|_| format != Format::Text);
-        let head = whole.and_then(|bytes| Head::parse(bytes, &mut storage, &self.limits).ok());
-        let field = |name| head.as_ref().and_then(|head| field(head, name)).unwrap_or_default();
+        let of_interest = read.filter(|_| format != Format::Text).unwrap_or_default();
+        let [referer, user_agent] = access_log::fields(of_interest, ["referer", "user-agent"]);
         let Outcome { status, bytes, took, complete } = outcome;
         let entry = Entry {
             id: request.id.as_str(),
@@ -196,8 +192,8 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             took,
             deployment: self.tallies.deployment(tally).map(DeploymentName::as_str),
             replica: lane.map(|entry| entry.replica.id.as_str()),
-            referer: field("referer"),
-            user_agent: field("user-agent"),
+            referer,
+            user_agent,
             complete,
         };
         self.access_log.add(&entry, format, now);
@@ -210,9 +206,4 @@ struct Outcome {
     bytes: u64,
     took: Duration,
     complete: bool,
-}
-
-fn field<'h>(head: &'h Head<'_, '_>, name: &str) -> Option<&'h [u8]> {
-    let header = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
-    Some(header.value)
 }
