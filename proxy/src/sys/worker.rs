@@ -218,7 +218,7 @@ impl<T: From<FromWorker> + Send> Worker<T> {
                 let Ok(lane) = u32::try_from((number - FIRST_LANE) / 2).map(LaneIndex) else { return };
                 if (number - FIRST_LANE).is_multiple_of(2) {
                     // A bell has done its work by waking us: every lane with work in flight is looked at.
-                    if self.engine.rung(lane, now) {
+                    if self.engine.rung(lane) {
                         self.stop_listening(lane);
                     }
                 } else {
