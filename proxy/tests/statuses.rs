@@ -289,7 +289,8 @@ fn limits_have_their_own_statuses() {
 
 #[test]
 fn slow_clients_are_408_or_let_go() {
-    let short = Duration::from_millis(50);
+    // All that a client here has to do in time is to send at once what it has connected for.
+    let short = Duration::from_secs(5);
     let mut rig = Rig::with(ProxySettings {
         header_timeout: short,
         body_timeout: short,
@@ -300,16 +301,15 @@ fn slow_clients_are_408_or_let_go() {
     rig.deployment("a", &[&replica], |_| {});
     rig.apply();
     let mut idle = rig.client();
-    idle.assert_closed();
     let mut head = rig.client();
-    assert_eq!(head.send("GET / HT").response().status, 408);
-    head.assert_closed();
+    head.send("GET / HT");
     let mut body = rig.client();
-    assert_eq!(
-        body.send("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123").response().status,
-        408
-    );
+    body.send("POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123");
     let mut kept = rig.client();
     assert_eq!(kept.get("/a").status, 200);
+    idle.assert_closed();
+    assert_eq!(head.response().status, 408);
+    head.assert_closed();
+    assert_eq!(body.response().status, 408);
     kept.assert_closed();
 }

@@ -136,13 +136,15 @@ fn what_a_client_has_not_read_yet_when_its_tunnel_ends_still_comes() {
     client.assert_closed();
 }
 
+/// A limit that a tunnel outlives, and that a machine with other things to do keeps to until there is one.
+const SHORT: Duration = Duration::from_secs(4);
+
 /// One deployment that switches, by a proxy whose limits are all short but this one.
 fn impatient(upgrade_idle_timeout: Duration) -> (Rig, FakeReplica) {
-    let short = Duration::from_millis(100);
     let settings = ProxySettings {
-        request_timeout: short,
-        body_timeout: short,
-        keep_alive_timeout: short,
+        request_timeout: SHORT,
+        body_timeout: SHORT,
+        keep_alive_timeout: SHORT,
         upgrade_idle_timeout,
         ..settings()
     };
@@ -157,7 +159,7 @@ fn impatient(upgrade_idle_timeout: Duration) -> (Rig, FakeReplica) {
 fn a_tunnel_outlives_the_deadlines_of_requests() {
     let (rig, _replica) = impatient(Duration::ZERO);
     let mut client = tunnel(&rig);
-    client.stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    client.stream.set_read_timeout(Some(SHORT + SHORT / 2)).unwrap();
     let error = client.stream.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "silent, and still open");
     client.stream.set_read_timeout(Some(WATCHDOG)).unwrap();
