@@ -169,8 +169,11 @@ fn the_access_log_is_written_where_the_file_says() {
         let path = if status == 200 { "/api/x?a=1" } else { "/nowhere" };
         assert_eq!(world.get(path).status, status);
     }
+    // Its thread writes on by itself, and at the end only for as long as others wait for it.
+    let written = || std::fs::read_to_string(&log).unwrap_or_default();
+    world.until("both lines are written", |_| written().matches('\n').count() >= 2);
     world.end_supervisor(nix::sys::signal::Signal::SIGTERM);
-    let written = std::fs::read_to_string(&log).expect("an access log");
+    let written = written();
     let lines: Vec<&str> = written.lines().collect();
     let found = lines.iter().find(|line| line.contains(" -- GET /api/x?a=1 200 ")).expect("a line");
     assert!(found.starts_with("INFO ") && found.contains(" echo echo-") && found.ends_with("ms"), "{found}");
