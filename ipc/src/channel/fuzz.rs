@@ -311,9 +311,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::channel::model::cases;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(400))]
+        #![proptest_config(cases(400))]
         #[test]
         fn no_script_gets_through(script in prop::collection::vec(any::<u8>(), 0..3000)) {
             fuzz_consumer(&script);

@@ -455,8 +455,17 @@ fn geometries() -> impl Strategy<Value = Geometry> {
     ]
 }
 
+/// So many cases; those that `PROPTEST_CASES` says, where it says how many.
+#[expect(clippy::disallowed_methods, reason = "a campaign by hand is longer than the suite's")]
+pub(super) fn cases(usual: u32) -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(usual),
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(cases(60))]
 
     #[test]
     fn whatever_both_sides_do_bytes_arrive_and_all_comes_home(
