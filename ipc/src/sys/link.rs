@@ -40,6 +40,9 @@ pub enum LinkError {
     /// More bytes or descriptors than fit one packet.
     #[error("a packet carries at most {MESSAGE_MAX} bytes and {FDS_MAX} descriptors")]
     TooLarge,
+    /// A message came with descriptors, and this process may have no more of them; the message is lost.
+    #[error("this process may have no more descriptors, and a message came with some (see RLIMIT_NOFILE)")]
+    NoDescriptors,
     /// The system refused.
     #[error("the socket failed")]
     Io(#[source] io::Error),
@@ -172,6 +175,10 @@ impl Link {
                 Err(error) => return Err(LinkError::Io(error.into())),
             }
         };
+        if received.flags.contains(MsgFlags::MSG_CTRUNC) {
+            // There was room in the buffer for as many as a packet can have.
+            return Err(LinkError::NoDescriptors);
+        }
         let mut fds = Vec::new();
         for message in received.cmsgs().map_err(|error| LinkError::Io(error.into()))? {
             if let ControlMessageOwned::ScmRights(raw) = message {

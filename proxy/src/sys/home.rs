@@ -117,7 +117,9 @@ fn speak(
         }
         Ok(Some((Verdict::Refused(_), _))) => Ok(None),
         Ok(None) => Err(io::Error::from(io::ErrorKind::TimedOut)),
-        Err(error @ (LinkError::Closed | LinkError::Io(_))) => Err(io::Error::other(error)),
+        Err(error @ (LinkError::Closed | LinkError::Io(_) | LinkError::NoDescriptors)) => {
+            Err(io::Error::other(error))
+        }
         // It speaks another language.
         Err(_) => Ok(None),
     }

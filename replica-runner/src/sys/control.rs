@@ -247,7 +247,7 @@ impl Control {
                     return None;
                 }
                 Err(error) => {
-                    eprintln!("the supervisor's link speaks another language: {error}");
+                    eprintln!("can't take orders from the supervisor any more: {error}");
                     return Some(ExitCode::FAILURE);
                 }
             }
