@@ -8,7 +8,7 @@ use decurion_tests::{World, library};
 fn scaled(min: u32, max: u32) -> String {
     format!(
         "application = \"demo\"\n[[deployment]]\nname = \"held\"\nlibrary = \"{}\"\nclass = \"Held\"\nargs = {{ folder = \".\" }}\n\
-         autoscaling_config = {{ min_replicas = {min}, max_replicas = {max}, target_ongoing_requests = 1, \
+         request_timeout_s = 0\nautoscaling_config = {{ min_replicas = {min}, max_replicas = {max}, target_ongoing_requests = 1, \
          upscale_delay_s = 0, downscale_delay_s = 0, look_back_period_s = 0, metrics_interval_s = 0.05 }}\n",
         library("fixtures").display()
     )
