@@ -18,7 +18,7 @@ use crate::command::{self, Output};
 use crate::http::{Connection, Response};
 
 /// Nothing that a test waits for takes so long.
-const WATCHDOG: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_secs(180);
 /// Lines of the log that a failed test shows.
 const SHOWN_LINES: usize = 200;
 
