@@ -209,7 +209,7 @@ impl Runner {
         let mut turn = self.lock();
         while !turn.engine.is_stopped() {
             turn = if turn.leader.is_none() && turn.may_lead(Role::Deputy) {
-                self.lead(turn, Role::Deputy, 0, now_ns())
+                self.lead(turn, Role::Deputy, 0, &mut now_ns())
             } else {
                 drop(self.follow(turn, Role::Deputy, 0));
                 std::thread::sleep(STAND_IN_AFTER);
@@ -267,24 +267,26 @@ impl Runner {
         mut check: impl FnMut(&mut Engine, u64) -> Option<T>,
     ) -> Option<T> {
         FREE.set(role == Role::Idle);
+        let mut now = now_ns();
         loop {
             // Wakers first: what they have this thread run goes before further requests.
             if role == Role::Idle && turn.engine.has_wakers() {
                 turn.engine.flush();
                 turn = self.tell_others(turn);
+                now = now_ns();
             }
-            let now = now_ns();
             let found = check(&mut turn.engine, now);
             if found.is_some() || (deadline_ns != 0 && now >= deadline_ns) {
                 FREE.set(false);
                 self.leave(turn);
                 return found;
             }
-            turn = if turn.leader.is_none() && turn.may_lead(role) {
-                self.lead(turn, role, deadline_ns, now)
+            if turn.leader.is_none() && turn.may_lead(role) {
+                turn = self.lead(turn, role, deadline_ns, &mut now);
             } else {
-                self.follow(turn, role, deadline_ns)
-            };
+                turn = self.follow(turn, role, deadline_ns);
+                now = now_ns();
+            }
         }
     }
 
@@ -322,29 +324,33 @@ impl Runner {
         turn
     }
 
-    /// Takes in what is there, or waits for something. Whoever leads looks at the engine again afterwards.
+    /// Takes in what is there, or waits for something. Whoever leads looks at the engine again afterwards, at the time that
+    /// `now` is then.
     fn lead<'a>(
         &'a self,
         mut turn: MutexGuard<'a, Turn>,
         role: Role,
         deadline_ns: u64,
-        now: u64,
+        now: &mut u64,
     ) -> MutexGuard<'a, Turn> {
-        let progress = turn.engine.poll(now);
-        turn.engine.expire(now);
+        let progress = turn.engine.poll(*now);
+        turn.engine.expire(*now);
         // Also what was done before: nobody sleeps before everybody is told.
         if turn.engine.take_news() && turn.waiters > 0 {
             self.waiters.notify_all();
         }
         turn.engine.flush();
         if turn.engine.has_messages() {
-            return self.tell_others(turn);
+            turn = self.tell_others(turn);
+            *now = now_ns();
+            return turn;
         }
         if !progress {
             turn.leader = Some(role);
             turn.poked = false;
             turn = self.rest(turn, role, deadline_ns);
-            turn.engine.poll(now_ns());
+            *now = now_ns();
+            turn.engine.poll(*now);
             turn.leader = None;
         }
         turn
@@ -359,12 +365,11 @@ impl Runner {
         self.sleeper.arming();
         if turn.engine.arm() {
             let deadline = (deadline_ns != 0).then_some(deadline_ns);
-            let tick = (role == Role::Waiter).then(|| now_ns() + TICK_NS);
-            let due = turn.engine.next_timer().into_iter().chain(deadline).chain(tick).min();
+            let due = due(role, turn.engine.next_timer().into_iter().chain(deadline).min());
             turn.asleep = true;
-            turn.due_ns = due.unwrap_or(u64::MAX);
+            turn.due_ns = due.map_or(u64::MAX, |(at, _)| at);
             drop(turn);
-            self.sleeper.sleep(due.and_then(until));
+            self.sleeper.sleep(due.map(|(_, left)| left));
             for who in self.sleeper.take_named() {
                 let message = format!("{who} rings without end and has nothing to say");
                 self.outbox.log(level::WARN, "decurion", None, message);
@@ -472,6 +477,17 @@ impl Runner {
     fn lock(&self) -> MutexGuard<'_, Turn> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// When somebody who leads as this is to look again, and how long that is from now: looking at the clock is not free.
+fn due(role: Role, timer: Option<u64>) -> Option<(u64, Duration)> {
+    if role != Role::Waiter && timer.is_none() {
+        return None;
+    }
+    let now = now_ns();
+    let tick = if role == Role::Waiter { now + TICK_NS } else { u64::MAX };
+    let at = timer.map_or(tick, |at| at.min(tick));
+    Some((at, Duration::from_nanos(at.saturating_sub(now))))
 }
 
 /// From now to a deadline on the monotonic clock; `None` for none.
