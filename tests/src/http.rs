@@ -224,7 +224,13 @@ impl Connection {
 
     fn more(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 64 * 1024];
-        let count = self.stream.read(&mut buffer)?;
+        let count = loop {
+            match self.stream.read(&mut buffer) {
+                // A read with a time limit is not begun again by the kernel when this process is stopped and goes on.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => break done?,
+            }
+        };
         self.rest.extend_from_slice(&buffer[..count]);
         Ok(count)
     }

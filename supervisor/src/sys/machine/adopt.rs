@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use decurion_api::ReplicaId;
 use decurion_ipc::adoption::{CONTROL_VERSION, ClaimedChild, ProxyClaim, ReplicaClaim, ReplicaStage};
@@ -29,6 +29,8 @@ use crate::sys::process::Process;
 const ADOPTION_MAX: Duration = Duration::from_secs(5);
 /// Between two looks at those that are awaited.
 const LOOK_PERIOD: Duration = Duration::from_millis(20);
+/// What the time between two looks counts for, at most.
+const LOOK_MAX: Duration = Duration::from_millis(100);
 /// Replica numbers of one life, as long as nobody is left who knows a higher one.
 const NUMBERS_A_LIFE: u32 = 1 << 12;
 
@@ -52,6 +54,24 @@ pub(crate) fn has_proxy(alive: &[Awaited]) -> bool {
     alive.iter().any(|(entry, _)| matches!(entry.child, Child::Proxy(_)))
 }
 
+/// How long those that are awaited are still waited for. A machine that stands still, and we with it, takes nothing from
+/// them: they may have come meanwhile.
+#[derive(Debug)]
+struct Patience {
+    left: Duration,
+    looked: Instant,
+}
+
+impl Patience {
+    /// Whether there is to be another look.
+    fn lasts(&mut self, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.looked);
+        self.looked = now;
+        self.left = self.left.saturating_sub(since.min(LOOK_MAX));
+        !self.left.is_zero()
+    }
+}
+
 impl Machine {
     /// Waits for those who live, and begins to observe them.
     pub(super) fn adopt(&mut self, life: u32, alive: Vec<Awaited>, mut dead: Vec<Entry>) {
@@ -72,8 +92,8 @@ impl Machine {
         self.core.handle(Fact::SetsKept(Box::new(kept)), clock::now());
         let mut alive: BTreeMap<i32, Awaited> =
             alive.into_iter().map(|(entry, process)| (entry.pid, (entry, process))).collect();
-        let deadline = clock::now().at + ADOPTION_MAX;
-        while !alive.is_empty() && clock::now().at < deadline {
+        let mut patience = Patience { left: ADOPTION_MAX, looked: clock::now().at };
+        while !alive.is_empty() && patience.lasts(clock::now().at) {
             for arrival in self.hall.arrivals(LOOK_PERIOD, clock::now().at) {
                 self.take_arrival(arrival, &mut alive);
             }
@@ -300,5 +320,24 @@ fn number_of(entry: &Entry) -> (u32, u32) {
             (number.and_then(|number| u32::from_str_radix(number, 16).ok()).unwrap_or(0), 0)
         }
         Child::Proxy(number) => (0, *number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_which_nobody_looked_is_not_counted() {
+        let mut now = clock::now().at;
+        let mut patience = Patience { left: ADOPTION_MAX, looked: now };
+        now += Duration::from_secs(3600);
+        assert!(patience.lasts(now), "the machine stood still");
+        let mut looks = 0;
+        while patience.lasts(now) {
+            now += LOOK_PERIOD;
+            looks += 1;
+        }
+        assert_eq!(LOOK_PERIOD * looks, ADOPTION_MAX - LOOK_MAX);
     }
 }
