@@ -1,9 +1,14 @@
 //! Calls to other deployments.
 
+mod handed_on;
+mod pending;
+mod remembered;
+
 #[cfg(feature = "tokio")]
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "tokio")]
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -11,15 +16,19 @@ use decurion_abi::{self as abi, encoding, kind, status};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use self::pending::PendingCall;
+#[cfg(feature = "tokio")]
+use self::pending::ready;
+use self::pending::{Again, Lesson};
 use crate::arguments::Arguments;
 use crate::class::current;
-use crate::codec::{self, CodecError};
+use crate::codec;
 use crate::request::Request;
 use crate::response::Response;
 use crate::streamed::Stream;
 use crate::streamed_response::StreamedResponse;
 use crate::sys::clock;
-use crate::sys::host::{self, Call, Exchange, Outgoing, Reply};
+use crate::sys::host::{self, Call, Exchange, Outgoing};
 #[cfg(feature = "tokio")]
 use crate::sys::waking::HostWaker;
 use crate::{Error, Result, types};
@@ -76,7 +85,8 @@ impl Handle {
     /// The callee's own error keeps the status it chose. 503: the callee has no capacity; 504: the deadline passed;
     /// 499: nobody waits any more. Whatever else goes wrong on the way is an internal error.
     pub fn call<R: DeserializeOwned>(&self, method: &str, args: impl Arguments) -> Result<R> {
-        self.in_either(self.asks::<_, R>(method, &args)?, |asks| self.start_in(asks, &args)?.wait())
+        let asks = self.asks(method, types_of_call::<_, R>(&args))?;
+        self.in_either(asks, |asks| self.start_in(asks, &args)?.wait())
     }
 
     /// Starts a call; several can be under way at once. As the result's type is not known yet, it is the caller's to
@@ -85,9 +95,7 @@ impl Handle {
     /// # Errors
     /// As [`call`](Self::call).
     pub fn start(&self, method: &str, args: impl Arguments) -> Result<PendingCall> {
-        let types = types_of_start(&args);
-        let (encoding, types) = (self.encoding(&types)?, types.said);
-        self.start_twice(&Asks { encoding, types, ..Asks::to(method) }, &args)
+        self.start_twice(&self.asks(method, types_of_start(&args))?, &args)
     }
 
     /// Calls a method that streams: its items, as they come.
@@ -95,7 +103,7 @@ impl Handle {
     /// # Errors
     /// As [`call`](Self::call), where it fails before its first item; later errors come in their place in the stream.
     pub fn stream<T: DeserializeOwned>(&self, method: &str, args: impl Arguments) -> Result<Stream<T>> {
-        let asks = Asks { streams: true, ..self.asks::<_, T>(method, &args)? };
+        let asks = Asks { streams: true, ..self.asks(method, types_of_call::<_, T>(&args))? };
         self.in_either(asks, |asks| {
             let mut call = self.start_in(asks, &args)?.into_call();
             let callee = self.callee(method);
@@ -133,20 +141,16 @@ impl Handle {
     ) -> Result<Vec<(String, Result<PendingCall>)>> {
         let replicas =
             host::replicas_of(&self.deployment).map_err(|status| self.callee("").failed(status))?;
-        let types = types_of_call::<_, R>(args);
-        let encoding = self.encoding(&types)?;
+        let asks = self.asks(method, types_of_call::<_, R>(args))?;
         let start = |replica: String| {
-            let types = types.said.clone();
-            let asks = Asks { encoding, types, replica: &replica, ..Asks::to(method) };
-            let call = self.start_twice(&asks, args);
+            let call = self.start_twice(&Asks { replica: &replica, ..asks.clone() }, args);
             (replica, call)
         };
         Ok(replicas.into_iter().map(start).collect())
     }
 
-    /// How to ask for an `R`: in bincode where that may do, and is not known to be misread.
-    fn asks<'a, A: Arguments, R>(&self, method: &'a str, args: &A) -> Result<Asks<'a>> {
-        let types = types_of_call::<_, R>(args);
+    /// How to ask: in bincode where that may do, and is not known to be misread.
+    fn asks<'a>(&self, method: &'a str, types: types::Known) -> Result<Asks<'a>> {
         let encoding = self.encoding(&types)?;
         let types = types.said.filter(|_| encoding == encoding::BINCODE);
         let misread = types.as_deref().filter(|_| !remembered::MISREAD.is_empty()).is_some_and(|types| {
@@ -241,7 +245,7 @@ impl Handle {
         args: impl Arguments + Sync,
     ) -> Result<R> {
         self.find().await;
-        let mut asks = self.asks::<_, R>(method, &args)?;
+        let mut asks = self.asks(method, types_of_call::<_, R>(&args))?;
         let result = self.start_in(&asks, &args)?.wait_async().await;
         if self.goes_again(&mut asks, &result) {
             return self.start_in(&asks, &args)?.wait_async().await;
@@ -261,7 +265,7 @@ impl Handle {
         args: impl Arguments + Sync,
     ) -> Result<Stream<T>> {
         self.find().await;
-        let mut asks = Asks { streams: true, ..self.asks::<_, T>(method, &args)? };
+        let mut asks = Asks { streams: true, ..self.asks(method, types_of_call::<_, T>(&args))? };
         loop {
             let mut call = self.start_in(&asks, &args)?.into_call();
             let (callee, place) = (self.callee(method), HostWaker::new());
@@ -375,31 +379,23 @@ impl Handle {
         let call = call.map_err(|status| callee.failed(status))?;
         let of_parent = parent.as_ref().map_or(0, |parent| parent.facts().deadline_ns);
         let due_ns = [deadline_ns, of_parent].into_iter().filter(|due| *due != 0).min();
-        let asked = Asked { call, again: None, types: 0 };
-        Ok(PendingCall { asked: Mutex::new(asked), callee, due_ns: due_ns.unwrap_or(u64::MAX) })
+        Ok(PendingCall::new(call, callee, due_ns.unwrap_or(u64::MAX)))
     }
 
     /// The same for a call that nobody is at hand to make again with its arguments: where it goes in bincode, and it is
     /// not known yet that the callee reads these types so, it has them in JSON with it.
     fn start_twice<A: Arguments>(&self, asks: &Asks<'_>, args: &A) -> Result<PendingCall> {
-        let mut pending = self.start_in(asks, args)?;
-        let (encoding::BINCODE, Some(types)) = (asks.encoding, &asks.types) else { return Ok(pending) };
-        let types = remembered::key(&self.deployment, asks.method, types);
-        let parent = current::exchange();
-        let asked = pending.asked_mut();
-        asked.types = types;
-        if !remembered::UNDERSTOOD.contains(types) {
-            match serde_json::to_vec(args) {
-                Ok(body) => {
-                    let (handle, method, replica) = (self.clone(), asks.method.into(), asks.replica.into());
-                    let deadline_ns = self.deadline();
-                    asked.again =
-                        Some(Box::new(Again { handle, method, replica, body, parent, deadline_ns }));
-                }
-                // A result that is handed on as it came is in bincode: there is no other way to send it.
-                Err(_) => _ = handed_on::take_failure(),
-            }
+        let started = self.start_in(asks, args);
+        let Some(types) = &asks.types else { return started };
+        let key = remembered::key(&self.deployment, asks.method, types);
+        let in_json = asks.encoding == encoding::JSON;
+        if in_json && started.is_err() {
+            remembered::MISREAD.remove(key);
         }
+        let mut pending = started?;
+        let is_known = in_json || remembered::UNDERSTOOD.contains(key);
+        let again = if is_known { None } else { Again::of(self, asks, args) };
+        pending.learns(Lesson { key, in_json }, again);
         Ok(pending)
     }
 
@@ -448,9 +444,11 @@ impl Handle {
 }
 
 /// How a call is made.
+#[derive(Clone)]
 struct Asks<'a> {
     method: &'a str,
     encoding: u32,
+    /// What would be read, where bincode would do.
     types: Option<Arc<str>>,
     streams: bool,
     /// The one replica that is to answer; empty: any.
@@ -532,275 +530,8 @@ impl Serialize for Handle {
     }
 }
 
-/// A call under way. Dropped without [`wait`](Self::wait), it is cancelled.
-///
-/// It may be an argument of another call: that waits for its result, and sends it on as it came.
-#[must_use = "a call that nobody waits for is cancelled"]
-#[derive(Debug)]
-pub struct PendingCall {
-    asked: Mutex<Asked>,
-    callee: Callee,
-    /// When it has to be answered; `u64::MAX`: whenever.
-    due_ns: u64,
-}
-
-/// A call that may have to be made once more.
-#[derive(Debug)]
-struct Asked {
-    call: Call,
-    /// How, where the callee would misread it.
-    again: Option<Box<Again>>,
-    /// Names deployment, method and types; 0: nothing is to be remembered of them.
-    types: u64,
-}
-
-/// The same call in JSON.
-#[derive(Debug)]
-struct Again {
-    handle: Handle,
-    method: String,
-    replica: String,
-    body: Vec<u8>,
-    parent: Option<Arc<Exchange>>,
-    deadline_ns: u64,
-}
-
-impl Asked {
-    fn wait(&mut self) -> std::result::Result<Reply<'_>, i32> {
-        if self.types != 0 {
-            let status = self.call.wait()?.status;
-            self.answered(status)?;
-        }
-        self.call.wait()
-    }
-
-    /// It was answered with a status. True: it was made again, and that has to be waited for.
-    fn answered(&mut self, status: u32) -> std::result::Result<bool, i32> {
-        match (std::mem::take(&mut self.types), status) {
-            (0, _) => Ok(false),
-            (types, MISREAD) => {
-                remembered::UNDERSTOOD.remove(types);
-                let Some(again) = self.again.take() else { return Ok(false) };
-                let Again { handle, method, replica, body, parent, deadline_ns } = *again;
-                let asks = Asks { replica: &replica, ..Asks::to(&method) };
-                self.call = handle.send(&asks, &body, parent.as_deref(), deadline_ns)?;
-                Ok(true)
-            }
-            (types, _) => {
-                remembered::UNDERSTOOD.insert(types);
-                self.again = None;
-                Ok(false)
-            }
-        }
-    }
-}
-
 /// Status of an answer that says that bincode would be misread; nothing was run.
 const MISREAD: u32 = 415;
-
-/// What has come of calls with these types.
-mod remembered {
-    use std::collections::BTreeSet;
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::{Mutex, MutexGuard, PoisonError};
-
-    /// As many are remembered; then all are forgotten.
-    const MAX: usize = 4096;
-
-    /// Types that their callees were seen to read in bincode. A callee that comes to have others says so, once.
-    pub(super) static UNDERSTOOD: Keys = Keys::new();
-    /// Types that their callees would misread in bincode, so that they are asked in JSON at once.
-    pub(super) static MISREAD: Keys = Keys::new();
-
-    pub(super) struct Keys {
-        keys: Mutex<BTreeSet<u64>>,
-        /// To be looked at without the lock: most processes never have a key of one kind.
-        filled: AtomicBool,
-    }
-
-    /// Names deployment, method and types; never 0.
-    pub(super) fn key(deployment: &str, method: &str, types: &str) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (deployment, method, types).hash(&mut hasher);
-        hasher.finish().max(1)
-    }
-
-    impl Keys {
-        const fn new() -> Self {
-            Self { keys: Mutex::new(BTreeSet::new()), filled: AtomicBool::new(false) }
-        }
-
-        pub(super) fn is_empty(&self) -> bool {
-            !self.filled.load(Ordering::Relaxed)
-        }
-
-        pub(super) fn contains(&self, key: u64) -> bool {
-            self.keys().contains(&key)
-        }
-
-        pub(super) fn insert(&self, key: u64) {
-            let mut keys = self.keys();
-            if keys.len() >= MAX {
-                keys.clear();
-            }
-            keys.insert(key);
-            self.filled.store(true, Ordering::Relaxed);
-        }
-
-        pub(super) fn remove(&self, key: u64) {
-            self.keys().remove(&key);
-        }
-
-        fn keys(&self) -> MutexGuard<'_, BTreeSet<u64>> {
-            self.keys.lock().unwrap_or_else(PoisonError::into_inner)
-        }
-    }
-}
-
-impl PendingCall {
-    /// Waits for the result.
-    ///
-    /// # Errors
-    /// As [`Handle::call`].
-    pub fn wait<R: DeserializeOwned>(mut self) -> Result<R> {
-        let asked = self.asked.get_mut().unwrap_or_else(|broken| broken.into_inner());
-        let reply = asked.wait().map_err(|status| self.callee.failed(status))?;
-        result_of(&reply).map_err(|failure| match failure {
-            // Both sides have a clock, and the callee's may be the first to be looked at.
-            Failure::Callee(error) if is_withdrawn(&error) && clock::monotonic() >= self.due_ns => {
-                self.callee.failed(status::DEADLINE)
-            }
-            Failure::Callee(error) => error,
-            Failure::Result(why) => self.callee.misread::<R>(&why),
-        })
-    }
-
-    /// [`wait`](Self::wait) without holding a thread.
-    ///
-    /// # Errors
-    /// As [`Handle::call`].
-    #[cfg(feature = "tokio")]
-    pub async fn wait_async<R: DeserializeOwned>(mut self) -> Result<R> {
-        self.ready_async().await?;
-        self.wait()
-    }
-
-    /// Waits until the result is there, without holding a thread: [`wait`](Self::wait), and handing it on, then give it at
-    /// once.
-    ///
-    /// # Errors
-    /// Where there will be none; see [`Handle::call`].
-    #[cfg(feature = "tokio")]
-    pub async fn ready_async(&mut self) -> Result<()> {
-        let asked = self.asked.get_mut().unwrap_or_else(|broken| broken.into_inner());
-        let waited = async {
-            ready(&mut asked.call).await?;
-            if asked.types != 0 {
-                // It is there, so that this does not wait.
-                let status = asked.call.wait()?.status;
-                if asked.answered(status)? {
-                    ready(&mut asked.call).await?;
-                }
-            }
-            Ok(())
-        };
-        waited.await.map_err(|status: i32| self.callee.failed(status))
-    }
-
-    /// Tells the callee that nobody waits.
-    pub fn cancel(self) {
-        self.lock().call.cancel();
-    }
-
-    fn into_call(self) -> Call {
-        self.asked.into_inner().unwrap_or_else(|broken| broken.into_inner()).call
-    }
-
-    fn asked_mut(&mut self) -> &mut Asked {
-        self.asked.get_mut().unwrap_or_else(|broken| broken.into_inner())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Asked> {
-        self.asked.lock().unwrap_or_else(|broken| broken.into_inner())
-    }
-}
-
-impl Serialize for PendingCall {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut asked = self.lock();
-        let reply = asked.wait().map_err(|status| handed_on::failed(self.callee.failed(status)))?;
-        if reply.status != 200 {
-            return Err(handed_on::failed(of_callee(reply.status, reply.body)));
-        }
-        handed_on::write(&reply, serializer).map_err(|why| match why {
-            handed_on::Why::Encoding => {
-                let Callee { deployment, method } = &self.callee;
-                handed_on::failed(Error::msg(format_args!(
-                    "the result of {deployment}.{method} and the call that it is handed to are encoded differently: start \
-                     it through handle.json(), or wait for it first"
-                )))
-            }
-            handed_on::Why::Serializer(error) => error,
-        })
-    }
-}
-
-/// Results that become arguments without being taken apart.
-mod handed_on {
-    use std::cell::RefCell;
-
-    use decurion_abi::encoding;
-    use serde::ser::{Error as _, SerializeTuple, Serializer};
-
-    use crate::Error;
-    use crate::sys::host::Reply;
-
-    thread_local! {
-        /// A serializer's error is a text; this is the whole of it.
-        static FAILURE: RefCell<Option<Error>> = const { RefCell::new(None) };
-    }
-
-    pub(super) fn failed<E: serde::ser::Error>(error: Error) -> E {
-        let text = E::custom(&error);
-        FAILURE.set(Some(error));
-        text
-    }
-
-    pub(super) fn take_failure() -> Option<Error> {
-        FAILURE.take()
-    }
-
-    pub(super) enum Why<E> {
-        Encoding,
-        Serializer(E),
-    }
-
-    pub(super) fn write<S: Serializer>(reply: &Reply<'_>, serializer: S) -> Result<S::Ok, Why<S::Error>> {
-        match (reply.encoding, serializer.is_human_readable()) {
-            // In bincode, a tuple is its elements and nothing else.
-            (encoding::BINCODE, false) => {
-                let mut tuple = serializer.serialize_tuple(reply.body.len()).map_err(Why::Serializer)?;
-                for byte in reply.body {
-                    tuple.serialize_element(byte).map_err(Why::Serializer)?;
-                }
-                tuple.end().map_err(Why::Serializer)
-            }
-            (encoding::JSON, true) => {
-                let value: serde_json::Value = serde_json::from_slice(reply.body)
-                    .map_err(|error| Why::Serializer(S::Error::custom(error)))?;
-                serde::Serialize::serialize(&value, serializer).map_err(Why::Serializer)
-            }
-            _ => Err(Why::Encoding),
-        }
-    }
-}
-
-#[cfg(feature = "tokio")]
-async fn ready(call: &mut Call) -> std::result::Result<(), i32> {
-    let place = HostWaker::new();
-    std::future::poll_fn(|cx| call.poll_ready(&place, cx)).await
-}
 
 fn types_of_call<A: Arguments, R>(_: &A) -> types::Known {
     types::of_call::<A, R>()
@@ -819,32 +550,9 @@ fn of_callee(status: u32, text: &[u8]) -> Error {
     }
 }
 
-/// The callee has seen that nobody waits.
-fn is_withdrawn(error: &Error) -> bool {
-    error.code().is_some_and(|code| code.as_u16() == 499)
-}
-
 /// The callee would misread these types in bincode; nothing was run.
 fn is_misread(error: &Error) -> bool {
     error.code().is_some_and(|code| u32::from(code.as_u16()) == MISREAD)
-}
-
-enum Failure {
-    Callee(Error),
-    Result(String),
-}
-
-fn result_of<R: DeserializeOwned>(reply: &Reply<'_>) -> std::result::Result<R, Failure> {
-    if reply.status != 200 {
-        return Err(Failure::Callee(of_callee(reply.status, reply.body)));
-    }
-    match reply.encoding {
-        encoding::BINCODE => {
-            codec::decode(reply.body).map_err(|error: CodecError| Failure::Result(error.to_string()))
-        }
-        encoding::JSON => crate::arguments::value_from_json(reply.body).map_err(Failure::Result),
-        other => Err(Failure::Result(format!("it has encoding {other}"))),
-    }
 }
 
 #[cfg(test)]
