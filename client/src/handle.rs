@@ -27,6 +27,7 @@
 //! dead.
 
 mod error;
+mod misread;
 mod stream;
 
 use std::path::Path;
@@ -44,6 +45,7 @@ use serde::de::DeserializeOwned;
 pub use error::CallFailed;
 pub use stream::Stream;
 
+use self::misread::{Lesson, Misread};
 use crate::sys::engine::{Engine, Step};
 use crate::sys::machine;
 
@@ -78,6 +80,7 @@ pub struct Deployment {
     http: bool,
     methods: Vec<String>,
     encodings: u32,
+    misread: Arc<Misread>,
 }
 
 /// Calls a deployment's methods. Cheap to clone; survives redeploys of the callee.
@@ -86,6 +89,7 @@ pub struct Handle {
     engine: Arc<Engine>,
     name: DeploymentName,
     encodings: u32,
+    misread: Arc<Misread>,
     timeout: Option<Duration>,
     model_id: String,
 }
@@ -112,6 +116,7 @@ pub struct Call {
     key: CallKey,
     /// The same in JSON, where the callee would misread it.
     again: Option<Box<Asking>>,
+    lesson: Option<Lesson>,
 }
 
 impl Client {
@@ -169,7 +174,8 @@ impl Client {
             Some(found) => {
                 let DeploymentView { http, methods, encodings, .. } = found?;
                 let methods = methods.into_iter().map(|method| method.name).collect();
-                Ok(Deployment { engine: Arc::clone(&self.engine), name, http, methods, encodings })
+                let (engine, misread) = (Arc::clone(&self.engine), Arc::default());
+                Ok(Deployment { engine, name, http, methods, encodings, misread })
             }
             None => Err(CallFailed::NoAnswer { after: RESOLVE_TIMEOUT }),
         }
@@ -198,8 +204,10 @@ impl Deployment {
     /// A handle to it.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        let (engine, name) = (Arc::clone(&self.engine), self.name.clone());
-        Handle { engine, name, encodings: self.encodings, timeout: None, model_id: String::new() }
+        let Self { encodings, .. } = *self;
+        let (engine, name, misread) =
+            (Arc::clone(&self.engine), self.name.clone(), Arc::clone(&self.misread));
+        Handle { engine, name, encodings, misread, timeout: None, model_id: String::new() }
     }
 }
 
@@ -221,7 +229,8 @@ impl Handle {
     /// Calls a method and waits: `arguments` is a tuple by position, `(0.7,)`.
     ///
     /// Between Rust ends the values travel as bincode. A callee whose types are written otherwise says so before
-    /// anything runs, and the call is made again in JSON, which describes itself.
+    /// anything runs, and the call is made again in JSON, which describes itself; the next one of the same types goes in
+    /// JSON at once.
     ///
     /// # Errors
     /// The callee's own error, or why there is no answer; see [`CallFailed`].
@@ -230,12 +239,11 @@ impl Handle {
         method: &str,
         arguments: impl Serialize,
     ) -> Result<R, CallFailed> {
-        if !self.takes(BINCODE) {
-            return self.start_as(JSON, method, &arguments, None)?.wait();
-        }
-        match self.start_as(BINCODE, method, &arguments, Some(std::any::type_name::<R>()))?.wait() {
-            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if self.takes(JSON) => {
-                self.start_as(JSON, method, &arguments, None)?.wait()
+        let call = self.call_of(method, &arguments, Some(std::any::type_name::<R>()))?;
+        let may_go_again = self.may_go_again(&call);
+        match self.start_call(call)?.wait() {
+            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if may_go_again => {
+                self.start_call(self.in_json(method, &arguments)?)?.wait()
             }
             done => done,
         }
@@ -258,12 +266,12 @@ impl Handle {
         method: &str,
         arguments: impl Serialize,
     ) -> Result<Stream<T>, CallFailed> {
-        let begin = |encoding| Stream::begin(self.start_stream::<T>(encoding, method, &arguments)?);
-        if !self.takes(BINCODE) {
-            return begin(JSON);
-        }
-        match begin(BINCODE) {
-            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if self.takes(JSON) => begin(JSON),
+        let call = self.call_of(method, &arguments, Some(std::any::type_name::<T>()))?;
+        let may_go_again = self.may_go_again(&call);
+        match Stream::begin(self.start_stream(call)?) {
+            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if may_go_again => {
+                Stream::begin(self.start_stream(self.in_json(method, &arguments)?)?)
+            }
             done => done,
         }
     }
@@ -282,13 +290,7 @@ impl Handle {
         Ok(calls.into_iter().map(|(replica, call)| (replica, call.and_then(Call::wait))).collect())
     }
 
-    fn start_stream<T>(
-        &self,
-        encoding: u32,
-        method: &str,
-        arguments: &impl Serialize,
-    ) -> Result<Call, CallFailed> {
-        let mut call = self.call_as(encoding, method, arguments, Some(std::any::type_name::<T>()))?;
+    fn start_stream(&self, mut call: Asking) -> Result<Call, CallFailed> {
         call.headers.push((STREAM_HEADER.into(), Vec::new()));
         let call = self.start_call(call)?;
         self.engine.with(|caller, _| caller.stream(call.key));
@@ -310,22 +312,41 @@ impl Handle {
         Ok(calls)
     }
 
-    /// A call in the encoding that suits the callee best.
+    /// A call in the encoding that suits the callee best: bincode, unless it is known to misread these types so.
     fn call_of<A: Serialize>(
         &self,
         method: &str,
         arguments: &A,
         result: Option<&str>,
     ) -> Result<Asking, CallFailed> {
-        let encoding = if self.takes(BINCODE) { BINCODE } else { JSON };
-        self.call_as(encoding, method, arguments, result)
+        if !self.takes(BINCODE) {
+            return self.in_json(method, arguments);
+        }
+        let types = format!("{} => {}", std::any::type_name::<A>(), result.unwrap_or("_"));
+        let types = (types.len() <= TYPES_HEADER_MAX && types.is_ascii()).then_some(types);
+        let lesson = types.as_deref().map(|types| self.misread.lesson(method, types));
+        if lesson.as_ref().is_some_and(Lesson::in_json) {
+            return Ok(Asking { lesson, ..self.in_json(method, arguments)? });
+        }
+        let headers = types.map(|types| (TYPES_HEADER.into(), types.into_bytes())).into_iter().collect();
+        let call = self.new_call(method, BINCODE, codec::encode_value(arguments)?);
+        Ok(Asking { headers, lesson, ..call })
+    }
+
+    fn in_json(&self, method: &str, arguments: &impl Serialize) -> Result<Asking, CallFailed> {
+        let body = serde_json::to_vec(arguments).map_err(CallFailed::Arguments)?;
+        Ok(self.new_call(method, JSON, body))
+    }
+
+    /// Whether it is to be made again in JSON where the callee would misread it.
+    fn may_go_again(&self, call: &Asking) -> bool {
+        call.encoding == BINCODE && self.takes(JSON)
     }
 
     /// Starts a call that nobody is at hand to make again with its arguments: one in bincode has them in JSON with it, as
     /// the callee may have other types.
     fn start_twice<A: Serialize>(&self, call: Asking, arguments: &A) -> Result<Call, CallFailed> {
-        let in_bincode = call.encoding == BINCODE && self.takes(JSON);
-        let json = in_bincode.then(|| serde_json::to_vec(arguments).ok()).flatten();
+        let json = self.may_go_again(&call).then(|| serde_json::to_vec(arguments).ok()).flatten();
         let again = json.map(|body| {
             let (replica, deadline_ns) = (call.replica.clone(), call.deadline_ns);
             Box::new(Asking { replica, deadline_ns, ..self.new_call(&call.method, JSON, body) })
@@ -346,10 +367,10 @@ impl Handle {
         arguments: impl Serialize,
     ) -> Result<R, CallFailed> {
         let call = self.call_of(method, &arguments, Some(std::any::type_name::<R>()))?;
-        let in_bincode = call.encoding == BINCODE && self.takes(JSON);
+        let may_go_again = self.may_go_again(&call);
         match self.start_call(call)?.wait_async().await {
-            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if in_bincode => {
-                self.start_as(JSON, method, &arguments, None)?.wait_async().await
+            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if may_go_again => {
+                self.start_call(self.in_json(method, &arguments)?)?.wait_async().await
             }
             done => done,
         }
@@ -366,17 +387,13 @@ impl Handle {
         method: &str,
         arguments: impl Serialize,
     ) -> Result<Stream<T>, CallFailed> {
-        let mut encoding = if self.takes(BINCODE) { BINCODE } else { JSON };
-        loop {
-            let call = self.start_stream::<T>(encoding, method, &arguments)?;
-            match Stream::begin_async(call).await {
-                Err(CallFailed::Callee { status: UNSUPPORTED, .. })
-                    if encoding == BINCODE && self.takes(JSON) =>
-                {
-                    encoding = JSON;
-                }
-                done => return done,
+        let call = self.call_of(method, &arguments, Some(std::any::type_name::<T>()))?;
+        let may_go_again = self.may_go_again(&call);
+        match Stream::begin_async(self.start_stream(call)?).await {
+            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if may_go_again => {
+                Stream::begin_async(self.start_stream(self.in_json(method, &arguments)?)?).await
             }
+            done => done,
         }
     }
 
@@ -422,34 +439,6 @@ impl Handle {
 
     fn takes(&self, encoding: u32) -> bool {
         self.encodings & (1 << encoding) != 0
-    }
-
-    fn start_as<A: Serialize>(
-        &self,
-        encoding: u32,
-        method: &str,
-        arguments: &A,
-        result: Option<&str>,
-    ) -> Result<Call, CallFailed> {
-        self.start_call(self.call_as(encoding, method, arguments, result)?)
-    }
-
-    fn call_as<A: Serialize>(
-        &self,
-        encoding: u32,
-        method: &str,
-        arguments: &A,
-        result: Option<&str>,
-    ) -> Result<Asking, CallFailed> {
-        if encoding != BINCODE {
-            let body = serde_json::to_vec(arguments).map_err(CallFailed::Arguments)?;
-            return Ok(self.new_call(method, encoding, body));
-        }
-        let types = format!("{} => {}", std::any::type_name::<A>(), result.unwrap_or("_"));
-        let types = (types.len() <= TYPES_HEADER_MAX && types.is_ascii()).then_some(types);
-        let headers = types.map(|types| (TYPES_HEADER.into(), types.into_bytes())).into_iter().collect();
-        let call = self.new_call(method, encoding, codec::encode_value(arguments)?);
-        Ok(Asking { headers, ..call })
     }
 
     /// Calls a method with JSON arguments: an array by position, an object by name; gives the result as JSON.
@@ -506,6 +495,7 @@ impl Handle {
             deadline_ns,
             model_id: self.model_id.clone(),
             replica: None,
+            lesson: None,
         }
     }
 
@@ -527,6 +517,7 @@ struct Asking {
     deadline_ns: u64,
     model_id: String,
     replica: Option<ReplicaId>,
+    lesson: Option<Lesson>,
 }
 
 impl Asking {
@@ -549,7 +540,7 @@ impl Asking {
             epoch: None,
         };
         let key = engine.with(|caller, now| caller.start(call, now))?;
-        Ok(Call { engine: Arc::clone(engine), key, again: None })
+        Ok(Call { engine: Arc::clone(engine), key, again: None, lesson: self.lesson })
     }
 }
 
@@ -572,13 +563,18 @@ impl Call {
     /// As [`Handle::call`].
     #[cfg(feature = "tokio")]
     pub async fn wait_async<R: DeserializeOwned>(mut self) -> Result<R, CallFailed> {
-        let reply = match (self.whole_reply_async().await.and_then(good), self.again.take()) {
+        let reply = match (self.reply_async().await, self.again.take()) {
             (Err(CallFailed::Callee { status: UNSUPPORTED, .. }), Some(again)) => {
-                self.again(*again)?.whole_reply_async().await.and_then(good)
+                self.again(*again)?.reply_async().await
             }
             (reply, _) => reply,
         };
         read_result(&reply?)
+    }
+
+    #[cfg(feature = "tokio")]
+    async fn reply_async(&self) -> Result<Reply, CallFailed> {
+        self.good(self.whole_reply_async().await?)
     }
 
     #[cfg(feature = "tokio")]
@@ -598,7 +594,24 @@ impl Call {
 
     /// The result, or the callee's error.
     fn reply(&self) -> Result<Reply, CallFailed> {
-        good(self.whole_reply()?)
+        self.good(self.whole_reply()?)
+    }
+
+    /// A reply that is a result.
+    fn good(&self, reply: Reply) -> Result<Reply, CallFailed> {
+        self.learn(reply.status);
+        if reply.status == 200 {
+            return Ok(reply);
+        }
+        let message = String::from_utf8_lossy(&reply.body).into_owned();
+        Err(CallFailed::Callee { status: reply.status, message })
+    }
+
+    /// It was answered with this status.
+    fn learn(&self, status: u16) {
+        if let Some(lesson) = &self.lesson {
+            lesson.learn(status);
+        }
     }
 
     fn whole_reply(&self) -> Result<Reply, CallFailed> {
@@ -628,15 +641,6 @@ fn outcome_of(caller: &mut Caller, key: CallKey) -> Step<Result<Reply, CallError
         Outcome::Ready => Step::Done(Ok(caller.take_reply(key).unwrap_or_default())),
         Outcome::Failed(error) => Step::Done(Err(error)),
     }
-}
-
-/// A reply that is a result.
-fn good(reply: Reply) -> Result<Reply, CallFailed> {
-    if reply.status == 200 {
-        return Ok(reply);
-    }
-    let message = String::from_utf8_lossy(&reply.body).into_owned();
-    Err(CallFailed::Callee { status: reply.status, message })
 }
 
 fn read_result<R: DeserializeOwned>(reply: &Reply) -> Result<R, CallFailed> {

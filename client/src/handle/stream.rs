@@ -63,6 +63,7 @@ impl<T: DeserializeOwned> Stream<T> {
 
     /// What was read is the callee's error.
     fn failed(&self, status: u16) -> CallFailed {
+        self.call.learn(status);
         CallFailed::Callee { status, message: String::from_utf8_lossy(&self.buffer).into_owned() }
     }
 
