@@ -26,6 +26,7 @@
 //! The supervisor is asked once for a deployment's replicas; calls then go to them without it, also while it is
 //! dead.
 
+mod call;
 mod error;
 mod misread;
 mod stream;
@@ -35,16 +36,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decurion_api::{DeploymentName, ReplicaId};
-use decurion_ipc::caller::{CallError, CallKey, Caller, Fields, NewCall, Outcome, Reply};
+use decurion_ipc::caller::{CallError, Caller, Reply};
 use decurion_ipc::codec;
 use decurion_ipc::control::DeploymentView;
 use decurion_ipc::record::Kind;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use call::Call;
 pub use error::CallFailed;
 pub use stream::Stream;
 
+use self::call::Asking;
 use self::misread::{Lesson, Misread};
 use crate::sys::engine::{Engine, Step};
 use crate::sys::machine;
@@ -107,17 +110,6 @@ pub struct Answer {
 
 /// What one replica gave to a [broadcast](Handle::broadcast), or why it did not.
 pub type OfReplica<R> = (ReplicaId, Result<R, CallFailed>);
-
-/// A call that was started.
-#[derive(Debug)]
-#[must_use = "a call that is dropped is cancelled"]
-pub struct Call {
-    engine: Arc<Engine>,
-    key: CallKey,
-    /// The same in JSON, where the callee would misread it.
-    again: Option<Box<Asking>>,
-    lesson: Option<Lesson>,
-}
 
 impl Client {
     /// Connects to the supervisor of this machine: `handle.sock` beside the control socket, where
@@ -504,149 +496,11 @@ impl Handle {
     }
 }
 
-/// What a call is made of, kept until it is started.
-#[derive(Debug)]
-struct Asking {
-    deployment: DeploymentName,
-    kind: Kind,
-    method: String,
-    target: String,
-    headers: Fields,
-    encoding: u32,
-    body: Vec<u8>,
-    deadline_ns: u64,
-    model_id: String,
-    replica: Option<ReplicaId>,
-    lesson: Option<Lesson>,
-}
-
-impl Asking {
-    fn start(self, engine: &Arc<Engine>) -> Result<Call, CallFailed> {
-        let (id, headers) = (machine::new_request_id(), &self.headers);
-        let headers: Vec<_> = headers.iter().map(|(name, value)| (&**name, &**value)).collect();
-        let call = NewCall {
-            deployment: self.deployment,
-            kind: self.kind,
-            method: &self.method,
-            target: &self.target,
-            headers: &headers,
-            encoding: self.encoding,
-            body: self.body,
-            id: &id,
-            traceparent: "",
-            deadline_ns: self.deadline_ns,
-            model_id: &self.model_id,
-            replica: self.replica,
-            epoch: None,
-        };
-        let key = engine.with(|caller, now| caller.start(call, now))?;
-        Ok(Call { engine: Arc::clone(engine), key, again: None, lesson: self.lesson })
-    }
-}
-
-impl Call {
-    /// Waits for the result.
-    ///
-    /// # Errors
-    /// As [`Handle::call`].
-    pub fn wait<R: DeserializeOwned>(mut self) -> Result<R, CallFailed> {
-        let reply = match (self.reply(), self.again.take()) {
-            (Err(CallFailed::Callee { status: UNSUPPORTED, .. }), Some(again)) => self.again(*again)?.reply(),
-            (reply, _) => reply,
-        };
-        read_result(&reply?)
-    }
-
-    /// [`wait`](Self::wait) without holding a thread. Dropped, the call is cancelled.
-    ///
-    /// # Errors
-    /// As [`Handle::call`].
-    #[cfg(feature = "tokio")]
-    pub async fn wait_async<R: DeserializeOwned>(mut self) -> Result<R, CallFailed> {
-        let reply = match (self.reply_async().await, self.again.take()) {
-            (Err(CallFailed::Callee { status: UNSUPPORTED, .. }), Some(again)) => {
-                self.again(*again)?.reply_async().await
-            }
-            (reply, _) => reply,
-        };
-        read_result(&reply?)
-    }
-
-    #[cfg(feature = "tokio")]
-    async fn reply_async(&self) -> Result<Reply, CallFailed> {
-        self.good(self.whole_reply_async().await?)
-    }
-
-    #[cfg(feature = "tokio")]
-    async fn whole_reply_async(&self) -> Result<Reply, CallFailed> {
-        let key = self.key;
-        let outcome = self.engine.wait_async(Some(key), 0, |caller| outcome_of(caller, key)).await;
-        outcome.ok_or(CallFailed::NoAnswer { after: Duration::ZERO })?.map_err(CallFailed::from)
-    }
-
-    /// Nothing has run: the same call in JSON.
-    fn again(&self, call: Asking) -> Result<Self, CallFailed> {
-        call.start(&self.engine)
-    }
-
-    /// Tells the callee that nobody waits for the result any more.
-    pub fn cancel(self) {}
-
-    /// The result, or the callee's error.
-    fn reply(&self) -> Result<Reply, CallFailed> {
-        self.good(self.whole_reply()?)
-    }
-
-    /// A reply that is a result.
-    fn good(&self, reply: Reply) -> Result<Reply, CallFailed> {
-        self.learn(reply.status);
-        if reply.status == 200 {
-            return Ok(reply);
-        }
-        let message = String::from_utf8_lossy(&reply.body).into_owned();
-        Err(CallFailed::Callee { status: reply.status, message })
-    }
-
-    /// It was answered with this status.
-    fn learn(&self, status: u16) {
-        if let Some(lesson) = &self.lesson {
-            lesson.learn(status);
-        }
-    }
-
-    fn whole_reply(&self) -> Result<Reply, CallFailed> {
-        let outcome = self.engine.wait(Some(self.key), 0, |caller| outcome_of(caller, self.key));
-        // Without a deadline of its own, the wait ends with the call's outcome only.
-        outcome.ok_or(CallFailed::NoAnswer { after: Duration::MAX })?.map_err(CallFailed::from)
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.engine.with(|caller, _| caller.free(self.key));
-    }
-}
-
 fn view_of(caller: &mut Caller, name: &DeploymentName) -> Step<Result<DeploymentView, CallError>> {
     match caller.find(name) {
         Ok(None) => Step::Wait,
         Ok(Some(view)) => Step::Done(Ok(view.clone())),
         Err(error) => Step::Done(Err(error)),
-    }
-}
-
-fn outcome_of(caller: &mut Caller, key: CallKey) -> Step<Result<Reply, CallError>> {
-    match caller.outcome(key) {
-        Outcome::Pending => Step::Wait,
-        Outcome::Ready => Step::Done(Ok(caller.take_reply(key).unwrap_or_default())),
-        Outcome::Failed(error) => Step::Done(Err(error)),
-    }
-}
-
-fn read_result<R: DeserializeOwned>(reply: &Reply) -> Result<R, CallFailed> {
-    match reply.encoding {
-        BINCODE => Ok(codec::decode_value(&reply.body)?),
-        _ => serde_json::from_slice(&reply.body).map_err(CallFailed::Result),
     }
 }
 
