@@ -1,3 +1,5 @@
+//! What the choice, the slots and the queue promise together.
+
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
