@@ -590,7 +590,8 @@ impl Engine {
 
     /// Whether requests have come that were not taken; they may lie in their lanes yet.
     pub(crate) fn is_queued(&self) -> bool {
-        !self.waiting.is_empty() || self.has_news()
+        let mut lanes = self.lane_keys.iter().filter_map(|key| self.lanes.get(*key));
+        !self.waiting.is_empty() || lanes.any(|lane| lane.responder.has_loud_news())
     }
 
     /// Copies body bytes into `buffer`.

@@ -485,6 +485,11 @@ impl Lane {
         self.has_to_tell() || self.incoming.has_news(&self.shared)
     }
 
+    /// The same without blocks that were only given back.
+    pub(super) fn has_loud_news(&self) -> bool {
+        self.is_dead() || self.incoming.has_loud_news(&self.shared)
+    }
+
     /// Whether a poll would tell something that did not come over the ring: a dead lane has its fault, and who waits
     /// for room that has come is to be told of it.
     fn has_to_tell(&self) -> bool {

@@ -199,6 +199,13 @@ impl Responder {
         self.lane.has_news()
     }
 
+    /// Whether a poll would yield more than room: blocks that were given back ring for nobody, and lie there until
+    /// something else comes.
+    #[must_use]
+    pub fn has_loud_news(&self) -> bool {
+        self.lane.has_loud_news()
+    }
+
     /// Whether somebody has been refused room since the sleeper armed, and it has come: nobody rings for that, so
     /// that the sleeper is to be woken. Asked before another thread waits while one sleeps.
     #[must_use]

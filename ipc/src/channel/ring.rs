@@ -123,6 +123,19 @@ impl Incoming {
         shared.peer.word(shared.peer_layout.tail()).load(Ordering::Relaxed) != self.head
     }
 
+    /// Whether something is there that a sleeper is rung for, and not blocks alone that were given back: those may lie
+    /// here for as long as nothing else comes. What makes no sense counts.
+    pub(crate) fn has_loud_news(&self, shared: &Shared) -> bool {
+        // SYNC POINT: slots, as in `available`.
+        let tail = shared.peer.word(shared.peer_layout.tail()).load(Ordering::Acquire);
+        let (count, arena) = (tail.wrapping_sub(self.head), shared.peer_layout.arena_bytes());
+        let is_loud = |at: u32| {
+            let words = shared.peer.load_words(shared.peer_layout.slot(self.head.wrapping_add(at)));
+            Slot::from_words(words, arena).map_or(true, |slot| slot.is_loud())
+        };
+        count > shared.peer_layout.slots() || (0..count).any(is_loud)
+    }
+
     /// Asks to be rung and looks a last time: true where nothing is there.
     #[inline]
     pub(crate) fn arm(&self, shared: &Shared, wants_room: bool) -> bool {

@@ -388,7 +388,9 @@ fn sleepers_are_rung_once_and_returns_ring_nobody() {
     caller.give_back(block.unwrap());
     assert!(caller.arm());
     assert!(!rung(accepted.bell.as_fd()));
-    assert!(callee.has_news());
+    assert!(callee.has_news() && !callee.has_loud_news());
+    caller.open(b"head", b"", true).unwrap();
+    assert!(callee.has_loud_news());
     assert!(!callee.arm());
 }
 

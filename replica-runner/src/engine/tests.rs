@@ -683,6 +683,23 @@ fn a_streamed_answer_that_is_left_is_cut_off() {
 }
 
 #[test]
+fn blocks_that_come_back_to_a_sleeper_are_no_requests_that_wait() {
+    let mut scene = Scene::new(1, 1);
+    scene.get(0);
+    assert!(scene.engine.is_queued(), "it lies in its lane");
+    let key = scene.next().unwrap();
+    assert!(!scene.engine.is_queued());
+    scene.finish(key);
+    assert!(scene.engine.arm());
+    scene.told(0);
+    assert!(scene.engine.has_news() && !scene.engine.is_queued(), "the answer's block is back");
+    scene.get(0);
+    assert!(scene.engine.is_queued());
+    scene.engine.poll(1);
+    assert!(scene.engine.is_queued(), "it waits to be taken");
+}
+
+#[test]
 fn it_is_drained_when_the_last_answer_is_sent() {
     let mut scene = Scene::new(1, 1);
     let (first, _) = (scene.get(0), scene.get(0));
