@@ -10,6 +10,11 @@ pub(crate) fn is_final_status(status: u32) -> Option<u16> {
     u16::try_from(status).ok().filter(|status| (200..=599).contains(status))
 }
 
+/// Whether a status says that a request has failed.
+pub(crate) fn is_failure(status: u32) -> Option<u16> {
+    is_final_status(status).filter(|status| *status >= 400)
+}
+
 /// Starts what is not HTTP any more (RFC 9110, section 15.2.2).
 pub(crate) const SWITCHING_PROTOCOLS: u16 = 101;
 
@@ -68,5 +73,9 @@ mod tests {
         assert_eq!(is_final_status(200), Some(200));
         assert_eq!([100, 101, 199, 600, 70_000].map(is_final_status), [None; 5]);
         assert_eq!([200, 101, 100].map(is_first_status), [Some(200), Some(101), None]);
+        assert_eq!(
+            [0, 200, 302, 400, 599, 600].map(is_failure),
+            [None, None, None, Some(400), Some(599), None]
+        );
     }
 }

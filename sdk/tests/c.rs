@@ -115,6 +115,31 @@ fn hello_from_c() {
 }
 
 #[test]
+fn what_fails_never_looks_like_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("fails.c");
+    let text = "#include \"decurion.h\"\n\
+                static int32_t answer(void *unused, decurion_exchange *exchange) {\n\
+                    (void)unused;\n\
+                    return decurion_fail(exchange, (uint32_t)decurion_request_of(exchange)->query.len * 100, \"why\");\n\
+                }\n\
+                DECURION_FUNCTION(fails, answer)\n";
+    std::fs::write(&source, text).unwrap();
+    let mut compiler = Command::new("cc");
+    compiler.arg("-I").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("abi/include"));
+    let class = build(compiler, &source, "fails").unwrap();
+    let fails = LocalApp::new().deploy_foreign("fails", class, Value::Null).unwrap();
+    let status_of = |hundreds: usize| {
+        let answer = fails.get(&format!("/?{}", "x".repeat(hundreds))).unwrap();
+        (answer.status().as_u16(), answer.text().unwrap().to_owned())
+    };
+    for (hundreds, status) in [(0, 500), (2, 500), (3, 500), (4, 400), (5, 500), (6, 500), (9, 500)] {
+        let text = if [4, 5].contains(&hundreds) { "why" } else { "Internal Server Error" };
+        assert_eq!(status_of(hundreds), (status, text.to_owned()), "{hundreds}00");
+    }
+}
+
+#[test]
 fn a_class_in_c_has_everything() {
     let model = deploy("model.c", "Model", &json!({ "threshold": 0.5 })).unwrap();
     assert_eq!(model.request(Request::post("/", "0.7")).unwrap().text().unwrap(), "above");

@@ -327,7 +327,7 @@ unsafe extern "C" fn respond_call(exchange: *mut Exchange, encoding: u32, body: 
 unsafe extern "C" fn fail(exchange: *mut Exchange, code: u32, public: Bytes, detail: Bytes) -> i32 {
     guard(status::ERROR, |runner| {
         let key = Key::from_opaque(exchange);
-        let (code, public, detail) = (answer::is_final_status(code), text(public), text(detail));
+        let (code, public, detail) = (answer::is_failure(code), text(public), text(detail));
         let (outcome, id) = runner.with(|engine| {
             let Some(exchange) = engine.in_use(key) else { return (status::INVALID, None) };
             let kind = exchange.view.kind();

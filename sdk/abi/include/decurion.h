@@ -202,8 +202,8 @@ typedef struct decurion_host {
     int32_t (*finish)(decurion_exchange *exchange);
     /* Ends a method's call with its result. */
     int32_t (*respond_call)(decurion_exchange *exchange, uint32_t encoding, decurion_bytes result);
-    /* Ends the exchange as failed: `code` and `public_text` for the caller (0: a 500 with a fixed body), `detail`
-     * for the log. */
+    /* Ends the exchange as failed: `code` and `public_text` for the caller (0, or what is no status of an error: a 500
+     * with a fixed body), `detail` for the log. */
     int32_t (*fail)(decurion_exchange *exchange, uint32_t code, decurion_bytes public_text, decurion_bytes detail);
 
     /* Starts a call to another deployment. The arguments are copied or sent before it returns. */

@@ -379,6 +379,8 @@ impl Exchange {
         }
         drop(state);
         let http = self.incoming.kind == kind::HTTP;
+        // What does not stand for an error is none that was chosen.
+        let code = if (400..=599).contains(&code) { code } else { 0 };
         let body = if http && code == 0 { FIXED_BODY.as_bytes() } else { public };
         let field = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
         let mut headers = vec![field("content-type", "text/plain; charset=utf-8")];
