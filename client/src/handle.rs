@@ -48,7 +48,7 @@ pub use error::CallFailed;
 pub use stream::Stream;
 
 use self::call::Asking;
-use self::misread::{Lesson, Misread};
+use self::misread::{Answered, Lesson, Misread};
 use crate::sys::engine::{Engine, Step};
 use crate::sys::machine;
 
@@ -64,7 +64,8 @@ const TYPES_HEADER: &str = "decurion-types";
 const TYPES_HEADER_MAX: usize = 1024;
 /// `STREAM_HEADER` of the plugin ABI: a stream of items is expected.
 const STREAM_HEADER: &str = "decurion-stream";
-/// The callee would misread these types in bincode; nothing was run.
+/// The callee would misread these types in bincode, and nothing was run: if its answer has a [`TYPES_HEADER`]. Without
+/// one the status is the method's own.
 const UNSUPPORTED: u16 = 415;
 /// How long the supervisor may take to say what a deployment is.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -233,11 +234,11 @@ impl Handle {
     ) -> Result<R, CallFailed> {
         let call = self.call_of(method, &arguments, Some(std::any::type_name::<R>()))?;
         let may_go_again = self.may_go_again(&call);
-        match self.start_call(call)?.wait() {
-            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if may_go_again => {
+        match self.start_call(call)?.answered() {
+            Answered::Misread(_) if may_go_again => {
                 self.start_call(self.in_json(method, &arguments)?)?.wait()
             }
-            done => done,
+            answered => answered.into_result(),
         }
     }
 
@@ -261,10 +262,10 @@ impl Handle {
         let call = self.call_of(method, &arguments, Some(std::any::type_name::<T>()))?;
         let may_go_again = self.may_go_again(&call);
         match Stream::begin(self.start_stream(call)?) {
-            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if may_go_again => {
-                Stream::begin(self.start_stream(self.in_json(method, &arguments)?)?)
+            Answered::Misread(_) if may_go_again => {
+                Stream::begin(self.start_stream(self.in_json(method, &arguments)?)?).into_result()
             }
-            done => done,
+            answered => answered.into_result(),
         }
     }
 
@@ -360,11 +361,11 @@ impl Handle {
     ) -> Result<R, CallFailed> {
         let call = self.call_of(method, &arguments, Some(std::any::type_name::<R>()))?;
         let may_go_again = self.may_go_again(&call);
-        match self.start_call(call)?.wait_async().await {
-            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if may_go_again => {
+        match self.start_call(call)?.answered_async().await {
+            Answered::Misread(_) if may_go_again => {
                 self.start_call(self.in_json(method, &arguments)?)?.wait_async().await
             }
-            done => done,
+            answered => answered.into_result(),
         }
     }
 
@@ -382,10 +383,11 @@ impl Handle {
         let call = self.call_of(method, &arguments, Some(std::any::type_name::<T>()))?;
         let may_go_again = self.may_go_again(&call);
         match Stream::begin_async(self.start_stream(call)?).await {
-            Err(CallFailed::Callee { status: UNSUPPORTED, .. }) if may_go_again => {
-                Stream::begin_async(self.start_stream(self.in_json(method, &arguments)?)?).await
+            Answered::Misread(_) if may_go_again => {
+                let call = self.start_stream(self.in_json(method, &arguments)?)?;
+                Stream::begin_async(call).await.into_result()
             }
-            done => done,
+            answered => answered.into_result(),
         }
     }
 

@@ -82,7 +82,6 @@ pub(crate) fn from_json<T: Parameters>(json: &[u8], signature: Signature) -> Res
     let Signature { name, parameters } = signature;
     let read = |values| T::from_slots(Slots::new(signature, values)).map_err(|error| error.0);
     let (by_rule, alone) = match (value, parameters) {
-        (Value::Null, [_]) => return read(vec![None]).or_else(|_| read(vec![Some(Value::Null)])),
         (Value::Null, _) => return read(vec![None; parameters.len()]),
         (Value::Array(values), [_]) if values.len() == 1 => {
             (values.iter().cloned().map(Some).collect(), Value::Array(values))
@@ -112,10 +111,12 @@ pub(crate) fn from_json<T: Parameters>(json: &[u8], signature: Signature) -> Res
             Some(_) => return Err(unknown(signature, &fields)),
             None => {
                 // Either the one value itself, or a misspelt name: the type tells.
-                let misspelt = unknown(signature, &fields);
-                let single = fields.len() == 1;
-                return read(vec![Some(Value::Object(fields))])
-                    .map_err(|error| if single { misspelt } else { error });
+                let better = match fields.len() {
+                    0 => Some(ArgumentError::Missing { name, parameter: only }),
+                    1 => Some(unknown(signature, &fields)),
+                    _ => None,
+                };
+                return read(vec![Some(Value::Object(fields))]).map_err(|error| better.unwrap_or(error));
             }
         },
         (Value::Object(mut fields), _) => {
@@ -259,6 +260,7 @@ mod tests {
     #[test]
     fn an_option_may_be_left_out() {
         assert_eq!(one::<Option<u8>>("null"), Ok(None));
+        assert_eq!(one::<Value>("null"), Ok(Value::Null));
         assert_eq!(from_json::<(u8, Option<u8>)>(b"[1]", TWO), Ok((1, None)));
         assert_eq!(from_json::<(u8, Option<u8>)>(br#"{"msg":1}"#, TWO), Ok((1, None)));
     }
@@ -283,6 +285,13 @@ mod tests {
             assert_eq!(two(json).unwrap_err(), error, "{json}");
         }
         assert!(two("{").unwrap_err().starts_with("the arguments of Model::new are not JSON: EOF"));
+    }
+
+    #[test]
+    fn a_single_parameter_that_is_not_given_is_named() {
+        for json in ["", "null", "{}"] {
+            assert_eq!(one::<u8>(json).unwrap_err(), "argument 'msg' of Model::new is missing", "{json}");
+        }
     }
 
     #[test]

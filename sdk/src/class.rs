@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::arguments::{self, ArgumentError, Parameters, Signature};
 use crate::batched::BatchEntry;
 use crate::codec::{self, CodecError};
+use crate::error::Unfit;
 use crate::request::{self, Request};
 use crate::response::Response;
 use crate::streamed::Streamed;
@@ -289,9 +290,10 @@ impl MethodCall {
             let written =
                 |arguments, result| format!("{} -> {}", types::short(arguments), types::short(result));
             let (ours, theirs) = (written(ours, our_result), written(theirs, their_result));
-            return Err(Error::status(415, ArgumentError::Types { name: signature.name, ours, theirs }));
+            let types = ArgumentError::Types { name: signature.name, ours, theirs };
+            return Err(Error::unfit(Unfit::Here, types));
         }
-        P::from_bincode(&self.body, signature).map_err(|error| Error::status(415, error.0))
+        P::from_bincode(&self.body, signature).map_err(|error| Error::unfit(Unfit::Here, error.0))
     }
 
     /// A stream in the caller's encoding.

@@ -14,8 +14,19 @@ pub(crate) enum CodecError {
     )]
     NeedsJson,
     /// Not a value of this type.
-    #[error("{0}")]
+    #[error("{}", why(.0))]
     Malformed(bincode::Error),
+}
+
+/// bincode's own words for bytes that are missing say nothing.
+fn why(error: &ErrorKind) -> String {
+    match error {
+        ErrorKind::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "it ends too early".to_owned()
+        }
+        ErrorKind::SizeLimit => "it ends too early".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 impl From<bincode::Error> for CodecError {

@@ -17,24 +17,50 @@ pub struct Error {
     status: Option<StatusCode>,
     message: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
+    unfit: Option<Unfit>,
+}
+
+/// Where the encoding of a call does not do, so that nothing has run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// This class would misread it: its caller is to be told.
+    Here,
+    /// The one that was called would.
+    There,
+    /// A result that was to be handed on is written in another.
+    HandedOn,
 }
 
 impl Error {
     /// An error that answers with `status` and shows `message` to the client.
     ///
-    /// A `status` that is none, or stands for success, makes it a 500.
+    /// A `status` that HTTP does not have, or that stands for no error, makes it a 500.
     pub fn status(status: impl TryInto<StatusCode>, message: impl fmt::Display) -> Self {
-        let status = status.try_into().ok().filter(|status| status.as_u16() >= 400);
+        let status = status.try_into().ok().filter(|status| (400..=599).contains(&status.as_u16()));
         Self {
             status: Some(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)),
             message: message.to_string(),
             source: None,
+            unfit: None,
         }
+    }
+
+    /// The encoding of a call does not do.
+    pub(crate) fn unfit(unfit: Unfit, message: impl fmt::Display) -> Self {
+        let error = match unfit {
+            Unfit::Here | Unfit::There => Self::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, message),
+            Unfit::HandedOn => Self::msg(message),
+        };
+        Self { unfit: Some(unfit), ..error }
+    }
+
+    pub(crate) fn is_unfit(&self, unfit: Unfit) -> bool {
+        self.unfit == Some(unfit)
     }
 
     /// An internal error: 500 with a fixed body, and `message` for the log.
     pub fn msg(message: impl fmt::Display) -> Self {
-        Self { status: None, message: message.to_string(), source: None }
+        Self { status: None, message: message.to_string(), source: None, unfit: None }
     }
 
     /// The status that was chosen; `None` for an internal error.
@@ -75,7 +101,7 @@ const CHAIN_MAX: usize = 16;
 
 impl<E: StdError + Send + Sync + 'static> From<E> for Error {
     fn from(error: E) -> Self {
-        Self { status: None, message: error.to_string(), source: Some(Box::new(error)) }
+        Self { status: None, message: error.to_string(), source: Some(Box::new(error)), unfit: None }
     }
 }
 
@@ -109,7 +135,7 @@ mod tests {
     fn a_chosen_status_stands_and_nonsense_is_a_500() {
         assert_eq!(Error::status(422, "no").code(), Some(StatusCode::UNPROCESSABLE_ENTITY));
         assert_eq!(Error::status(StatusCode::NOT_FOUND, "no").code(), Some(StatusCode::NOT_FOUND));
-        for nonsense in [0u16, 7, 200, 302, 1000] {
+        for nonsense in [0u16, 7, 200, 302, 600, 999, 1000] {
             assert_eq!(Error::status(nonsense, "no").code(), Some(StatusCode::INTERNAL_SERVER_ERROR));
         }
     }

@@ -23,6 +23,7 @@ use self::pending::{Again, Lesson};
 use crate::arguments::Arguments;
 use crate::class::current;
 use crate::codec;
+use crate::error::Unfit;
 use crate::request::Request;
 use crate::response::Response;
 use crate::streamed::Stream;
@@ -95,7 +96,7 @@ impl Handle {
     /// # Errors
     /// As [`call`](Self::call).
     pub fn start(&self, method: &str, args: impl Arguments) -> Result<PendingCall> {
-        self.start_twice(&self.asks(method, types_of_start(&args))?, &args)
+        self.start_twice(self.asks(method, types_of_start(&args))?, &args)
     }
 
     /// Calls a method that streams: its items, as they come.
@@ -107,17 +108,17 @@ impl Handle {
         self.in_either(asks, |asks| {
             let mut call = self.start_in(asks, &args)?.into_call();
             let callee = self.callee(method);
-            match call.head().map_err(|status| callee.failed(status))?.status {
-                200 => Ok(Stream::new(call, callee)),
-                status => {
-                    let mut text = Vec::new();
-                    let mut buffer = [0; 4096];
-                    while let Some(count) = call.read(&mut buffer).ok().filter(|count| *count > 0) {
-                        text.extend_from_slice(&buffer[..count]);
-                    }
-                    Err(of_callee(status, &text))
-                }
+            let head = call.head().map_err(|status| callee.failed(status))?;
+            let (status, is_misread) = (head.status, head.is_misread());
+            if status == 200 {
+                return Ok(Stream::new(call, callee));
             }
+            let mut text = Vec::new();
+            let mut buffer = [0; 4096];
+            while let Some(count) = call.read(&mut buffer).ok().filter(|count| *count > 0) {
+                text.extend_from_slice(&buffer[..count]);
+            }
+            Err(of_callee(status, is_misread, &text))
         })
     }
 
@@ -143,7 +144,7 @@ impl Handle {
             host::replicas_of(&self.deployment).map_err(|status| self.callee("").failed(status))?;
         let asks = self.asks(method, types_of_call::<_, R>(args))?;
         let start = |replica: String| {
-            let call = self.start_twice(&Asks { replica: &replica, ..asks.clone() }, args);
+            let call = self.start_twice(Asks { replica: &replica, ..asks.clone() }, args);
             (replica, call)
         };
         Ok(replicas.into_iter().map(start).collect())
@@ -161,28 +162,46 @@ impl Handle {
     }
 
     /// Asks, and again in JSON where the callee would misread bincode: nothing has run then.
-    fn in_either<R>(&self, mut asks: Asks<'_>, ask: impl Fn(&Asks<'_>) -> Result<R>) -> Result<R> {
-        let result = ask(&asks);
-        if self.goes_again(&mut asks, &result) { ask(&asks) } else { result }
+    fn in_either<R>(&self, mut asks: Asks<'_>, ask: impl Fn(&mut Asks<'_>) -> Result<R>) -> Result<R> {
+        match ask(&mut asks) {
+            Err(refused) if self.goes_again(&mut asks, &refused) => {
+                ask(&mut asks).map_err(|error| self.why(&asks, error, refused))
+            }
+            result => {
+                self.learn(&asks, &result);
+                result
+            }
+        }
+    }
+
+    /// Why a call failed that was refused in bincode and then asked in JSON. What can't go in JSON, as a result in bincode
+    /// is among its arguments, was not asked: what the callee has said stands.
+    fn why(&self, asks: &Asks<'_>, error: Error, refused: Error) -> Error {
+        if !error.is_unfit(Unfit::HandedOn) {
+            return error;
+        }
+        self.learn(asks, &Err::<(), _>(error));
+        refused
     }
 
     /// Whether the callee would have misread what it was asked, so that it is to be asked in JSON. That is remembered,
     /// until asking so fails.
-    fn goes_again<R>(&self, asks: &mut Asks<'_>, result: &Result<R>) -> bool {
-        let Err(error) = result else { return false };
-        let goes_again = asks.encoding == encoding::BINCODE && is_misread(error);
-        if let Some(types) = &asks.types {
-            let key = remembered::key(&self.deployment, asks.method, types);
-            match goes_again {
-                true => remembered::MISREAD.insert(key),
-                false if asks.encoding == encoding::JSON => remembered::MISREAD.remove(key),
-                false => {}
-            }
-        }
+    fn goes_again(&self, asks: &mut Asks<'_>, error: &Error) -> bool {
+        let goes_again = asks.encoding == encoding::BINCODE && error.is_unfit(Unfit::There);
         if goes_again {
+            if let Some(types) = &asks.types {
+                remembered::MISREAD.insert(remembered::key(&self.deployment, asks.method, types));
+            }
             asks.encoding = encoding::JSON;
         }
         goes_again
+    }
+
+    /// What was asked in JSON from the start, and has failed, is tried in bincode the next time.
+    fn learn<R>(&self, asks: &Asks<'_>, result: &Result<R>) {
+        if let (Err(_), encoding::JSON, Some(types)) = (result, asks.encoding, &asks.types) {
+            remembered::MISREAD.remove(remembered::key(&self.deployment, asks.method, types));
+        }
     }
 
     /// Sends a request to the deployment's `call` and waits for the whole answer.
@@ -246,11 +265,17 @@ impl Handle {
     ) -> Result<R> {
         self.find().await;
         let mut asks = self.asks(method, types_of_call::<_, R>(&args))?;
-        let result = self.start_in(&asks, &args)?.wait_async().await;
-        if self.goes_again(&mut asks, &result) {
-            return self.start_in(&asks, &args)?.wait_async().await;
+        let result = self.start_in(&mut asks, &args)?.wait_async().await;
+        match result {
+            Err(refused) if self.goes_again(&mut asks, &refused) => {
+                let call = self.start_in(&mut asks, &args);
+                call.map_err(|error| self.why(&asks, error, refused))?.wait_async().await
+            }
+            result => {
+                self.learn(&asks, &result);
+                result
+            }
         }
-        result
     }
 
     /// [`stream`](Self::stream), waiting without holding a thread; its items are then read by
@@ -266,11 +291,18 @@ impl Handle {
     ) -> Result<Stream<T>> {
         self.find().await;
         let mut asks = Asks { streams: true, ..self.asks(method, types_of_call::<_, T>(&args))? };
+        let mut refused = None;
         loop {
-            let mut call = self.start_in(&asks, &args)?.into_call();
+            let call = self.start_in(&mut asks, &args).map_err(|error| match refused.take() {
+                Some(refused) => self.why(&asks, error, refused),
+                None => error,
+            });
+            let mut call = call?.into_call();
             let (callee, place) = (self.callee(method), HostWaker::new());
             let head = std::future::poll_fn(|cx| call.poll_head(&place, cx)).await;
-            let status = head.map_err(|status| callee.failed(status))?;
+            // It is there, so that to ask for it does not wait.
+            let head = head.and_then(|()| call.head()).map_err(|status| callee.failed(status))?;
+            let (status, is_misread) = (head.status, head.is_misread());
             if status == 200 {
                 return Ok(Stream::new(call, callee));
             }
@@ -280,10 +312,15 @@ impl Handle {
                 let Some(count) = read.ok().filter(|count| *count > 0) else { break };
                 text.extend_from_slice(&buffer[..count]);
             }
-            let failed = Err(of_callee(status, &text));
+            let failed = of_callee(status, is_misread, &text);
             if !self.goes_again(&mut asks, &failed) {
+                let failed = Err(failed);
+                if refused.is_none() {
+                    self.learn(&asks, &failed);
+                }
                 return failed;
             }
+            refused = Some(failed);
         }
     }
 
@@ -366,13 +403,8 @@ impl Handle {
         Ok(if rust { encoding::BINCODE } else { encoding::JSON })
     }
 
-    fn start_in<A: Arguments>(&self, asks: &Asks<'_>, args: &A) -> Result<PendingCall> {
-        // Started calls among the arguments are waited for here.
-        let written = match asks.encoding {
-            encoding::BINCODE => codec::encode(args).map_err(Error::from),
-            _ => serde_json::to_vec(args).map_err(Error::from),
-        };
-        let body = written.map_err(|error| handed_on::take_failure().unwrap_or(error))?;
+    fn start_in<A: Arguments>(&self, asks: &mut Asks<'_>, args: &A) -> Result<PendingCall> {
+        let body = asks.write(args)?;
         let parent = current::exchange();
         let (callee, deadline_ns) = (self.callee(asks.method), self.deadline());
         let call = self.send(asks, &body, parent.as_deref(), deadline_ns);
@@ -384,8 +416,8 @@ impl Handle {
 
     /// The same for a call that nobody is at hand to make again with its arguments: where it goes in bincode, and it is
     /// not known yet that the callee reads these types so, it has them in JSON with it.
-    fn start_twice<A: Arguments>(&self, asks: &Asks<'_>, args: &A) -> Result<PendingCall> {
-        let started = self.start_in(asks, args);
+    fn start_twice<A: Arguments>(&self, mut asks: Asks<'_>, args: &A) -> Result<PendingCall> {
+        let started = self.start_in(&mut asks, args);
         let Some(types) = &asks.types else { return started };
         let key = remembered::key(&self.deployment, asks.method, types);
         let in_json = asks.encoding == encoding::JSON;
@@ -394,7 +426,7 @@ impl Handle {
         }
         let mut pending = started?;
         let is_known = in_json || remembered::UNDERSTOOD.contains(key);
-        let again = if is_known { None } else { Again::of(self, asks, args) };
+        let again = if is_known { None } else { Again::of(self, &asks, args) };
         pending.learns(Lesson { key, in_json }, again);
         Ok(pending)
     }
@@ -459,6 +491,21 @@ impl<'a> Asks<'a> {
     fn to(method: &'a str) -> Self {
         Self { method, encoding: encoding::JSON, types: None, streams: false, replica: "" }
     }
+
+    /// The arguments as they are to be sent: in JSON also where bincode can't carry them, or where a result that is
+    /// handed on with them came in JSON. Started calls among them are waited for here.
+    fn write<A: Arguments>(&mut self, args: &A) -> Result<Vec<u8>> {
+        if self.encoding == encoding::BINCODE {
+            match (codec::encode(args), handed_on::take_failure()) {
+                (Ok(body), _) => return Ok(body),
+                (Err(_), Some(failed)) if !failed.is_unfit(Unfit::HandedOn) => return Err(failed),
+                (Err(codec::CodecError::Malformed(error)), None) => return Err(error.into()),
+                (Err(_), _) => self.encoding = encoding::JSON,
+            }
+        }
+        let written = serde_json::to_vec(args);
+        written.map_err(|error| handed_on::take_failure().unwrap_or(error.into()))
+    }
 }
 
 /// Who is called, for what is said when that goes wrong.
@@ -472,7 +519,8 @@ pub(crate) struct Callee {
 impl Callee {
     /// A result that is not what was asked for.
     pub(crate) fn misread<R>(&self, why: &str) -> Error {
-        let (deployment, method, wanted) = (&self.deployment, &self.method, std::any::type_name::<R>());
+        let (deployment, method) = (&self.deployment, &self.method);
+        let wanted = types::short(std::any::type_name::<R>());
         Error::msg(format_args!("the result of {deployment}.{method} is not a {wanted}: {why}"))
     }
 
@@ -530,9 +578,6 @@ impl Serialize for Handle {
     }
 }
 
-/// Status of an answer that says that bincode would be misread; nothing was run.
-const MISREAD: u32 = 415;
-
 fn types_of_call<A: Arguments, R>(_: &A) -> types::Known {
     types::of_call::<A, R>()
 }
@@ -542,17 +587,13 @@ fn types_of_start<A: Arguments>(_: &A) -> types::Known {
 }
 
 /// The callee's own error. 500 is what it did not choose: it stays an internal error here, too.
-fn of_callee(status: u32, text: &[u8]) -> Error {
+fn of_callee(status: u32, is_misread: bool, text: &[u8]) -> Error {
     let text = String::from_utf8_lossy(text);
     match u16::try_from(status) {
+        _ if is_misread => Error::unfit(Unfit::There, text),
         Ok(500) | Err(_) => Error::msg(text),
         Ok(status) => Error::status(status, text),
     }
-}
-
-/// The callee would misread these types in bincode; nothing was run.
-fn is_misread(error: &Error) -> bool {
-    error.code().is_some_and(|code| u32::from(code.as_u16()) == MISREAD)
 }
 
 #[cfg(test)]

@@ -210,6 +210,66 @@ fn handles_have_async_twins() {
     assert_eq!(driver.request(Request::post("/", "x")).unwrap().text().unwrap(), "hello x");
 }
 
+/// Refuses what it has begun with.
+#[derive(Debug, Default)]
+pub struct Refusing {
+    runs: AtomicUsize,
+}
+
+#[deployment]
+impl Refusing {
+    fn new() -> Self {
+        Self::default()
+    }
+
+    pub async fn refuse(&self, status: u16) -> Result<u8> {
+        self.runs.fetch_add(1, Ordering::SeqCst);
+        Err(Error::status(status, "not this"))
+    }
+
+    pub async fn refuse_items(&self, status: u16) -> Result<decurion::Streamed<u8>> {
+        self.refuse(status).await.map(|item| decurion::Streamed::iter([item]))
+    }
+
+    pub fn runs(&self) -> usize {
+        self.runs.load(Ordering::SeqCst)
+    }
+}
+
+/// Asks it.
+#[derive(Debug)]
+pub struct Asking {
+    refusing: Handle,
+}
+
+#[deployment]
+impl Asking {
+    fn new(refusing: Handle) -> Self {
+        Self { refusing }
+    }
+
+    pub async fn ask(&self) -> Result<Vec<String>> {
+        let called = self.refusing.call_async::<u8>("refuse", (415u16,)).await.map(|_| ());
+        let started = self.refusing.start_async("refuse", (415u16,)).await?.wait_async::<u8>().await;
+        let streamed = self.refusing.stream_async::<u8>("refuse_items", (415u16,)).await.map(|_| ());
+        Ok([called, started.map(|_| ()), streamed]
+            .into_iter()
+            .map(|asked| asked.map_or_else(|error| format!("{error:?}"), |()| "it worked".to_owned()))
+            .collect())
+    }
+}
+
+#[test]
+fn what_a_method_refuses_with_415_is_not_asked_again() {
+    let app = LocalApp::new();
+    let refusing = app.deploy::<Refusing>("refusing", ()).unwrap();
+    let asking = app.deploy::<Asking>("asking", ("@refusing",)).unwrap();
+    assert_eq!(asking.call::<Vec<String>>("ask", ()).unwrap(), ["415 not this"; 3]);
+    assert_eq!(refusing.call::<usize>("runs", ()).unwrap(), 3);
+    // The error of a class between is its own, whoever has refused.
+    assert_eq!(refusing.call::<u8>("refuse", ("x",)).unwrap_err().code().unwrap(), 400);
+}
+
 #[deployment]
 async fn streams(req: Request) -> Response {
     if req.sub_path() == "/sync" {

@@ -9,8 +9,8 @@ use decurion_ipc::codec;
 use decurion_ipc::record::Kind;
 use serde::de::DeserializeOwned;
 
-use super::misread::Lesson;
-use super::{BINCODE, CallFailed, UNSUPPORTED};
+use super::misread::{Answered, Lesson, Said};
+use super::{BINCODE, CallFailed};
 use crate::sys::engine::{Engine, Step};
 use crate::sys::machine;
 
@@ -71,11 +71,16 @@ impl Call {
     /// # Errors
     /// As [`Handle::call`](super::Handle::call).
     pub fn wait<R: DeserializeOwned>(mut self) -> Result<R, CallFailed> {
-        let reply = match (self.reply(), self.again.take()) {
-            (Err(CallFailed::Callee { status: UNSUPPORTED, .. }), Some(again)) => self.again(*again)?.reply(),
-            (reply, _) => reply,
+        let reply = match (self.judge(self.whole_reply()), self.again.take()) {
+            (Answered::Misread(_), Some(again)) => self.again(*again)?.reply(),
+            (answered, _) => answered.into_result(),
         };
         read_result(&reply?)
+    }
+
+    /// [`wait`](Self::wait), where its caller is at hand to make it again.
+    pub(super) fn answered<R: DeserializeOwned>(self) -> Answered<R> {
+        self.judge(self.whole_reply()).and_then(|reply| read_result(&reply))
     }
 
     /// [`wait`](Self::wait) without holding a thread. Dropped, the call is cancelled.
@@ -84,18 +89,19 @@ impl Call {
     /// As [`Handle::call`](super::Handle::call).
     #[cfg(feature = "tokio")]
     pub async fn wait_async<R: DeserializeOwned>(mut self) -> Result<R, CallFailed> {
-        let reply = match (self.reply_async().await, self.again.take()) {
-            (Err(CallFailed::Callee { status: UNSUPPORTED, .. }), Some(again)) => {
-                self.again(*again)?.reply_async().await
+        let reply = match (self.judge(self.whole_reply_async().await), self.again.take()) {
+            (Answered::Misread(_), Some(again)) => {
+                let again = self.again(*again)?;
+                again.judge(again.whole_reply_async().await).into_result()
             }
-            (reply, _) => reply,
+            (answered, _) => answered.into_result(),
         };
         read_result(&reply?)
     }
 
     #[cfg(feature = "tokio")]
-    async fn reply_async(&self) -> Result<Reply, CallFailed> {
-        self.good(self.whole_reply_async().await?)
+    pub(super) async fn answered_async<R: DeserializeOwned>(self) -> Answered<R> {
+        self.judge(self.whole_reply_async().await).and_then(|reply| read_result(&reply))
     }
 
     #[cfg(feature = "tokio")]
@@ -115,23 +121,31 @@ impl Call {
 
     /// The result, or the callee's error.
     pub(super) fn reply(&self) -> Result<Reply, CallFailed> {
-        self.good(self.whole_reply()?)
+        self.judge(self.whole_reply()).into_result()
     }
 
-    /// A reply that is a result.
-    fn good(&self, reply: Reply) -> Result<Reply, CallFailed> {
-        self.learn(reply.status);
-        if reply.status == 200 {
-            return Ok(reply);
+    /// What a reply says, and what it teaches.
+    fn judge(&self, reply: Result<Reply, CallFailed>) -> Answered<Reply> {
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(failed) => return Answered::Went(Err(failed)),
+        };
+        let said = Said::by(&reply);
+        self.learn(said);
+        let error = || {
+            let message = String::from_utf8_lossy(&reply.body).into_owned();
+            CallFailed::Callee { status: reply.status, message }
+        };
+        match said {
+            Said::Misread => Answered::Misread(error()),
+            Said::Failed => Answered::Went(Err(error())),
+            Said::Good => Answered::Went(Ok(reply)),
         }
-        let message = String::from_utf8_lossy(&reply.body).into_owned();
-        Err(CallFailed::Callee { status: reply.status, message })
     }
 
-    /// It was answered with this status.
-    pub(super) fn learn(&self, status: u16) {
+    pub(super) fn learn(&self, said: Said) {
         if let Some(lesson) = &self.lesson {
-            lesson.learn(status);
+            lesson.learn(said);
         }
     }
 

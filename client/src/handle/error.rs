@@ -47,7 +47,7 @@ pub enum CallFailed {
     /// The callee ran and failed.
     #[error("{message}")]
     Callee {
-        /// HTTP-like class of the error: 404 no such method, 422 wrong arguments, 500 the handler failed.
+        /// HTTP-like class of the error: 404 no such method, 400 wrong arguments, 500 the handler failed.
         status: u16,
         /// The callee's words.
         message: String,

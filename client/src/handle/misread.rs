@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::UNSUPPORTED;
+use decurion_ipc::caller::Reply;
+
+use super::{CallFailed, TYPES_HEADER, UNSUPPORTED};
 
 /// As many are remembered of a deployment; then all are forgotten.
 const MAX: usize = 1024;
@@ -41,19 +43,66 @@ impl Lesson {
         self.in_json
     }
 
-    /// The call was answered with this status.
-    pub(super) fn learn(&self, status: u16) {
+    /// The call was answered.
+    pub(super) fn learn(&self, said: Said) {
         let mut keys = self.misread.keys();
-        match (self.in_json, status) {
-            (true, 200) => {}
+        match (self.in_json, said) {
+            (true, Said::Good) | (false, Said::Good | Said::Failed) => {}
             (true, _) => _ = keys.remove(&self.key),
-            (false, UNSUPPORTED) => {
+            (false, Said::Misread) => {
                 if keys.len() >= MAX {
                     keys.clear();
                 }
                 keys.insert(self.key);
             }
-            (false, _) => {}
+        }
+    }
+}
+
+/// What an answer says of a call of a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// There is a result.
+    Good,
+    /// It failed.
+    Failed,
+    /// Nothing has run: the callee would misread it.
+    Misread,
+}
+
+impl Said {
+    pub(super) fn by(reply: &Reply) -> Self {
+        // Without the field the status is the method's own.
+        let refused = || reply.headers.iter().any(|(name, _)| **name == *TYPES_HEADER.as_bytes());
+        match reply.status {
+            200 => Said::Good,
+            UNSUPPORTED if refused() => Said::Misread,
+            _ => Said::Failed,
+        }
+    }
+}
+
+/// How a call went that may have to be made once more.
+#[derive(Debug)]
+pub(super) enum Answered<T> {
+    /// Nothing has run: the callee would misread it.
+    Misread(CallFailed),
+    /// This came of it.
+    Went(Result<T, CallFailed>),
+}
+
+impl<T> Answered<T> {
+    pub(super) fn into_result(self) -> Result<T, CallFailed> {
+        match self {
+            Answered::Misread(error) => Err(error),
+            Answered::Went(result) => result,
+        }
+    }
+
+    pub(super) fn and_then<R>(self, next: impl FnOnce(T) -> Result<R, CallFailed>) -> Answered<R> {
+        match self {
+            Answered::Misread(error) => Answered::Misread(error),
+            Answered::Went(result) => Answered::Went(result.and_then(next)),
         }
     }
 }
@@ -66,21 +115,36 @@ mod tests {
     fn what_was_misread_goes_in_json_until_that_fails() {
         let misread = Arc::new(Misread::default());
         let lesson = || misread.lesson("run", "(i64,) => i64");
-        for (status, then_in_json) in
-            [(200, false), (500, false), (UNSUPPORTED, true), (200, true), (400, false)]
-        {
-            lesson().learn(status);
-            assert_eq!(lesson().in_json(), then_in_json, "after {status}");
+        let story = [
+            (Said::Good, false),
+            (Said::Failed, false),
+            (Said::Misread, true),
+            (Said::Good, true),
+            (Said::Failed, false),
+        ];
+        for (said, then_in_json) in story {
+            lesson().learn(said);
+            assert_eq!(lesson().in_json(), then_in_json, "after {said:?}");
         }
-        lesson().learn(UNSUPPORTED);
+        lesson().learn(Said::Misread);
         assert!(!misread.lesson("walk", "(i64,) => i64").in_json(), "another method");
         assert!(!misread.lesson("run", "(i64,) => _").in_json(), "other types");
     }
 
     #[test]
+    fn a_refusal_of_the_method_s_own_is_not_of_its_types() {
+        let mut reply = Reply { status: UNSUPPORTED, ..Reply::default() };
+        assert_eq!(Said::by(&reply), Said::Failed);
+        reply.headers.push((TYPES_HEADER.into(), Vec::new()));
+        assert_eq!(Said::by(&reply), Said::Misread);
+        reply.status = 200;
+        assert_eq!(Said::by(&reply), Said::Good);
+    }
+
+    #[test]
     fn no_more_than_so_many_are_remembered() {
         let misread = Arc::new(Misread::default());
-        (0..=MAX).for_each(|n| misread.lesson("run", &n.to_string()).learn(UNSUPPORTED));
+        (0..=MAX).for_each(|n| misread.lesson("run", &n.to_string()).learn(Said::Misread));
         assert_eq!(misread.keys().len(), 1);
     }
 }

@@ -8,6 +8,7 @@ use decurion_ipc::caller::{CallError, CallKey, Caller};
 use decurion_ipc::codec;
 use serde::de::DeserializeOwned;
 
+use super::misread::{Answered, Said};
 use super::{BINCODE, Call, CallFailed, JSON};
 use crate::sys::engine::Step;
 
@@ -32,29 +33,47 @@ pub struct Stream<T> {
 
 impl<T: DeserializeOwned> Stream<T> {
     /// Waits for the first word of a call that was asked to stream.
-    pub(super) fn begin(call: Call) -> Result<Self, CallFailed> {
+    pub(super) fn begin(call: Call) -> Answered<Self> {
         let key = call.key;
-        let status = call.engine.wait(Some(key), 0, |caller| status_of(caller, key));
-        let status = status.unwrap_or(Err(CallError::Broken))?;
-        let mut stream = Self::new(call);
-        if status == 200 {
-            return Ok(stream);
+        let first = call.engine.wait(Some(key), 0, |caller| first_of(caller, key));
+        let (mut stream, (status, said)) = match Self::new(call).first(first) {
+            Ok(begun) => begun,
+            Err(failed) => return Answered::Went(Err(failed)),
+        };
+        if said == Said::Good {
+            return Answered::Went(Ok(stream));
         }
-        while stream.read_on()? > 0 {}
-        Err(stream.failed(status))
+        loop {
+            match stream.read_on() {
+                Ok(0) => return stream.failed(status, said),
+                Ok(_) => {}
+                Err(failed) => return Answered::Went(Err(failed)),
+            }
+        }
     }
 
     #[cfg(feature = "tokio")]
-    pub(super) async fn begin_async(call: Call) -> Result<Self, CallFailed> {
+    pub(super) async fn begin_async(call: Call) -> Answered<Self> {
         let key = call.key;
-        let status = call.engine.wait_async(Some(key), 0, |caller| status_of(caller, key)).await;
-        let status = status.unwrap_or(Err(CallError::Broken))?;
-        let mut stream = Self::new(call);
-        if status == 200 {
-            return Ok(stream);
+        let first = call.engine.wait_async(Some(key), 0, |caller| first_of(caller, key)).await;
+        let (mut stream, (status, said)) = match Self::new(call).first(first) {
+            Ok(begun) => begun,
+            Err(failed) => return Answered::Went(Err(failed)),
+        };
+        if said == Said::Good {
+            return Answered::Went(Ok(stream));
         }
-        while stream.read_on_async().await? > 0 {}
-        Err(stream.failed(status))
+        loop {
+            match stream.read_on_async().await {
+                Ok(0) => return stream.failed(status, said),
+                Ok(_) => {}
+                Err(failed) => return Answered::Went(Err(failed)),
+            }
+        }
+    }
+
+    fn first(self, first: Option<Result<First, CallError>>) -> Result<(Self, First), CallFailed> {
+        Ok((self, first.unwrap_or(Err(CallError::Broken))?))
     }
 
     fn new(call: Call) -> Self {
@@ -62,9 +81,11 @@ impl<T: DeserializeOwned> Stream<T> {
     }
 
     /// What was read is the callee's error.
-    fn failed(&self, status: u16) -> CallFailed {
-        self.call.learn(status);
-        CallFailed::Callee { status, message: String::from_utf8_lossy(&self.buffer).into_owned() }
+    fn failed(&self, status: u16, said: Said) -> Answered<Self> {
+        self.call.learn(said);
+        let error =
+            CallFailed::Callee { status, message: String::from_utf8_lossy(&self.buffer).into_owned() };
+        if said == Said::Misread { Answered::Misread(error) } else { Answered::Went(Err(error)) }
     }
 
     /// Reads what has come, or waits for it: how much, 0 at the end.
@@ -156,10 +177,13 @@ impl<T: DeserializeOwned> Stream<T> {
     }
 }
 
-fn status_of(caller: &mut Caller, key: CallKey) -> Step<Result<u16, CallError>> {
+/// The status of an answer, and what it says.
+type First = (u16, Said);
+
+fn first_of(caller: &mut Caller, key: CallKey) -> Step<Result<First, CallError>> {
     match caller.head(key) {
         Ok(None) => Step::Wait,
-        Ok(Some(reply)) => Step::Done(Ok(reply.status)),
+        Ok(Some(reply)) => Step::Done(Ok((reply.status, Said::by(reply)))),
         Err(error) => Step::Done(Err(error)),
     }
 }

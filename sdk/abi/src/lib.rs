@@ -78,7 +78,8 @@ pub mod flags {
 
 /// Header field of a bincode call with Rust's names of the types that the caller writes and expects, as
 /// `(f64,) => String` (`_`: not known): the callee refuses with 415, before anything runs, what it would misread.
-/// May be absent. The caller may then call again with JSON.
+/// May be absent. The refusal has the field as well, which tells it from a 415 of the method's own: the caller may then
+/// call again with JSON.
 pub const TYPES_HEADER: &str = "decurion-types";
 /// Header field of a call that expects a stream of messages; a method answers it only if it streams, and any other call
 /// only if it does not. Its value is empty.

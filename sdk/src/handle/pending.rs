@@ -6,10 +6,11 @@ use decurion_abi::{encoding, status};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 
-use super::{Asks, Callee, Handle, MISREAD, handed_on, of_callee, remembered};
+use super::{Asks, Callee, Handle, handed_on, of_callee, remembered};
 use crate::arguments::Arguments;
 use crate::class::current;
 use crate::codec::{self, CodecError};
+use crate::error::Unfit;
 use crate::sys::clock;
 use crate::sys::host::{Call, Exchange, Reply};
 #[cfg(feature = "tokio")]
@@ -85,30 +86,33 @@ impl Again {
 impl Asked {
     fn wait(&mut self) -> std::result::Result<Reply<'_>, i32> {
         if self.lesson.is_some() {
-            let status = self.call.wait()?.status;
-            self.answered(status)?;
+            self.answered()?;
         }
         self.call.wait()
     }
 
-    /// It was answered with a status. True: it was made again, and that has to be waited for.
-    fn answered(&mut self, status: u32) -> std::result::Result<bool, i32> {
+    /// Its answer is there, or is waited for. True: it was made again, and that has to be waited for.
+    fn answered(&mut self) -> std::result::Result<bool, i32> {
+        let reply = self.call.wait()?;
+        let (is_good, is_misread) = (reply.status == 200, reply.is_misread());
         let (Some(Lesson { key, in_json }), again) = (self.lesson.take(), self.again.take()) else {
             return Ok(false);
         };
-        match (in_json, status, again) {
-            (true, 200, _) => {}
-            (true, _, _) => remembered::MISREAD.remove(key),
-            (false, MISREAD, again) => {
-                remembered::UNDERSTOOD.remove(key);
-                let Some(again) = again else { return Ok(false) };
-                remembered::MISREAD.insert(key);
-                self.call = again.send()?;
-                return Ok(true);
+        if in_json {
+            if !is_good {
+                remembered::MISREAD.remove(key);
             }
-            (false, _, _) => remembered::UNDERSTOOD.insert(key),
+            return Ok(false);
         }
-        Ok(false)
+        if !is_misread {
+            remembered::UNDERSTOOD.insert(key);
+            return Ok(false);
+        }
+        remembered::UNDERSTOOD.remove(key);
+        let Some(again) = again else { return Ok(false) };
+        remembered::MISREAD.insert(key);
+        self.call = again.send()?;
+        Ok(true)
     }
 }
 
@@ -162,8 +166,7 @@ impl PendingCall {
             ready(&mut asked.call).await?;
             if asked.lesson.is_some() {
                 // It is there, so that this does not wait.
-                let status = asked.call.wait()?.status;
-                if asked.answered(status)? {
+                if asked.answered()? {
                     ready(&mut asked.call).await?;
                 }
             }
@@ -191,15 +194,16 @@ impl Serialize for PendingCall {
         let mut asked = self.lock();
         let reply = asked.wait().map_err(|status| handed_on::failed(self.callee.failed(status)))?;
         if reply.status != 200 {
-            return Err(handed_on::failed(of_callee(reply.status, reply.body)));
+            return Err(handed_on::failed(error_of(&reply)));
         }
         handed_on::write(&reply, serializer).map_err(|why| match why {
             handed_on::Why::Encoding => {
                 let Callee { deployment, method } = &self.callee;
-                handed_on::failed(Error::msg(format_args!(
+                let words = format_args!(
                     "the result of {deployment}.{method} and the call that it is handed to are encoded differently: start \
                      it through handle.json(), or wait for it first"
-                )))
+                );
+                handed_on::failed(Error::unfit(Unfit::HandedOn, words))
             }
             handed_on::Why::Serializer(error) => error,
         })
@@ -210,6 +214,11 @@ impl Serialize for PendingCall {
 pub(super) async fn ready(call: &mut Call) -> std::result::Result<(), i32> {
     let place = HostWaker::new();
     std::future::poll_fn(|cx| call.poll_ready(&place, cx)).await
+}
+
+/// The callee's own error.
+fn error_of(reply: &Reply<'_>) -> Error {
+    of_callee(reply.status, reply.is_misread(), reply.body)
 }
 
 /// The callee has seen that nobody waits.
@@ -224,7 +233,7 @@ enum Failure {
 
 fn result_of<R: DeserializeOwned>(reply: &Reply<'_>) -> std::result::Result<R, Failure> {
     if reply.status != 200 {
-        return Err(Failure::Callee(of_callee(reply.status, reply.body)));
+        return Err(Failure::Callee(error_of(reply)));
     }
     match reply.encoding {
         encoding::BINCODE => {

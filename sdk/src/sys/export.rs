@@ -14,6 +14,7 @@ use super::host::{self, Exchange};
 #[cfg(feature = "tokio")]
 use crate::class::Invocation;
 use crate::class::{Class, MethodCall, MethodResult, current};
+use crate::error::Unfit;
 use crate::request::Request;
 use crate::response::{Body, Parts, Producer, Response};
 #[cfg(feature = "tokio")]
@@ -455,6 +456,13 @@ pub(crate) fn fail_http(exchange: &Exchange, error: &Error) {
 /// Callers by handle are of the house: they get the whole text.
 pub(crate) fn fail_call(exchange: &Exchange, error: &Error) {
     let text = error.chain();
+    if error.is_unfit(Unfit::Here) {
+        let name = abi::Bytes::from_slice(abi::TYPES_HEADER.as_bytes());
+        let field = abi::Header { name, value: abi::Bytes::EMPTY };
+        if exchange.respond(415, &[field], text.as_bytes()) {
+            return;
+        }
+    }
     let code = error.code().map_or(0, |code| code.as_u16());
     exchange.fail(code, &text, if (400..500).contains(&code) { "" } else { &text });
 }

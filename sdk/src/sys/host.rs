@@ -455,6 +455,11 @@ pub(crate) struct Reply<'a> {
 }
 
 impl Reply<'_> {
+    /// The callee would misread the call's types; nothing was run. A 415 of its method's own is none such.
+    pub(crate) fn is_misread(&self) -> bool {
+        self.status == 415 && self.headers().any(|(name, _)| name == abi::TYPES_HEADER.as_bytes())
+    }
+
     pub(crate) fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         // SAFETY: parts of a reply that is valid for the lifetime it is lent for.
         self.fields.iter().map(|field| (unsafe { field.name.as_slice() }, unsafe { field.value.as_slice() }))
@@ -566,15 +571,16 @@ impl Call {
         }
     }
 
-    /// Sees whether the head of the answer is there, or that `place` is called then.
+    /// Sees whether the head of the answer is there, so that [`head`](Self::head) gives it at once, or that `place` is
+    /// called then.
     #[cfg(feature = "tokio")]
-    pub(crate) fn poll_head(&mut self, place: &HostWaker, cx: &Context<'_>) -> Poll<Result<u32, i32>> {
+    pub(crate) fn poll_head(&mut self, place: &HostWaker, cx: &Context<'_>) -> Poll<Result<(), i32>> {
         let waker = place.listen(cx.waker());
         let mut reply = EMPTY_REPLY;
         // SAFETY: as in `poll_ready`.
         match unsafe { (self.host.call_head)(self.raw, &raw mut reply, &raw const waker) } {
             status::PENDING => Poll::Pending,
-            status::OK => Poll::Ready(Ok(reply.status)),
+            status::OK => Poll::Ready(Ok(())),
             failed => Poll::Ready(Err(failed)),
         }
     }

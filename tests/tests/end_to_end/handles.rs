@@ -62,6 +62,27 @@ fn types_that_would_be_misread_travel_as_json() {
 }
 
 #[test]
+fn what_a_method_refuses_with_415_is_not_asked_again() {
+    let world = World::start();
+    let library = library("fixtures");
+    let config = format!(
+        "application = \"handles\"\n[[deployment]]\nname = \"partner\"\nlibrary = \"{}\"\nclass = \"Partner\"\n",
+        library.display()
+    );
+    let _ = world.deploy(&config).ok();
+    let partner = client(&world).deployment("partner").expect("it exists").handle();
+    let is_refused =
+        |error: Option<CallFailed>| matches!(error, Some(CallFailed::Callee { status: 415, .. }));
+    assert!(is_refused(partner.call::<i64>("refuse", (415u16,)).err()));
+    let started = partner.start("refuse", (415u16,)).expect("it is on its way");
+    assert!(is_refused(started.wait::<i64>().err()));
+    assert!(is_refused(partner.stream::<i64>("refuse_items", (415u16,)).err()));
+    assert!(is_refused(block_on(partner.call_async::<i64>("refuse", (415u16,))).err()));
+    assert!(is_refused(block_on(partner.stream_async::<i64>("refuse_items", (415u16,))).err()));
+    assert_eq!(partner.call::<u64>("refused", ()).expect("a result"), 5, "each has run once");
+}
+
+#[test]
 fn arguments_and_results_larger_than_the_channel_stream_through() {
     let world = world();
     let handle = client(&world).deployment("echo").expect("it exists").handle();
