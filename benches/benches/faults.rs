@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use decurion_benches::contest::{median, say};
@@ -21,6 +22,11 @@ const HELD: usize = 4;
 const CONNECTIONS: usize = 8;
 const RATE: f64 = 1_000.0;
 const LASTS: Duration = Duration::from_secs(3);
+/// What a library may do to its host; the first does nothing, the second nothing but take a processor, as others do besides.
+const DEEDS: [&str; 10] =
+    ["", "/burn", "/scribble", "/replay", "/lie", "/close", "/close-some", "/junk", "/flood", "/fork"];
+/// Between two looks whether the offender was replaced.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Bodies that nobody reads, each larger than a window.
 const UNREAD: usize = 32;
 const BODY: usize = 1 << 20;
@@ -35,6 +41,7 @@ fn main() {
     let mut goals = Goals::default();
     deaths(rounds, &mut goals);
     nuisances(rounds, &mut goals);
+    misdeeds(rounds, &mut goals);
     goals.tell();
 }
 
@@ -141,6 +148,56 @@ fn beside(deed: &str) -> f64 {
     let figures = drive(world.address(), "/good", CONNECTIONS, RATE, LASTS).expect("all are answered");
     drop(held);
     figures.p99_us
+}
+
+/// The longest that any request to others waits while a replica breaks every rule that it can, is killed for it, and is
+/// asked for it again.
+fn misdeeds(rounds: usize, goals: &mut Goals) {
+    let mut seen = [const { (0, Vec::new()) }; DEEDS.len()];
+    for _ in 0..rounds {
+        for ((replicas, figures), deed) in seen.iter_mut().zip(DEEDS) {
+            let (offenders, longest_us) = beside_misdeeds(deed);
+            *replicas += offenders;
+            figures.push(longest_us);
+        }
+    }
+    for ((offenders, mut figures), deed) in seen.into_iter().zip(DEEDS) {
+        let who =
+            if deed.is_empty() { "nobody".into() } else { format!("{offenders} replicas that do {deed}") };
+        let what = format!("the longest wait of {RATE} requests/s to others, beside {who}, ms");
+        goals.add("G12", &what, median(&mut figures) / 1e3, AtMost(50.0));
+    }
+}
+
+/// How many replicas were asked for the deed, one after the other, and the longest wait beside them.
+fn beside_misdeeds(deed: &str) -> (usize, f64) {
+    let world = World::start();
+    let library = library("fixtures").display().to_string();
+    let config = format!(
+        "application = \"misdeeds\"\n\
+         [[deployment]]\nname = \"good\"\nlibrary = \"{library}\"\nclass = \"Who\"\nargs = [\"good\"]\n\
+         [[deployment]]\nname = \"bad\"\nlibrary = \"{library}\"\nclass = \"Hostile\"\nrequest_timeout_s = 1\n"
+    );
+    let _ = world.deploy(&config).ok();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let offender = scope.spawn(|| {
+            let (mut provoked, mut offenders) = (String::new(), 0);
+            while !deed.is_empty() && !over.load(Ordering::Relaxed) {
+                // Whatever comes of it: an answer, a 502, a 504, a cut. Each replica is asked for its deed once.
+                let at_work = world.connect().get("/bad").map(|answer| answer.text()).unwrap_or_default();
+                if at_work != provoked {
+                    let _ = world.connect().get(&format!("/bad{deed}"));
+                    (provoked, offenders) = (at_work, offenders + 1);
+                }
+                std::thread::sleep(PAUSE);
+            }
+            offenders
+        });
+        let figures = drive(world.address(), "/good", CONNECTIONS, RATE, LASTS);
+        over.store(true, Ordering::Relaxed);
+        (offender.join().expect("it ends"), figures.expect("all are answered").longest_us)
+    })
 }
 
 /// A body that fills what the lane has for it, and then the socket.

@@ -22,6 +22,8 @@ pub struct Steady {
     pub p99_us: f64,
     /// 99.9 %.
     pub p999_us: f64,
+    /// The one that waited longest.
+    pub longest_us: f64,
 }
 
 /// One connection: one request under way, the others that are due wait.
@@ -89,7 +91,8 @@ pub fn drive(
     let p50_us = median(&mut latencies);
     let at =
         |per_mille: usize| latencies.get(latencies.len() * per_mille / 1000).copied().unwrap_or(f64::NAN);
-    Ok(Steady { per_second, p50_us, p99_us: at(990), p999_us: at(999) })
+    let longest_us = latencies.last().copied().unwrap_or(f64::NAN);
+    Ok(Steady { per_second, p50_us, p99_us: at(990), p999_us: at(999), longest_us })
 }
 
 impl Client {
