@@ -15,6 +15,23 @@ fn deploy_example(world: &World, name: &str) {
     let _ = world.deploy(&text).ok();
 }
 
+/// `decurion run` keeps to itself unless it is told where to answer: without that, the page's other commands would find
+/// nobody.
+#[test]
+fn pages_that_run_an_example_and_speak_with_it_say_where_it_answers() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut speak = 0;
+    for example in std::fs::read_dir(examples).expect("examples").flatten() {
+        let Ok(page) = std::fs::read_to_string(example.path().join("README.md")) else { continue };
+        let commands = || page.lines().filter_map(|line| line.strip_prefix("    decurion "));
+        if commands().any(|it| it.starts_with("run ")) && commands().any(|it| !it.starts_with("run ")) {
+            speak += 1;
+            assert!(page.contains("    export DECURION_SOCKET=/"), "{}", example.path().display());
+        }
+    }
+    assert!(speak >= 3, "they are found: {speak}");
+}
+
 #[test]
 fn hello_answers_at_its_prefix() {
     let world = World::start();
