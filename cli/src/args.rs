@@ -420,7 +420,11 @@ pub(crate) enum Template {
     // A function in Rust that answers HTTP.
     #[default]
     Hello,
-    // The same in C.
+    // A class with state, a method and a user_config.
+    Model,
+    // An axum router.
+    Axum,
+    // A function in C.
     C,
     // And in C++.
     Cpp,

@@ -20,6 +20,20 @@ const HELLO: Files = &[
     ("README.md", include_str!("../../templates/hello/README.md.in")),
     (".gitignore", include_str!("../../templates/hello/gitignore.in")),
 ];
+const MODEL: Files = &[
+    ("Cargo.toml", include_str!("../../templates/model/Cargo.toml.in")),
+    ("src/lib.rs", include_str!("../../templates/model/lib.rs.in")),
+    ("decurion.toml", include_str!("../../templates/model/decurion.toml.in")),
+    ("README.md", include_str!("../../templates/model/README.md.in")),
+    (".gitignore", include_str!("../../templates/model/gitignore.in")),
+];
+const AXUM: Files = &[
+    ("Cargo.toml", include_str!("../../templates/axum/Cargo.toml.in")),
+    ("src/lib.rs", include_str!("../../templates/axum/lib.rs.in")),
+    ("decurion.toml", include_str!("../../templates/axum/decurion.toml.in")),
+    ("README.md", include_str!("../../templates/axum/README.md.in")),
+    (".gitignore", include_str!("../../templates/axum/gitignore.in")),
+];
 const C: Files = &[
     ("hello.c", include_str!("../../templates/c/hello.c.in")),
     ("Makefile", include_str!("../../templates/c/Makefile.in")),
@@ -45,6 +59,8 @@ pub(super) fn new(args: &NewArgs, output: &Output) -> Result<Exit, Failure> {
     let sdk = find_sdk(args)?;
     let files = match args.template {
         Template::Hello => HELLO,
+        Template::Model => MODEL,
+        Template::Axum => AXUM,
         Template::C => C,
         Template::Cpp => CPP,
     };
@@ -72,7 +88,7 @@ pub(super) fn new(args: &NewArgs, output: &Output) -> Result<Exit, Failure> {
         output.json(&serde_json::json!({ "folder": folder, "files": files }))?;
     }
     let run = match args.template {
-        Template::Hello => "decurion run",
+        Template::Hello | Template::Model | Template::Axum => "decurion run",
         Template::C => "make && decurion run",
         Template::Cpp => "cmake -S . -B build && cmake --build build && decurion run",
     };
@@ -138,6 +154,8 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    const ALL: [Files; 5] = [HELLO, MODEL, AXUM, C, CPP];
+
     #[test]
     fn a_name_fits_everything_that_is_named_by_it() {
         for name in ["scorer", "my-model", "m2", "A_b"] {
@@ -150,15 +168,17 @@ mod tests {
 
     #[test]
     fn templates_are_filled_in_wholly() {
-        for (path, template) in HELLO.iter().chain(C) {
+        for (path, template) in ALL.into_iter().flatten() {
             let text = fill(template, "my-model", Path::new("/opt/sdk"));
-            assert!(!text.contains("{{"), "{path}: {text}");
+            for place in ["{{name}}", "{{lib}}", "{{sdk}}"] {
+                assert!(!text.contains(place), "{path}: {text}");
+            }
         }
     }
 
     #[test]
     fn the_configuration_of_a_template_is_accepted() {
-        for files in [HELLO, C] {
+        for files in ALL {
             let (_, template) = files.iter().find(|(path, _)| *path == "decurion.toml").unwrap();
             let text = fill(template, "my-model", Path::new("/opt/sdk"));
             let spec = decurion_api::spec::file::read_toml(&text, "decurion.toml").unwrap();

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
 use decurion_tests::{Connection, World, decurion, eventually, is_running, library, own_address};
@@ -226,6 +227,42 @@ fn run_that_watches_applies_again_what_changes_and_answers_on_the_socket_that_is
     assert!(!socket.exists(), "it leaves no socket");
 }
 
+/// One target folder for all: what it needs is built already.
+fn build_project(folder: &Path) {
+    let built = Command::new("cargo")
+        .current_dir(folder)
+        .env("CARGO_TARGET_DIR", decurion_tests::target_dir().parent().expect("a folder"))
+        .args(["build", "--offline"])
+        .output()
+        .expect("cargo runs");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+}
+
+#[test]
+fn new_projects_with_a_model_and_with_a_router_are_served() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("none.sock");
+    let world = World::start();
+    for (name, template) in [("new-model", "model"), ("new-router", "axum")] {
+        let _ =
+            decurion_tests::command::run_in(folder.path(), &socket, &["new", name, "--template", template])
+                .ok();
+        let folder = folder.path().join(name);
+        build_project(&folder);
+        let library = library(&name.replace('-', "_"));
+        let config = std::fs::read_to_string(folder.join("decurion.toml")).expect("a configuration");
+        let path = format!("target/release/{}", library.file_name().expect("a name").to_string_lossy());
+        assert!(config.contains(&path), "{config}");
+        let _ = world.deploy(&config.replace(&path, &library.to_string_lossy())).ok();
+    }
+    let answer = world.post("/new-model", b"0.7");
+    assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"above":true,"msg":"Hello"}"#));
+    let _ = world.run(&["reconfigure", "new-model", "threshold=0.9"]).ok();
+    assert_eq!(world.run(&["call", "new-model.predict", "0.7"]).ok().json(), serde_json::json!(false));
+    assert_eq!(world.get("/new-router").text(), "Hello world!");
+    assert_eq!(world.get("/new-router/hello/you").text(), "Hello, you!");
+}
+
 #[test]
 fn a_new_project_is_served_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -234,14 +271,7 @@ fn a_new_project_is_served_at_once() {
     let source = std::fs::read_to_string(folder.path().join("scorer/src/lib.rs")).expect("a source");
     let expected = "use decurion::prelude::*;\n\n#[deployment]\nfn hello(_req: Request) -> &'static str {\n    \"Hello world!\"\n}\n";
     assert_eq!(source, expected);
-    let built = Command::new("cargo")
-        .current_dir(folder.path().join("scorer"))
-        // One target folder for all: its dependencies are built already.
-        .env("CARGO_TARGET_DIR", decurion_tests::target_dir().parent().expect("a folder"))
-        .args(["build", "--offline"])
-        .output()
-        .expect("cargo runs");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    build_project(&folder.path().join("scorer"));
     let world = World::start();
     let _ = world.run(&["deploy", &library("scorer").to_string_lossy(), "--route-prefix", "/scorer"]).ok();
     assert_eq!(world.get("/scorer").text(), "Hello world!");
