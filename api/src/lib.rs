@@ -4,11 +4,6 @@
 pub mod admin;
 pub mod histogram;
 pub mod limits;
-/// The page on graphs, whose snippet is run.
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/graphs.md")]
-mod guide_to_graphs {}
-
 pub mod name;
 pub mod route;
 pub mod spec;

@@ -26,7 +26,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{ApplicationSpec, DeploymentSpec};
+use super::{ApplicationSpec, DeploymentSpec, GraphSpec};
 use crate::limits::CONFIG_FILE_MAX;
 use node::Node;
 use problems::Problems;
@@ -111,6 +111,18 @@ pub fn read_json(bytes: &[u8]) -> Result<ApplicationSpec, FileError> {
 /// [`FileError`] lists what is wrong.
 pub fn read_deployment_json(bytes: &[u8]) -> Result<DeploymentSpec, FileError> {
     read(&json_node(bytes)?, &mut Problems::of_wire(), fields::lone_deployment)
+}
+
+impl GraphSpec {
+    /// The graph as a deployment of this name, with what the file takes where it says nothing: at `/NAME`, one replica.
+    ///
+    /// # Errors
+    /// [`FileError`]: it is no name, or the graph is too large.
+    pub fn deployment(&self, name: &str) -> Result<DeploymentSpec, FileError> {
+        let graph =
+            serde_json::json!({ "name": name, "input": self.input, "steps": write::steps_to_json(self) });
+        read_deployment_json(graph.to_string().as_bytes())
+    }
 }
 
 /// The deployment with the fields of `patch` (an object in the file's form) in place of its own. Each field is

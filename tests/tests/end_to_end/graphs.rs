@@ -2,10 +2,10 @@
 
 use std::io::Read;
 
-use decurion_client::Client;
 use decurion_client::admin::Condition;
 use decurion_client::metrics::parse;
-use decurion_tests::{Connection, World, library};
+use decurion_client::{Client, Graph};
+use decurion_tests::{Connection, World, eventually, library};
 use serde_json::json;
 
 fn config(model: &str, graph: &str) -> String {
@@ -40,6 +40,37 @@ fn the_seed_example_gives_four_by_route_and_by_handle() {
     let failed = world.post("/sum", b"\"text\"");
     assert_eq!(failed.status, 400, "{}", failed.text());
     assert!(failed.text().contains("step 'pre' (preprocess)"), "{}", failed.text());
+}
+
+#[test]
+fn a_graph_made_in_rust_is_deployed_like_any_other() {
+    let world = world();
+    let build = |factor: i64| {
+        Graph::builder()
+            .input("inp")
+            .step("pre", "preprocess", json!(["$inp"]))
+            .step("model", "model", json!(["$pre"]))
+            .output(json!({ "sum": "$model", "factor": factor }))
+            .build()
+            .expect("a graph")
+            .deployment("made")
+            .expect("a deployment")
+    };
+    let admin = world.admin();
+    let answers = |wanted: &serde_json::Value| {
+        let answer = world.post("/made", b"1");
+        answer.status == 200
+            && serde_json::from_str::<serde_json::Value>(&answer.text()).ok().as_ref() == Some(wanted)
+    };
+    admin.put_deployment(&build(1), Condition::default()).expect("it is stored");
+    eventually("it serves", || answers(&json!({ "sum": 4, "factor": 1 })));
+    admin.put_deployment(&build(2), Condition::default()).expect("it is stored");
+    eventually("the new form serves", || answers(&json!({ "sum": 4, "factor": 2 })));
+    let mut nowhere = build(1);
+    nowhere.graph = Graph::builder().step("a", "nobody", json!([])).build().ok();
+    let refused = admin.put_deployment(&nowhere, Condition::default()).expect_err("there is no nobody");
+    assert!(refused.to_string().contains("step 'a' of graph 'made' calls 'nobody'"), "{refused}");
+    let _ = world.run(&["delete", "made"]).ok();
 }
 
 #[test]

@@ -677,6 +677,24 @@ fn the_place_of_each_user_config_is_known() {
 }
 
 #[test]
+fn a_graph_made_in_rust_is_the_deployment_that_the_file_makes() {
+    let graph = crate::spec::GraphSpec::builder()
+        .input("inp")
+        .step("pre", "preprocess", serde_json::json!(["$inp"]))
+        .step("model", "model.run", serde_json::json!({ "x": "$pre" }))
+        .unless("$pre.done")
+        .output(serde_json::json!(["$model", "$$text"]))
+        .build()
+        .unwrap();
+    let text = "application = \"demo\"\n[[graph]]\nname = \"sum\"\ninput = \"inp\"\n[graph.steps]\n\
+                pre = { call = \"preprocess\", args = [\"$inp\"] }\n\
+                model = { call = \"model.run\", args = { x = \"$pre\" }, unless = \"$pre.done\" }\n\
+                output = [\"$model\", \"$$text\"]\n";
+    assert_eq!(graph.deployment("sum").unwrap(), read_toml(text, "d.toml").unwrap().deployments[0]);
+    assert!(graph.deployment("no name").unwrap_err().to_string().contains("a deployment name"));
+}
+
+#[test]
 fn what_is_wrong_with_a_graph_is_told_with_its_line() {
     let refused = |steps: &str| {
         let text = format!("application = \"demo\"\n[[graph]]\nname = \"sum\"\n{steps}\n");

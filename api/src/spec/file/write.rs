@@ -105,7 +105,7 @@ fn canary_to_json(spec: &CanarySpec) -> Value {
     }))
 }
 
-fn steps_to_json(graph: &GraphSpec) -> Value {
+pub(super) fn steps_to_json(graph: &GraphSpec) -> Value {
     let mut steps: Map<String, Value> =
         graph.steps.iter().map(|step| (step.name.clone(), step_to_json(step))).collect();
     steps.insert("output".to_owned(), graph.output.clone());
