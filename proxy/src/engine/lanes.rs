@@ -460,9 +460,11 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
             let Some(id) = entry.parked.pop_front() else { return };
             let replica = Arc::clone(&entry.replica);
             self.use_grant(id, &replica, false, now);
-            // Back at the end of the list: there is no room after all.
-            let parked_again =
-                self.connections.get_mut(id).is_some_and(|conn| matches!(conn.phase, Phase::Parked { .. }));
+            // Back at the end of the list: there is no room after all. Or it has gone to another replica, where there was none.
+            let parked_again = self
+                .connections
+                .get_mut(id)
+                .is_some_and(|conn| matches!(&conn.phase, Phase::Parked { replica } if replica.lane == lane));
             if parked_again {
                 if let Some(Some(entry)) = self.lanes.get_mut(lane.at()) {
                     entry.parked.rotate_right(1);
