@@ -167,7 +167,7 @@ fn answer_to(path: &[u8]) -> (u16, Option<u64>, Fields, Vec<&'static [u8]>) {
         b"/199" => (199, Some(2), &[], vec![b"ok"]),
         b"/600" => (600, Some(2), &[], vec![b"ok"]),
         b"/204" => (204, Some(2), &[], vec![b"ok"]),
-        b"/205" => (205, Some(0), &[], vec![]),
+        b"/205" => (205, Some(2), &[], vec![b"ok"]),
         b"/304" => (304, Some(2), &[], vec![b"ok"]),
         _ => (200, Some(2), &[], vec![b"ok"]),
     }

@@ -19,7 +19,7 @@ pub enum Length {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum BodyOut {
-    /// It has none; whatever comes is dropped (HEAD, 204, 304).
+    /// It has none; whatever comes is dropped (HEAD, 204, 205, 304).
     None,
     /// So many bytes, announced.
     Length(u64),
@@ -144,6 +144,11 @@ impl AnswerHead<'_> {
         if self.status == 204 {
             return BodyOut::None;
         }
+        if self.status == 205 {
+            // RFC 9110, 15.3.6: nothing, and said in a way that ends it for whoever does not know that.
+            push_length(out, 0);
+            return BodyOut::None;
+        }
         if self.to_head || self.status == 304 {
             // A length here describes what a GET would have got; an empty body of a handler says nothing about it.
             if let Some(length) = declared.or(known.filter(|length| *length > 0)) {
@@ -253,6 +258,9 @@ pub fn reason(status: u16) -> &'static str {
         204 => "No Content",
         205 => "Reset Content",
         206 => "Partial Content",
+        207 => "Multi-Status",
+        208 => "Already Reported",
+        226 => "IM Used",
         300 => "Multiple Choices",
         301 => "Moved Permanently",
         302 => "Found",
@@ -281,6 +289,7 @@ pub fn reason(status: u16) -> &'static str {
         421 => "Misdirected Request",
         422 => "Unprocessable Content",
         423 => "Locked",
+        424 => "Failed Dependency",
         425 => "Too Early",
         426 => "Upgrade Required",
         428 => "Precondition Required",
@@ -293,7 +302,10 @@ pub fn reason(status: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
+        506 => "Variant Also Negotiates",
         507 => "Insufficient Storage",
+        508 => "Loop Detected",
+        511 => "Network Authentication Required",
         _ => "",
     }
 }
@@ -379,6 +391,12 @@ mod tests {
         let (text, body) = write(&no_content, &[("content-length", "5")]);
         assert!(!text.contains("content-length"), "{text}");
         assert_eq!(body, BodyOut::None);
+        for length in [Length::Known(5), Length::Unknown] {
+            let reset = AnswerHead { status: 205, length, ..HEAD };
+            let (text, body) = write(&reset, &[("content-length", "5")]);
+            assert!(text.contains("content-length: 0\r\n") && !text.contains("chunked"), "{text}");
+            assert_eq!(body, BodyOut::None);
+        }
         let to_head = AnswerHead { to_head: true, length: Length::Known(0), ..HEAD };
         let (text, body) = write(&to_head, &[("content-length", "77")]);
         assert!(text.contains("content-length: 77"), "{text}");

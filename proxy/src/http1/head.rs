@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::framing::{FramingFields, is_token};
 use super::target::{self, Target};
-use super::{Framing, Refusal, host, method, upgrade};
+use super::{Framing, Refusal, host, method, trace, upgrade};
 
 /// Header fields of one request that can be stored, whatever the configuration says.
 pub const HEADERS_MAX: usize = 256;
@@ -149,9 +149,9 @@ pub struct Head<'h, 'b> {
     pub keep_alive: bool,
     /// Whether the client waits for a 100 before it sends the body (RFC 9110, 10.1.1).
     pub expect_continue: bool,
-    /// `X-Request-ID`, where it is fit to stand in a log line.
+    /// `X-Request-ID`, where there is one and it is fit to stand in a log line.
     pub request_id: Option<&'b str>,
-    /// `traceparent`, where it is fit to stand in a log line.
+    /// `traceparent`, where there is one and it is well-formed.
     pub traceparent: Option<&'b str>,
     /// `serve_multiplexed_model_id`.
     pub model_id: Option<&'b str>,
@@ -163,6 +163,9 @@ pub struct Head<'h, 'b> {
     pub upgrade: Option<&'b [u8]>,
     /// Whether `Connection` names fields beside the usual ones, which are then not passed on.
     nominates: bool,
+    /// Whether there are fields that were not taken for what they say, and are not passed on either: a deployment is not
+    /// to find another id or trace in them than those that it is given.
+    has_unfit: bool,
 }
 
 impl<'h, 'b> Head<'h, 'b> {
@@ -223,15 +226,17 @@ impl<'h, 'b> Head<'h, 'b> {
             timeout: fields.timeout,
             upgrade,
             nominates: fields.nominates,
+            has_unfit: fields.has_unfit(),
         })
     }
 
-    /// The fields that a deployment gets: all but those that are about this connection (RFC 9110, 7.6.1). In an
+    /// The fields that a deployment gets: all but those that are about this connection (RFC 9110, 7.6.1), and those that
+    /// were not taken for what they say. In an
     /// absolute-form request the target's authority stands in for `Host` (RFC 9112, 3.2.2). An offer to change the
     /// protocol is the deployment's to take.
     pub fn forwarded(&self) -> impl Iterator<Item = (&'b [u8], &'b [u8])> + use<'_, 'h, 'b> {
         let authority = self.target.authority;
-        let fields = self.headers.iter().filter(move |header| !self.is_hop_by_hop(header.name));
+        let fields = self.headers.iter().filter(move |header| !self.stays_here(header.name));
         let fields = fields.map(move |header| match authority {
             Some(authority) if header.name.eq_ignore_ascii_case("host") => {
                 (header.name.as_bytes(), authority.as_bytes())
@@ -242,8 +247,15 @@ impl<'h, 'b> Head<'h, 'b> {
         fields.chain(offer.into_iter().flatten())
     }
 
-    fn is_hop_by_hop(&self, name: &str) -> bool {
-        is_hop_by_hop(name) || (self.nominates && self.is_nominated(name))
+    fn stays_here(&self, name: &str) -> bool {
+        is_hop_by_hop(name)
+            || (self.nominates && self.is_nominated(name))
+            || (self.has_unfit && self.is_unfit(name))
+    }
+
+    fn is_unfit(&self, name: &str) -> bool {
+        let unfit = |known: &str, taken: Option<&str>| taken.is_none() && name.eq_ignore_ascii_case(known);
+        unfit("x-request-id", self.request_id) || unfit("traceparent", self.traceparent)
     }
 
     /// Whether some `Connection` field names this one. What every handler relies on can't be taken away so.
@@ -292,7 +304,9 @@ struct Fields<'b> {
     keep_alive: bool,
     nominates: bool,
     expectation: Expectation,
+    request_ids: u8,
     request_id: Option<&'b str>,
+    traceparents: u8,
     traceparent: Option<&'b str>,
     model_id: Option<&'b str>,
     server_timing: bool,
@@ -313,8 +327,8 @@ impl<'b> Fields<'b> {
                 6 if is("expect") => fields.expect(header.value),
                 7 if is("upgrade") => fields.offer(header.value),
                 10 if is("connection") => fields.connection(header.value),
-                11 if is("traceparent") => fields.traceparent = printable(header.value, 64),
-                12 if is("x-request-id") => fields.request_id = printable(header.value, REQUEST_ID_MAX),
+                11 if is("traceparent") => fields.trace(header.value),
+                12 if is("x-request-id") => fields.id(header.value),
                 14 if is("content-length") => fields.framing.content_length(header.value)?,
                 15 if is("x-server-timing") => {
                     fields.server_timing = matches!(header.value, b"1" | b"on" | b"true")
@@ -341,6 +355,24 @@ impl<'b> Fields<'b> {
     fn expect(&mut self, value: &[u8]) {
         let good = value.eq_ignore_ascii_case(b"100-continue") && self.expectation != Expectation::Unknown;
         self.expectation = if good { Expectation::Continue } else { Expectation::Unknown };
+    }
+
+    /// Of several none is the one.
+    fn id(&mut self, value: &'b [u8]) {
+        self.request_ids = self.request_ids.saturating_add(1);
+        self.request_id = printable(value, REQUEST_ID_MAX).filter(|_| self.request_ids == 1);
+    }
+
+    fn has_unfit(&self) -> bool {
+        (self.request_ids > 0 && self.request_id.is_none())
+            || (self.traceparents > 0 && self.traceparent.is_none())
+    }
+
+    /// Trace Context, 3.2: what can't be read is as good as absent, and so are several.
+    fn trace(&mut self, value: &'b [u8]) {
+        self.traceparents = self.traceparents.saturating_add(1);
+        let is_good = self.traceparents == 1 && trace::is_valid(value);
+        self.traceparent = if is_good { std::str::from_utf8(value).ok() } else { None };
     }
 
     fn offer(&mut self, value: &'b [u8]) {
@@ -387,8 +419,9 @@ fn seconds(value: &[u8]) -> Option<Duration> {
     match seconds {
         _ if !seconds.is_finite() => None,
         _ if seconds <= 0.0 => Some(Duration::ZERO),
-        // A day is longer than anybody waits, and keeps sums far from the end of u64.
-        _ => Some(Duration::from_secs_f64(seconds.min(86_400.0))),
+        // A day is longer than anybody waits, and keeps sums far from the end of u64. What rounds to nothing is no
+        // more time than nothing, and not no limit.
+        _ => Some(Duration::from_secs_f64(seconds.min(86_400.0)).max(Duration::from_nanos(1))),
     }
 }
 

@@ -225,12 +225,12 @@ fn hop_by_hop_fields_stay_here() {
 #[test]
 fn the_fields_that_we_use_are_found() {
     let raw = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 1\r\nX-Request-Id: r-1\r\n\
-               Traceparent: 00-a-b-01\r\nServe-Multiplexed_Model-Id: m1\r\nx-request-timeout-seconds: 1.5\r\n\r\n";
+               Traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\nServe-Multiplexed_Model-Id: m1\r\nx-request-timeout-seconds: 1.5\r\n\r\n";
     with_head(raw, |head| {
         assert!(head.expect_continue);
         assert_eq!(
             (head.request_id, head.traceparent, head.model_id),
-            (Some("r-1"), Some("00-a-b-01"), Some("m1"))
+            (Some("r-1"), Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), Some("m1"))
         );
         assert_eq!(head.timeout, Some(Duration::from_millis(1500)));
     });
@@ -239,6 +239,45 @@ fn the_fields_that_we_use_are_found() {
         assert!(!head.expect_continue);
         assert_eq!((head.request_id, head.timeout), (None, Some(Duration::ZERO)));
     });
+}
+
+#[test]
+fn an_id_or_a_trace_that_is_not_taken_is_not_passed_on() {
+    const TRACE: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
+    let of = |fields: &str| {
+        with_head(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"), |head| {
+            (head.request_id.is_some(), head.traceparent.is_some(), head.forwarded().count() - 1)
+        })
+    };
+    assert_eq!(of(&format!("X-Request-ID: a\r\n{TRACE}")), (true, true, 2));
+    assert_eq!(of(&format!("X-Request-ID: a b\r\n{TRACE}")), (false, true, 1));
+    assert_eq!(of("X-Request-ID:\r\nX-Other: 1\r\n"), (false, false, 1));
+    assert_eq!(of(&format!("X-Request-ID: {}\r\n", "x".repeat(128))), (true, false, 1));
+    assert_eq!(of(&format!("X-Request-ID: {}\r\n", "x".repeat(129))), (false, false, 0));
+    assert_eq!(of("X-Request-ID: a\r\nTraceparent: hello\r\n"), (true, false, 1));
+    // Two readers could take one each.
+    assert_eq!(of("X-Request-ID: a\r\nx-request-id: b\r\n"), (false, false, 0));
+    assert_eq!(of("X-Request-ID: a b\r\nx-request-id: b\r\n"), (false, false, 0));
+    assert_eq!(of(&format!("{TRACE}{TRACE}")), (false, false, 0));
+}
+
+#[test]
+fn seconds_are_a_limit_however_few() {
+    for (value, seconds) in [
+        ("1.5", Some(1.5)),
+        ("1e-3", Some(1e-3)),
+        ("1e-30", Some(1e-9)),
+        ("0", Some(0.0)),
+        ("-1", Some(0.0)),
+        ("1e9", Some(86_400.0)),
+        ("inf", None),
+        ("nan", None),
+        ("2s", None),
+        ("", None),
+    ] {
+        let raw = format!("GET / HTTP/1.1\r\nHost: a\r\nx-request-timeout-seconds: {value}\r\n\r\n");
+        assert_eq!(with_head(&raw, |head| head.timeout), seconds.map(Duration::from_secs_f64), "{value:?}");
+    }
 }
 
 #[test]

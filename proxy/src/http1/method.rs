@@ -49,10 +49,14 @@ pub fn is_known(method: &str) -> bool {
     KNOWN.contains(&method)
 }
 
-/// RFC 9110, 9.2.2: sending it twice has the effect of sending it once.
+/// RFC 9110, 9.2.2: sending it twice has the effect of sending it once. Those of RFC 9110, and those that are registered
+/// as safe; of the others that only WebDAV has nobody is sure that they are.
 #[must_use]
 pub fn is_idempotent(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
+    matches!(
+        method,
+        "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE" | "QUERY" | "PROPFIND" | "REPORT" | "SEARCH"
+    )
 }
 
 #[cfg(test)]
@@ -68,5 +72,6 @@ mod tests {
     #[test]
     fn only_methods_that_may_be_repeated_are_idempotent() {
         assert!(is_idempotent("PUT") && !is_idempotent("POST") && !is_idempotent("PATCH"));
+        assert!(is_idempotent("QUERY") && is_idempotent("PROPFIND") && !is_idempotent("LOCK"));
     }
 }

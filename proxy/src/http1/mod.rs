@@ -11,6 +11,7 @@ pub mod host;
 pub mod method;
 pub mod refusal;
 pub mod target;
+mod trace;
 pub mod upgrade;
 
 pub use answer::{AnswerHead, BadAnswer, BodyOut, Length};
