@@ -28,6 +28,9 @@ pub struct ProxyStatus {
     pub pid: Option<i32>,
     /// Address that it answers on.
     pub listen: String,
+    /// Whether it speaks TLS there.
+    #[serde(default)]
+    pub tls: bool,
     /// Whether it has taken its routes and accepts connections.
     pub ready: bool,
     /// Whether it takes every new connection by the settings and certificates that are wanted.

@@ -236,6 +236,13 @@ fn status_and_routes_are_tables_or_json() {
     assert_eq!(status["name"], "m");
     let ran = scripted.run(&["routes"]);
     assert_eq!(ran.stdout, "ROUTE  DEPLOYMENT  URL\n/m     m           http://127.0.0.1:8000/m\n");
+    let scripted = Scripted::new(|_, _| {
+        let mut system = system(&[deployment("done", 4, &[("m-1", "v1")])]);
+        system["proxy"]["tls"] = json!(true);
+        (200, system)
+    });
+    assert!(scripted.run(&["routes"]).stdout.ends_with("  https://127.0.0.1:8000/m\n"));
+    assert!(scripted.run(&["status"]).stderr.contains("; HTTPS on 0.0.0.0:8000 "));
 }
 
 #[test]

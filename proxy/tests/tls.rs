@@ -156,11 +156,11 @@ fn what_can_not_serve_leaves_the_one_before() {
 #[test]
 fn plain_http_where_tls_is_spoken_is_told_so() {
     let authority = Authority::new();
-    let (rig, _replica) = serving(&authority, None, settings(), Behaviour::Hello);
+    let (mut rig, _replica) = serving(&authority, None, settings(), Behaviour::Hello);
     let mut client = rig.client();
     let response = client.request("GET", "/a", "", b"").response();
     assert_eq!((response.status, response.header("connection")), (400, Some("close")));
-    assert!(response.text().contains("https"));
+    assert!(response.text().contains("https") && response.header("date").is_some());
     client.assert_closed();
     let mut garbage = rig.client();
     garbage.send(b"\0\x01\x02").assert_closed();
@@ -168,6 +168,11 @@ fn plain_http_where_tls_is_spoken_is_told_so() {
     let mut torn = rig.client();
     torn.send(b"\x16\x03\x01\x00\x05hello");
     assert!(matches!(torn.rest().first(), None | Some(21)));
+    // The one that was answered is counted as any other answer.
+    let reports = rig.end_with_stats();
+    let traffic = reports.iter().flat_map(|report| &report.traffic);
+    let statuses: Vec<_> = traffic.flat_map(|traffic| &traffic.counts.statuses).collect();
+    assert_eq!(statuses, [&(400, 1)]);
 }
 
 #[test]

@@ -37,7 +37,10 @@ pub(super) fn no_such(name: &DeploymentName, deployments: &[DeploymentStatus]) -
 
 fn system_line(status: &SystemStatus, output: &Output) {
     let proxy = match (status.proxy.pid, status.proxy.ready) {
-        (Some(pid), true) => format!("HTTP on {} (proxy pid {pid})", status.proxy.listen),
+        (Some(pid), true) => {
+            let scheme = if status.proxy.tls { "HTTPS" } else { "HTTP" };
+            format!("{scheme} on {} (proxy pid {pid})", status.proxy.listen)
+        }
         (Some(pid), false) => format!("the proxy (pid {pid}) is not ready yet"),
         (None, _) => "the proxy is not running".to_owned(),
     };
@@ -188,7 +191,8 @@ pub(super) fn url(deployment: &DeploymentStatus, status: &SystemStatus) -> Optio
         ip if !ip.is_unspecified() => ip.to_string(),
         _ => "127.0.0.1".to_owned(),
     };
-    Some(format!("http://{host}:{}{route}", listen.port()))
+    let scheme = if status.proxy.tls { "https" } else { "http" };
+    Some(format!("{scheme}://{host}:{}{route}", listen.port()))
 }
 
 fn serving(deployment: &DeploymentStatus) -> usize {

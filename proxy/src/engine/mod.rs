@@ -499,6 +499,9 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         self.let_go(id);
         self.note_news(self.now);
         let Some(mut conn) = self.connections.remove(id) else { return };
+        if let Some(status) = conn.socket.answered() {
+            self.note_turned_away(status, self.now);
+        }
         conn.part();
         for (lane, block) in conn.output.clear() {
             self.return_block(lane, block);

@@ -42,6 +42,10 @@ pub trait Socket {
     /// Is about to be dropped in the middle of a body that only the connection's end delimits: the client must not
     /// take it for whole.
     fn break_off(&mut self) {}
+    /// The status of an answer that it has given by itself: its client does not speak what is spoken here.
+    fn answered(&self) -> Option<u16> {
+        None
+    }
     /// Who is at the other end, where that is known.
     fn peer(&self) -> Option<IpAddr> {
         None

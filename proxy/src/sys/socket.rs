@@ -54,6 +54,10 @@ impl Socket for Client {
         self.transport.break_off();
     }
 
+    fn answered(&self) -> Option<u16> {
+        self.transport.answered()
+    }
+
     fn peer(&self) -> Option<IpAddr> {
         Some(self.address)
     }

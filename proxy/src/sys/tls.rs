@@ -11,6 +11,9 @@ use decurion_ipc::channel::{InBlock, OutBlock, Requester};
 use mio::net::TcpStream;
 use rustls::{ServerConfig, ServerConnection};
 
+use super::clock;
+use crate::http1::answer::reason;
+
 /// Bytes gathered for one record: the most that one holds (RFC 8446, 5.1).
 const RECORD_MAX: usize = 16 * 1024;
 /// What a client may have sent, of what is no TLS, before it gets its answer.
@@ -18,9 +21,9 @@ const STRAY_MAX: usize = 64 * 1024;
 /// First byte of a TLS connection: a handshake record (RFC 8446, 5.1).
 const HANDSHAKE: u8 = 22;
 /// For a client that speaks HTTP where TLS is spoken.
-const NOT_TLS: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 44\r\n\
-    connection: close\r\n\r\nPlain HTTP, where TLS is spoken: use https.\n";
+const NOT_TLS: &str = "Plain HTTP, where TLS is spoken: use https.\n";
+/// The status of that.
+const NOT_TLS_STATUS: u16 = 400;
 
 /// The socket, and what is between it and the engine.
 #[derive(Debug)]
@@ -31,11 +34,19 @@ pub(super) struct Tls {
     greeted: bool,
     /// What came is no TLS, or breaks its rules: nothing more is said.
     failed: bool,
+    /// What was said to a client that speaks no TLS.
+    answered: Option<u16>,
 }
 
 impl Tls {
     pub(super) fn new(stream: TcpStream, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        Ok(Self { stream, session: ServerConnection::new(config)?, greeted: false, failed: false })
+        Ok(Self {
+            stream,
+            session: ServerConnection::new(config)?,
+            greeted: false,
+            failed: false,
+            answered: None,
+        })
     }
 
     pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
@@ -103,6 +114,11 @@ impl Tls {
         }
         gathered.send()?;
         Ok(gathered.written)
+    }
+
+    /// The status that a client which speaks no TLS was answered with.
+    pub(super) fn answered(&self) -> Option<u16> {
+        self.answered
     }
 
     pub(super) fn is_flushed(&self) -> bool {
@@ -180,7 +196,8 @@ impl Tls {
         }
         self.failed = true;
         if first[0].is_ascii_alphabetic() {
-            let _ = self.stream.write(NOT_TLS);
+            let _ = self.stream.write(not_tls().as_bytes());
+            self.answered = Some(NOT_TLS_STATUS);
             let _ = self.stream.shutdown(Shutdown::Write);
             self.drop_stray();
         }
@@ -198,6 +215,15 @@ impl Tls {
             }
         }
     }
+}
+
+fn not_tls() -> String {
+    let (status, date, length) = (NOT_TLS_STATUS, clock::http_date(), NOT_TLS.len());
+    format!(
+        "HTTP/1.1 {status} {}\r\ncontent-type: text/plain; charset=utf-8\r\ndate: {date}\r\n\
+         content-length: {length}\r\nconnection: close\r\n\r\n{NOT_TLS}",
+        reason(status)
+    )
 }
 
 /// Plaintext on its way into records.
@@ -236,17 +262,5 @@ impl Gathered<'_> {
             }
             Err(error) => Err(error),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_answer_to_plain_http_has_the_length_it_says() {
-        let text = std::str::from_utf8(NOT_TLS).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{} bytes", body.len());
     }
 }

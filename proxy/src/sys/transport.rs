@@ -94,6 +94,14 @@ impl Transport {
         }
     }
 
+    /// The status of an answer that it has given by itself.
+    pub(super) fn answered(&self) -> Option<u16> {
+        match self {
+            Transport::Plain(_) => None,
+            Transport::Tls(tls) => tls.answered(),
+        }
+    }
+
     /// The last word before the close.
     pub(super) fn finish(&mut self) {
         if let Transport::Tls(tls) = self {

@@ -35,9 +35,23 @@ impl From<&AskError> for Problem {
             AskError::Store(_) => problem::INTERNAL,
             AskError::Stopping | AskError::Busy => problem::UNAVAILABLE,
         };
-        let source = std::error::Error::source(error).map(|why| format!(": {why}")).unwrap_or_default();
-        self::problem(kind, format!("{error}{source}; nothing was changed"))
+        self::problem(kind, format!("{}; nothing was changed", chain(error)))
     }
+}
+
+/// An error with its causes, each of which says only what has not been said.
+fn chain(error: &AskError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn kind_of(refusal: &Refusal) -> &'static str {
@@ -59,5 +73,21 @@ fn kind_of(refusal: &Refusal) -> &'static str {
         | Refusal::TakesNoConfig { .. }
         | Refusal::GraphCall { .. }
         | Refusal::GraphCycle(_) => problem::REFUSED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::sys::TlsError;
+
+    #[test]
+    fn what_went_wrong_is_said_once() {
+        let source = io::Error::from(io::ErrorKind::NotFound);
+        let words = format!("http.tls: /c.pem can't be read: {source}; nothing was changed");
+        let error = AskError::Tls(TlsError::Unreadable { path: "/c.pem".into(), source });
+        assert_eq!(Problem::from(&error).detail, words);
     }
 }

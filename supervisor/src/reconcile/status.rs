@@ -28,12 +28,11 @@ impl Core {
         let current = observed.proxies.current();
         let told =
             |caller: &Caller| caller.interests.get(&None).is_some_and(|interest| interest.has_applied());
+        let settings = current.map_or(&self.desired().http, |(_, proxy)| &proxy.settings);
         ProxyStatus {
             pid: current.and_then(|(_, proxy)| proxy.pid),
-            listen: current.map_or_else(
-                || self.desired().http.listen.clone(),
-                |(_, proxy)| proxy.settings.listen.clone(),
-            ),
+            listen: settings.listen.clone(),
+            tls: settings.tls.is_some(),
             ready: current.is_some_and(|(instance, proxy)| {
                 proxy.phase == ProxyPhase::Running
                     && proxy.listening
