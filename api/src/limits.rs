@@ -52,8 +52,8 @@ pub const HTTP_HEAD_MAX: u64 = 64 * 1024;
 pub const HTTP_HEAD_MIN: u64 = 1024;
 /// Bytes of a request target, at least.
 pub const HTTP_URI_MIN: u64 = 64;
-/// Header fields of a request.
-pub const HTTP_HEADERS_MAX: u32 = 1_024;
+/// Header fields of a request, at most: as many as the proxy has room for.
+pub const HTTP_HEADERS_MAX: u32 = 256;
 /// Bytes of a request's body.
 pub const HTTP_BODY_MAX: u64 = 1 << 40;
 /// Bytes a second that a body may be asked for, at most.

@@ -7,12 +7,14 @@
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
+use decurion_api::limits::HTTP_HEADERS_MAX;
+
 use super::framing::{FramingFields, is_token};
 use super::target::{self, Target};
 use super::{Framing, Refusal, host, method, trace, upgrade};
 
 /// Header fields of one request that can be stored, whatever the configuration says.
-pub const HEADERS_MAX: usize = 256;
+pub const HEADERS_MAX: usize = HTTP_HEADERS_MAX as usize;
 /// Bytes of a request id that we take over from a client.
 pub const REQUEST_ID_MAX: usize = 128;
 /// Empty lines before a request line that are skipped (RFC 9112, 2.2, asks for at least one).

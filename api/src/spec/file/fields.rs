@@ -138,6 +138,10 @@ fn access_log_sample(table: &mut Table<'_>, problems: &mut Problems<'_>) -> f64 
         NodeValue::Number(number) if number.as_f64().is_some_and(|part| (0.0..=1.0).contains(&part)) => {
             number.as_f64().unwrap_or(1.0)
         }
+        NodeValue::Number(number) => {
+            field.refuse(problems, format!("{number} is out of range; give 0 to 1"));
+            1.0
+        }
         _ => {
             field.expected(problems, "a number from 0 to 1");
             1.0

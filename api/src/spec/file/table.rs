@@ -125,6 +125,7 @@ impl<'n> Table<'n> {
         problems: &mut Problems<'_>,
     ) -> u64 {
         let Some(field) = self.take(field) else { return default };
+        let (low, high) = (size_words(*range.start()), size_words(*range.end()));
         let bytes = match &field.node.value {
             NodeValue::Text(text) => match values::parse_size(text) {
                 Ok(bytes) => bytes,
@@ -134,6 +135,10 @@ impl<'n> Table<'n> {
                 }
             },
             NodeValue::Number(number) if number.is_u64() => number.as_u64().unwrap_or(default),
+            NodeValue::Number(number) => {
+                field.refuse(problems, format!("{number} is no number of bytes; give {low} to {high}"));
+                return default;
+            }
             _ => {
                 field.expected(problems, "a size such as '64KiB', or a number of bytes");
                 return default;
@@ -142,7 +147,6 @@ impl<'n> Table<'n> {
         if range.contains(&bytes) {
             return bytes;
         }
-        let (low, high) = (size_words(*range.start()), size_words(*range.end()));
         field.refuse(problems, format!("{bytes} bytes is out of range; give {low} to {high}"));
         default
     }

@@ -438,6 +438,14 @@ fn features_that_come_later_are_refused_by_name() {
             "f.toml:3:7: http.tls.key: missing; TLS takes both: tls = { cert = \"cert.pem\", key = \"key.pem\" }",
         ),
         (
+            "application = \"a\"\n[http]\nmax_headers = 257",
+            "f.toml:3:15: http.max_headers: 257 is out of range; give 1 to 256",
+        ),
+        (
+            "application = \"a\"\n[http]\nmax_body = -1",
+            "f.toml:3:12: http.max_body: -1 is no number of bytes; give 0 to 1TiB",
+        ),
+        (
             "application = \"a\"\n[http]\naccess_log = \"xml\"",
             "f.toml:3:14: http.access_log: 'xml' is none of \"off\", \"text\", \"json\", \"combined\"",
         ),
@@ -447,7 +455,7 @@ fn features_that_come_later_are_refused_by_name() {
         ),
         (
             "application = \"a\"\n[http]\naccess_log_sample = 1.5",
-            "f.toml:3:21: http.access_log_sample: takes a number from 0 to 1, and this is a fraction",
+            "f.toml:3:21: http.access_log_sample: 1.5 is out of range; give 0 to 1",
         ),
         (
             "application = \"a\"\n[http]\naccess_log_file = \"a.log\"",
