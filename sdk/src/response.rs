@@ -168,7 +168,7 @@ impl Response {
     /// ```
     ///
     /// A subprotocol is chosen with `with_header("sec-websocket-protocol", ..)` from those that the request's field of
-    /// this name lists.
+    /// this name lists; one that it does not list is left out.
     #[cfg(feature = "websocket")]
     pub fn websocket<F>(talk: F) -> Self
     where
@@ -221,7 +221,10 @@ impl Response {
             (Ok(name), Ok(value)) => {
                 self.parts.headers.insert(name, value);
             }
-            _ => self.refused = Some(Error::msg(format_args!("'{name}: {value:?}' can't stand in a header"))),
+            _ => {
+                self.refused =
+                    Some(Error::msg(format_args!("{name:?} with {value:?} can't stand in a header")))
+            }
         }
         self
     }
@@ -450,6 +453,14 @@ mod tests {
         assert_eq!(answer(Json([1, 2])), (200, Some(JSON.to_owned()), b"[1,2]".to_vec()));
         assert_eq!(answer((StatusCode::CREATED, "hi")), (201, Some(TEXT.to_owned()), b"hi".to_vec()));
         assert_eq!(answer(Response::new(204, "")), (204, None, vec![]));
+    }
+
+    #[test]
+    fn a_header_that_can_not_be_is_told_of_in_one_line() {
+        for (name, value) in [("x\ny", "v"), ("x", "v\r\nset-cookie: w"), ("", "v")] {
+            let error = Response::new(200, "").with_header(name, value).into_parts().unwrap_err();
+            assert!(!error.message().contains(['\r', '\n']), "{}", error.message());
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Whether a request can become a websocket (RFC 6455, 4.2), and the head that says so.
 
-use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderValue, StatusCode};
 use tungstenite::handshake::derive_accept_key;
 
@@ -28,6 +28,10 @@ pub(super) fn accept(request: &Head, parts: &mut Parts) -> Result<Option<Respons
     let key = field("sec-websocket-key").filter(|key| is_key(key));
     let key =
         key.ok_or_else(|| Error::status(400, "Sec-WebSocket-Key is missing, or not 16 bytes in base64"))?;
+    // One that the client has not listed fails the connection there (RFC 6455, 4.1): without one it may go on.
+    if !parts.headers.get(SEC_WEBSOCKET_PROTOCOL).is_none_or(|chosen| lists(request, chosen)) {
+        parts.headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    }
     parts.status = StatusCode::SWITCHING_PROTOCOLS;
     parts.content_type = None;
     parts.headers.remove(SEC_WEBSOCKET_VERSION);
@@ -35,6 +39,13 @@ pub(super) fn accept(request: &Head, parts: &mut Parts) -> Result<Option<Respons
     let answer = HeaderValue::try_from(derive_accept_key(key.as_bytes()))?;
     parts.headers.insert(SEC_WEBSOCKET_ACCEPT, answer);
     Ok(None)
+}
+
+/// Whether the client would speak this subprotocol. Its list may stand in several fields; names are case-sensitive.
+fn lists(request: &Head, chosen: &HeaderValue) -> bool {
+    let is_list = |name: &[u8]| name.eq_ignore_ascii_case(SEC_WEBSOCKET_PROTOCOL.as_str().as_bytes());
+    let lists = request.headers().filter(|(name, _)| is_list(name)).map(|(_, list)| list);
+    lists.flat_map(|list| list.split(|byte| *byte == b',')).any(|one| one.trim_ascii() == chosen.as_bytes())
 }
 
 /// 16 bytes in base64: 22 digits, of which the last has four bits that count, and the padding.
@@ -72,6 +83,23 @@ mod tests {
     fn the_rfc_s_own_example() {
         let accept = Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned());
         assert_eq!(answer(&[OFFER, KEY, VERSION_13]), (101, accept));
+    }
+
+    #[test]
+    fn a_subprotocol_is_one_that_the_client_lists() {
+        let chosen = |lists: &[&str]| {
+            let mut head = Head::default();
+            let lists = lists.iter().map(|list| ("Sec-WebSocket-Protocol", *list));
+            for (name, value) in [OFFER, KEY, VERSION_13].into_iter().chain(lists) {
+                head.keep_header(name.as_bytes(), value.as_bytes());
+            }
+            let response = Response::websocket(|_| Ok(())).with_header("sec-websocket-protocol", "chat");
+            let mut parts = response.into_parts().unwrap();
+            assert!(accept(&head, &mut parts).unwrap().is_none());
+            parts.headers.contains_key(SEC_WEBSOCKET_PROTOCOL)
+        };
+        assert!(chosen(&["chat"]) && chosen(&["soap, chat"]) && chosen(&["soap", "x,chat ,y"]));
+        assert!(!chosen(&[]) && !chosen(&["soap"]) && !chosen(&["chat2, Chat"]));
     }
 
     #[test]
