@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use decurion_tests::{Connection, Load, World, eventually, is_running, library};
+use decurion_tests::{Connection, Load, World, eventually, is_running, library, own_address};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -67,6 +67,18 @@ fn what_is_started_inherits_no_socket_of_the_supervisor() {
     for pid in world.pids("who") {
         eventually("a replica shares none", || shared(pid) == 0);
     }
+}
+
+#[test]
+fn an_address_that_is_given_up_refuses_who_comes() {
+    let world = World::start();
+    let _ = world.deploy(&who(1)).ok();
+    let next = own_address();
+    let _ = world.deploy(&format!("application = \"rig\"\n[http]\nlisten = \"{next}\"\n")).ok();
+    let answer = Connection::open(next).and_then(|mut connection| connection.get("/who"));
+    assert_eq!(answer.expect("an answer").status, 200);
+    // Who connected there would wait for nobody.
+    eventually("nobody listens there", || Connection::open(world.address()).is_err());
 }
 
 #[expect(clippy::disallowed_methods, reason = "how many there are comes from the environment")]

@@ -215,8 +215,9 @@ impl Machine {
         self.traffic.proxy_ended(instance);
         self.roster.forget_proxy(instance.0);
         self.facts.push(Fact::ProxyExited { instance, exit });
-        let live: Vec<String> =
-            self.core.observed().proxies.all.values().map(|proxy| proxy.settings.listen.clone()).collect();
+        // The core has yet to hear of this end.
+        let others = self.core.observed().proxies.all.iter().filter(|(other, _)| **other != instance);
+        let live: Vec<String> = others.map(|(_, proxy)| proxy.settings.listen.clone()).collect();
         let wanted = self.core.desired().http.listen.clone();
         self.listeners.retain(|address, _| *address == wanted || live.contains(address));
     }
