@@ -781,6 +781,30 @@ fn stopping_takes_no_longer_than_the_grace() {
     assert!(world.elapsed() - before <= Duration::from_secs(21));
 }
 
+/// A websocket's replica ends it, and not the proxy: it has to hear of the end in time to say so, and to be destroyed.
+#[test]
+fn connections_that_do_not_end_are_told_before_all_is_killed() {
+    let mut world = World::with(&[spec("a", "1", 2)]);
+    world.proxy_drains = None;
+    world.log.clear();
+    let before = world.now;
+    world.fact(Fact::Stop { at_once: false });
+    world.until(|world| world.core.observed().finished);
+    let replicas: Vec<(Duration, bool)> = world
+        .log
+        .iter()
+        .filter_map(|(at, order)| match order {
+            Order::Drain { grace, .. } => Some((*at - before, grace.is_zero())),
+            Order::Kill { .. } => Some((*at - before, false)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(replicas.len(), 2, "{:?}", world.log);
+    for (at, says_goodbye) in replicas {
+        assert!(says_goodbye && (17_000..17_100).contains(&at.as_millis()), "{at:?}");
+    }
+}
+
 #[test]
 fn limits_and_routes_change_without_a_restart() {
     let mut world = World::with(&[spec("a", "1", 2)]);

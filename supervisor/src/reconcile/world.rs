@@ -84,6 +84,8 @@ pub(crate) struct World {
     pub(crate) proxy_answers: Option<Duration>,
     /// From a probe of the proxy to its answer; `None`: it hangs.
     pub(crate) proxy_lives: Option<Duration>,
+    /// From the order to drain the proxy to its end; `None`: it has connections that do not end.
+    pub(crate) proxy_drains: Option<Duration>,
     /// From a view's arrival at handles in replicas to its acknowledgement; `None`: never.
     pub(crate) handles_answer: Option<Duration>,
     /// Every order, with its time.
@@ -161,6 +163,7 @@ impl World {
             behaviours: BTreeMap::new(),
             proxy_answers: Some(Duration::from_millis(1)),
             proxy_lives: Some(Duration::from_millis(1)),
+            proxy_drains: Some(Duration::from_millis(5)),
             handles_answer: Some(Duration::from_millis(1)),
             log: Vec::new(),
             queue: BTreeMap::new(),
@@ -510,7 +513,9 @@ impl World {
             }
             Order::DrainProxy { instance, .. } => {
                 let fact = Fact::ProxyExited { instance: *instance, exit: Exit::Code(0) };
-                self.later(Duration::from_millis(5), fact);
+                if let Some(after) = self.proxy_drains {
+                    self.later(after, fact);
+                }
             }
             Order::KillProxy { instance } => {
                 let fact = Fact::ProxyExited { instance: *instance, exit: Exit::Signal(9) };

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use decurion_api::status::ReplicaState;
-use decurion_tests::{World, library};
+use decurion_tests::{World, eventually, library};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -433,6 +433,19 @@ fn a_client_that_leaves_is_noticed_by_a_handler_that_says_nothing() {
     let raw = Raw::open(&world, "/talk");
     drop(raw);
     let _ = idle(&world);
+}
+
+#[test]
+fn all_is_said_goodbye_to_and_destroyed_when_the_supervisor_stops() {
+    let world = talk("graceful_shutdown_timeout_s = 16\n");
+    let mut talking = Raw::open(&world, "/talk");
+    kill(world.supervisor_pid(), Signal::SIGTERM).expect("a supervisor");
+    eventually("who comes now is refused", || TcpStream::connect(world.address()).is_err());
+    talking.send(&frame(FIN | TEXT, b"still there"));
+    assert_eq!(talking.frame(), (FIN | TEXT, b"still there".to_vec()));
+    assert_eq!(talking.closed(), 1001);
+    talking.assert_ended();
+    eventually("it ends in order", || world.log().contains("the proxy ended: exited with code 0"));
 }
 
 #[test]

@@ -90,6 +90,8 @@ impl Planner<'_> {
         let id = replica.id.clone();
         match self.observed.callers.released(&id, &replica.deployment, self.now) {
             Ok(()) if grace.is_zero() => self.order(Order::Kill { replica: id, why: why.clone() }),
+            // Whoever still talks to it has had that time already.
+            Ok(()) if self.parts() => self.order(Order::Drain { replica: id, grace: Duration::ZERO }),
             Ok(()) => self.order(Order::Drain { replica: id, grace }),
             Err(until) => {
                 if let Some(until) = until {
@@ -99,6 +101,14 @@ impl Planner<'_> {
                 self.hold(&replica.deployment, Some(&id), reason);
             }
         }
+    }
+
+    /// Whether everything is about to end, and what goes on without an end is to be told so while there is time for an
+    /// answer: a proxy has connections that no drain ends (websockets), and their replicas would be killed with it.
+    fn parts(&mut self) -> bool {
+        let grace = self.longest_grace();
+        let left = (grace / 4).min(PARTING_MAX);
+        self.observed.stopping.is_some_and(|stopping| self.due(stopping.since + grace.saturating_sub(left)))
     }
 
     /// Everything goes: the proxies first, so that what they have accepted is still answered.
@@ -130,7 +140,7 @@ impl Planner<'_> {
                     self.order(Order::Kill { replica: replica.id.clone(), why: Why::Shutdown });
                 }
             }
-        } else if self.observed.proxies.all.is_empty() {
+        } else if self.observed.proxies.all.is_empty() || self.parts() {
             self.unwanted(|_| true, &Why::Shutdown);
         }
         let empty = self.observed.replicas.is_empty() && self.observed.proxies.all.is_empty();
@@ -149,5 +159,7 @@ impl Planner<'_> {
     }
 }
 
+/// What is left of the grace for goodbyes; less, where the grace is short.
+const PARTING_MAX: Duration = Duration::from_secs(3);
 /// What an idle proxy has to stop, where no deployment says otherwise.
 const IDLE_PROXY_GRACE: Duration = Duration::from_secs(20);

@@ -404,6 +404,8 @@ impl Machine {
     fn stop(&mut self, at_once: bool) {
         self.stops_asked += 1;
         let at_once = at_once || self.stops_asked > 1;
+        // Nobody answers who comes now: better refused than kept waiting.
+        self.listeners.clear();
         self.facts.push(Fact::Stop { at_once });
     }
 
