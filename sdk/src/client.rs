@@ -14,6 +14,14 @@ pub trait Asked {
 
     #[doc(hidden)]
     fn ask(handle: &Handle, method: &str, args: impl Arguments) -> Result<Self::Given>;
+
+    #[cfg(feature = "tokio")]
+    #[doc(hidden)]
+    fn ask_async(
+        handle: &Handle,
+        method: &str,
+        args: impl Arguments + Sync,
+    ) -> impl Future<Output = Result<Self::Given>>;
 }
 
 impl<R: DeserializeOwned> Asked for R {
@@ -22,6 +30,11 @@ impl<R: DeserializeOwned> Asked for R {
     fn ask(handle: &Handle, method: &str, args: impl Arguments) -> Result<R> {
         handle.call(method, args)
     }
+
+    #[cfg(feature = "tokio")]
+    async fn ask_async(handle: &Handle, method: &str, args: impl Arguments + Sync) -> Result<R> {
+        handle.call_async(method, args).await
+    }
 }
 
 impl<T: DeserializeOwned> Asked for Streamed<T> {
@@ -29,6 +42,11 @@ impl<T: DeserializeOwned> Asked for Streamed<T> {
 
     fn ask(handle: &Handle, method: &str, args: impl Arguments) -> Result<Stream<T>> {
         handle.stream(method, args)
+    }
+
+    #[cfg(feature = "tokio")]
+    async fn ask_async(handle: &Handle, method: &str, args: impl Arguments + Sync) -> Result<Stream<T>> {
+        handle.stream_async(method, args).await
     }
 }
 
@@ -49,12 +67,11 @@ impl<T: DeserializeOwned> Asked for Streamed<T> {
 ///
 /// The client is itself a constructor argument, given as `"@name"`. Each method returns a [`Result`]
 /// of what is written here; a method of the deployment that can fail is written with what it gives when it does not. One
-/// that streams is written `-> Streamed<T>`, and gives a [`Stream`].
+/// that streams is written `-> Streamed<T>`, and gives a [`Stream`]. One that is written `async fn` (feature `tokio`) waits
+/// without holding a thread.
 #[macro_export]
 macro_rules! client {
-    ($(#[$meta:meta])* $visibility:vis $name:ident {
-        $($(#[$method_meta:meta])* fn $method:ident(&self $(, $argument:ident: $type:ty)* $(,)?) $(-> $result:ty)?;)*
-    }) => {
+    ($(#[$meta:meta])* $visibility:vis $name:ident { $($methods:tt)* }) => {
         $(#[$meta])*
         #[doc = "\n\nA typed client, made by `decurion::client!`."]
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,20 +97,7 @@ macro_rules! client {
                 &self.0
             }
 
-            $(
-                $(#[$method_meta])*
-                #[doc = ::core::concat!("\n\nCalls the deployment's `", ::core::stringify!($method), "`.")]
-                ///
-                /// # Errors
-                /// As `Handle::call`.
-                $visibility fn $method(&self $(, $argument: $type)*) -> $crate::Result<<$crate::__client_result!($($result)?) as $crate::__private::Asked>::Given> {
-                    <$crate::__client_result!($($result)?) as $crate::__private::Asked>::ask(
-                        &self.0,
-                        ::core::stringify!($method),
-                        ($($argument,)*),
-                    )
-                }
-            )*
+            $crate::__client_methods!($visibility, $($methods)*);
         }
 
         impl ::core::convert::From<$crate::Handle> for $name {
@@ -109,6 +113,66 @@ macro_rules! client {
                 <$crate::Handle as $crate::serde::Deserialize>::deserialize(deserializer).map(Self)
             }
         }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __client_methods {
+    ($visibility:vis,) => {};
+    ($visibility:vis,
+        $(#[$meta:meta])* fn $method:ident(&self $(, $argument:ident: $type:ty)* $(,)?) $(-> $result:ty)?;
+        $($more:tt)*
+    ) => {
+        $(#[$meta])*
+        #[doc = ::core::concat!("\n\nCalls the deployment's `", ::core::stringify!($method), "`.")]
+        ///
+        /// # Errors
+        /// As `Handle::call`.
+        $visibility fn $method(&self $(, $argument: $type)*) -> $crate::Result<<$crate::__client_result!($($result)?) as $crate::__private::Asked>::Given> {
+            <$crate::__client_result!($($result)?) as $crate::__private::Asked>::ask(
+                &self.0,
+                ::core::stringify!($method),
+                ($($argument,)*),
+            )
+        }
+        $crate::__client_methods!($visibility, $($more)*);
+    };
+    ($visibility:vis,
+        $(#[$meta:meta])* async fn $method:ident(&self $(, $argument:ident: $type:ty)* $(,)?) $(-> $result:ty)?;
+        $($more:tt)*
+    ) => {
+        $crate::__client_async!();
+
+        $(#[$meta])*
+        #[doc = ::core::concat!("\n\nCalls the deployment's `", ::core::stringify!($method), "`.")]
+        ///
+        /// # Errors
+        /// As `Handle::call_async`.
+        $visibility async fn $method(&self $(, $argument: $type)*) -> $crate::Result<<$crate::__client_result!($($result)?) as $crate::__private::Asked>::Given> {
+            <$crate::__client_result!($($result)?) as $crate::__private::Asked>::ask_async(
+                &self.0,
+                ::core::stringify!($method),
+                ($($argument,)*),
+            ).await
+        }
+        $crate::__client_methods!($visibility, $($more)*);
+    };
+}
+
+#[cfg(feature = "tokio")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __client_async {
+    () => {};
+}
+
+#[cfg(not(feature = "tokio"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __client_async {
+    () => {
+        ::core::compile_error!("an `async fn` of a client needs the feature `tokio` of the crate `decurion`");
     };
 }
 

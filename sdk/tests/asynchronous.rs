@@ -57,6 +57,10 @@ impl Meeting {
         "plain"
     }
 
+    pub fn steps(&self, to: u8) -> decurion::Streamed<u8> {
+        decurion::Streamed::iter(0..to)
+    }
+
     async fn reconfigure(&mut self, config: Config) -> Result<()> {
         yield_now().await;
         self.word = config.word;
@@ -197,7 +201,25 @@ impl Driver {
     pub async fn refused(&self) -> Result<u8> {
         self.meeting.call_async("fail", ("status",)).await
     }
+
+    pub async fn by_client(&self) -> Result<(u64, String, Vec<u8>)> {
+        let client = MeetingClient::from(self.meeting.clone());
+        let first = client.meet(1).await?;
+        let mut steps = client.steps(3).await?;
+        let mut seen = Vec::new();
+        while let Some(step) = steps.next_async().await {
+            seen.push(step?);
+        }
+        Ok((first, client.plain()?, seen))
+    }
 }
+
+decurion::client!(MeetingClient {
+    /// With its own words.
+    async fn meet(&self, number: u64) -> u64;
+    fn plain(&self) -> String;
+    async fn steps(&self, to: u8) -> decurion::Streamed<u8>;
+});
 
 #[test]
 fn handles_have_async_twins() {
@@ -208,6 +230,8 @@ fn handles_have_async_twins() {
     assert_eq!(driver.call::<u8>("refused", ()).unwrap_err().code().unwrap(), 422);
     let _one = app.deploy::<Meeting>("meeting", (1,)).unwrap();
     assert_eq!(driver.request(Request::post("/", "x")).unwrap().text().unwrap(), "hello x");
+    let by_client: (u64, String, Vec<u8>) = driver.call("by_client", ()).unwrap();
+    assert_eq!(by_client, (1, "plain".to_owned(), vec![0, 1, 2]));
 }
 
 /// Refuses what it has begun with.
