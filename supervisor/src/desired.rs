@@ -100,6 +100,13 @@ fn is_assumed() -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TemplateId(String);
 
+impl TemplateId {
+    /// That of no replica.
+    pub(crate) fn none() -> Self {
+        Self(String::new())
+    }
+}
+
 /// Names a `user_config` by its content; none is a content of its own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConfigId(String);
@@ -136,7 +143,7 @@ impl Wanted {
             class,
             version,
             attempt: 0,
-            template: TemplateId(String::new()),
+            template: TemplateId::none(),
             config_before: None,
             before: None,
             rolled_back: None,

@@ -63,17 +63,20 @@ impl Core {
 
     /// Takes a newer revision, which is durable by now.
     pub fn accept(&mut self, desired: Desired) {
+        let mut new = Vec::new();
         for (name, wanted) in &desired.deployments {
             match self.observed.deployments.get_mut(name) {
                 Some(deployment) => deployment.accept(wanted),
                 None => {
                     self.observed.deployments.insert(name.clone(), Deployment::new(wanted));
+                    new.push(name.clone());
                 }
             }
         }
         for (name, deployment) in &mut self.observed.deployments {
             deployment.deleted = !desired.deployments.contains_key(name);
         }
+        self.observed.join_sets(&new);
         self.desired = desired;
     }
 

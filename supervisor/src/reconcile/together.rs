@@ -127,6 +127,20 @@ impl Observed {
         }
     }
 
+    /// Deployments that are new wait for their set where the others of it are to change: requests that meet these as they
+    /// are would meet what was never wanted beside them.
+    pub(super) fn join_sets(&mut self, new: &[DeploymentName]) {
+        for name in new {
+            let waits = self.deployments.get(name).and_then(|it| set_of(&it.wanted)).is_some_and(|key| {
+                let mut others = self.members(key).filter(|(other, _)| !new.contains(other));
+                others.any(|(other, deployment)| self.has_to_change(other, deployment))
+            });
+            if let Some(deployment) = self.deployments.get_mut(name).filter(|_| waits) {
+                deployment.form = Form { template: TemplateId::none(), since: self.sets.known };
+            }
+        }
+    }
+
     /// The first set of which something is to change, and can.
     fn ready_set(&self, desired: &Desired, now: Instant) -> Option<(SetName, Vec<DeploymentName>)> {
         let sets: BTreeSet<SetKey<'_>> = desired.deployments.values().filter_map(set_of).collect();

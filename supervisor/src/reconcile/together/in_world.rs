@@ -197,6 +197,31 @@ fn where_a_new_member_fails_the_others_stay_as_they_were() {
 }
 
 #[test]
+fn a_new_member_is_met_when_those_that_it_came_with_have_changed_over() {
+    let mut world = World::new();
+    deploy(&mut world, vec![member("b", "b1", 2), member("c", "c1", 2)]).unwrap();
+    world.settle();
+    world.behave("b2", Behaviour { start: Some(SECOND * 5), ..Behaviour::default() });
+    chain(&mut world, ["a2", "b2", "c1"]);
+    world.pass(SECOND * 4);
+    assert_eq!((of_version(&world, "a", "a2"), of_version(&world, "b", "b1")), (2, 2));
+    assert!(!world.enter("a", 0), "b is what it was never wanted to be beside a");
+    world.settle();
+    through(&mut world);
+    assert_eq!(world.requests.done, 1);
+    assert_eq!(["a", "b", "c"].map(|of| world.outcome(of)), [RolloutOutcome::Done; 3]);
+}
+
+#[test]
+fn members_that_are_all_new_wait_for_nobody() {
+    let mut world = World::new();
+    world.behave("c1", Behaviour { start: Some(SECOND * 5), ..Behaviour::default() });
+    chain(&mut world, ["a1", "b1", "c1"]);
+    world.pass(SECOND * 4);
+    assert!(world.enter("a", 0));
+}
+
+#[test]
 fn a_member_that_is_deleted_serves_those_that_entered_before() {
     let mut world = settled(["a1", "b1", "c1"]);
     through(&mut world);
