@@ -66,8 +66,12 @@ impl World {
                 let (near, far) =
                     attach::local(1, Geometry::small(), UpBell::Pipe).expect("memory and descriptors");
                 held.drop_lane_of(caller);
+                let may_take = held.may_take();
                 for lane in far.lanes {
                     held.lanes.insert(LaneKey::Replica(caller.clone()), lane);
+                }
+                if may_take {
+                    self.wake_replica(&callee);
                 }
                 Some(Some(near))
             }

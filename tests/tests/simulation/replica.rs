@@ -232,6 +232,12 @@ impl Replica {
         self.is_asked() || self.caller.has_news()
     }
 
+    /// Whether a request waits here and a place is free. The real loop goes on with it by itself, whoever has left the
+    /// place: a request of a proxy, or a call by a replica, of which `Worked::ended` says nothing.
+    pub(crate) fn may_take(&self) -> bool {
+        self.stage != Stage::Starting && !self.waiting.is_empty() && self.running < self.limit
+    }
+
     /// Requests that run.
     pub(crate) fn running(&self) -> u32 {
         self.running

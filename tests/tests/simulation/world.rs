@@ -449,12 +449,13 @@ impl World {
     fn go_on(&mut self, id: &ReplicaId, job: JobKey) {
         let Some(replica) = self.replicas.get_mut(id) else { return };
         let worked = replica.go_on(job, &mut self.dice, self.now);
+        let may_take = replica.may_take();
         let ended: Vec<String> =
             worked.ended.iter().map(|(request, how)| format!("{request} {how:?}")).collect();
         self.note(|| format!("{id} goes on: {}", ended.join(", ")));
         let ends = !ended.is_empty();
         self.worked(id, worked);
-        if ends {
+        if ends || may_take {
             self.wake_replica(id);
         }
     }
@@ -535,9 +536,14 @@ impl World {
         for other in self.replicas.keys().cloned().collect::<Vec<ReplicaId>>() {
             let Some(held) = self.replicas.get_mut(&other) else { continue };
             held.drop_lane_of(id);
+            // Its calls have left their places to others.
+            let may_take = held.may_take();
             if held.caller.has_channel(id) {
                 let after = self.dice.skewed(100, 3_000);
                 self.push(after, Event::PeerDied { caller: other.clone(), callee: id.clone() });
+            }
+            if may_take {
+                self.wake_replica(&other);
             }
             self.may_have_drained(&other);
         }
