@@ -162,9 +162,25 @@ fn who_drips_is_let_go() {
     assert_eq!(drip(settings(), &large, &fast, 100), "=> open");
     let whole = drip(settings(), &large, &fast, 120);
     assert!(whole.starts_with("POST / [xxx") && whole.ends_with("=> 200 open"), "{whole}");
-    // The deadline of the whole is one of its own.
+    // The deadline of the whole is one of its own, whatever the body.
     let text = large.replace("seconds: 0", "seconds: 20");
     assert_eq!(drip(settings(), &text, &fast, 25), "=> 504 open");
+    for text in [body, &chunks] {
+        assert_eq!(drip(settings(), &text.replace("seconds: 0", "seconds: 20"), b"x", 25), "=> 504 open");
+    }
+}
+
+#[test]
+fn a_head_that_does_not_come_has_nothing_of_the_request_before() {
+    for method in ["GET", "HEAD"] {
+        let text = format!("{method} / HTTP/1.0\nX-Request-ID: first\nConnection: keep-alive\n\nGET / HT");
+        let pace = Pace { wait: Duration::from_secs(1), room: usize::MAX };
+        let spoken = speak_at(settings(), pace, once(&bytes(&text)[..]).chain(repeat_n(&b""[..], 12)));
+        let answer = String::from_utf8(spoken.answer).unwrap();
+        let (_, second) = answer.rsplit_once("HTTP/1.1 ").unwrap();
+        assert!(second.starts_with("408 ") && second.ends_with("did not arrive in time.\n"), "{answer}");
+        assert!(!second.contains("first") && spoken.closed, "{answer}");
+    }
 }
 
 #[test]

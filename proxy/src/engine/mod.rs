@@ -29,7 +29,6 @@ mod tunnel;
 pub mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use decurion_api::ReplicaId;
 use decurion_ipc::control::ProxySettings;
@@ -52,9 +51,6 @@ use slab::Slab;
 use tally::{Tallies, TallyIndex};
 use timers::Timers;
 
-/// How long a client that has closed its sending side is waited for: it may want its answer (`shutdown`), or be gone
-/// (`close`), and nothing tells the two apart.
-const HALF_CLOSED_GRACE: Duration = Duration::from_secs(1);
 /// Private bytes in the way of a client above which no further pipelined request is begun.
 const PIPELINE_MAX: usize = 16 * 1024;
 /// Requests read from one connection before the others have their turn.
@@ -249,11 +245,8 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
         }
         conn.readable |= ready.readable || ready.half_closed;
         conn.writable |= ready.writable;
-        // (Where bytes go both ways, its end of them is told to the deployment.)
-        let waits_for_us = conn.request.complete
-            && matches!(conn.phase, Phase::Queued { .. } | Phase::Parked { .. } | Phase::Open { .. });
-        if ready.half_closed && !std::mem::replace(&mut conn.half_closed, true) && waits_for_us {
-            conn.quiet = now.after(HALF_CLOSED_GRACE);
+        if ready.half_closed && !std::mem::replace(&mut conn.half_closed, true) && conn.may_be_gone() {
+            conn.quiet = now.after(timeout::HALF_CLOSED_GRACE);
         }
         self.mark(id);
     }
@@ -463,6 +456,10 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
     fn written(&mut self, id: ConnectionId, had_output: bool, now: Nanos) {
         let Some(conn) = self.connections.get_mut(id) else { return };
         match conn.close {
+            // It has taken all: from now on it has said nothing.
+            Close::No if had_output && conn.may_be_gone() => {
+                conn.quiet = now.after(timeout::HALF_CLOSED_GRACE)
+            }
             Close::No if had_output && matches!(conn.phase, Phase::Head) => {
                 if !conn.input.is_empty() {
                     self.mark(id);

@@ -12,6 +12,7 @@ use super::connection::{Close, Connection, Phase, Request, Upgrade};
 use super::input::{Fill, Input};
 use super::pages::Page;
 use super::port::{Lane, Socket};
+use super::timeout::HALF_CLOSED_GRACE;
 use super::{ConnectionId, Engine, Notice, PIPELINE_MAX, Step};
 use crate::balance::{Admission, Deployment, LaneIndex, Place, Replica};
 use crate::exchange::{Loss, Standing, Verdict, after_loss};
@@ -253,10 +254,10 @@ impl<S: Socket, L: Lane<S>> Engine<S, L> {
                     conn.request.tally = entry.tally;
                 }
                 conn.phase = Phase::Open { lane, stream };
-                conn.quiet = match (all, conn.half_closed) {
-                    (true, true) => now.after(super::HALF_CLOSED_GRACE),
-                    (true, false) => Nanos::NEVER,
-                    (false, _) => now.limit(self.settings.body_timeout),
+                conn.quiet = match all {
+                    true if conn.may_be_gone() => now.after(HALF_CLOSED_GRACE),
+                    true => Nanos::NEVER,
+                    false => now.limit(self.settings.body_timeout),
                 };
                 entry.own(L::index(stream), id);
                 if ahead {
@@ -385,8 +386,7 @@ impl<S: Socket, L: Lane<S>> Connection<S, L> {
     /// its part, or is not read from meanwhile. Only one that may be gone is not waited for long.
     fn wait_in_queue(&mut self, place: Place, deployment: &Arc<Deployment>, now: Nanos) {
         self.phase = Phase::Queued { place, deployment: Arc::clone(deployment) };
-        let may_be_gone = self.half_closed && self.request.complete;
-        self.quiet = if may_be_gone { now.after(super::HALF_CLOSED_GRACE) } else { Nanos::NEVER };
+        self.quiet = if self.may_be_gone() { now.after(HALF_CLOSED_GRACE) } else { Nanos::NEVER };
     }
 }
 

@@ -45,6 +45,7 @@ struct Wire {
     to_proxy: VecDeque<u8>,
     /// How many of them have arrived.
     arrived: usize,
+    /// It sends no more.
     closed: bool,
     from_proxy: Vec<u8>,
     /// How many more bytes the kernel takes.
@@ -813,6 +814,96 @@ fn clients_that_leave_at_any_moment_leave_nothing_behind() {
         }
         world.assert_nothing_is_held();
     }
+}
+
+impl World {
+    /// One slot; each of these clients has sent all that it will, and said so. The first has the slot.
+    fn half_closed(clients: &[&str]) -> Self {
+        let mut world = World::new(1);
+        world.max_ongoing = 1;
+        world.add_replica();
+        for bytes in clients {
+            world.add_client(bytes.as_bytes().to_vec());
+            let (id, wire) = world.clients.last().unwrap();
+            let id = *id;
+            (wire.borrow_mut().arrived, wire.borrow_mut().room) = (bytes.len(), 10_000);
+            world.engine.ready(id, Ready { readable: true, ..Ready::default() }, world.now);
+            world.engine.serve_clients(world.now);
+            world.clients.last().unwrap().1.borrow_mut().closed = true;
+            world.engine.ready(id, Ready { half_closed: true, ..Ready::default() }, world.now);
+            world.engine.serve_clients(world.now);
+        }
+        world
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now = self.now.after(Duration::from_millis(millis));
+        self.engine.expire(self.now);
+        self.engine.serve_clients(self.now);
+    }
+
+    /// The replica says this of the first request.
+    fn say(&mut self, body: Option<&[u8]>, end: bool) {
+        let mut lane = self.replicas[0].1.borrow_mut();
+        let stream = (0, lane.streams[0].generation);
+        lane.streams[0].taken = true;
+        let queued = match body.map(<[u8]>::to_vec) {
+            Some(body) if std::mem::replace(&mut lane.streams[0].head_sent, true) => {
+                Queued::Data(stream, body, end)
+            }
+            Some(body) => {
+                let mut head = Vec::new();
+                ResponseHead { status: 200, content_length: None, encoding: 0 }
+                    .encode([].into_iter(), &mut head);
+                Queued::Head(stream, head, Some(body), end)
+            }
+            None => Queued::End(stream),
+        };
+        lane.queue.push_back(queued);
+        drop(lane);
+        let _ = self.engine.hear_replicas(self.now);
+        self.engine.serve_clients(self.now);
+    }
+
+    /// What a client has got so far, and whether it has heard the end of it.
+    fn got(&self, client: usize) -> (String, bool) {
+        let wire = self.clients[client].1.borrow();
+        (String::from_utf8(wire.from_proxy.clone()).unwrap(), wire.ended)
+    }
+}
+
+#[test]
+fn who_sends_no_more_is_waited_for() {
+    let mut world = World::half_closed(&["GET /d HTTP/1.0\r\n\r\n", "GET /d HTTP/1.0\r\n\r\n"]);
+    world.pass(999);
+    assert_eq!((world.got(0), world.got(1)), Default::default());
+    world.pass(1);
+    assert_eq!((world.got(0), world.got(1)), ((String::new(), true), (String::new(), true)));
+    world.assert_nothing_is_held();
+}
+
+#[test]
+fn an_answer_goes_on_to_who_only_sends_no_more() {
+    let mut world = World::half_closed(&["GET /d HTTP/1.1\r\nHost: a\r\n\r\n"]);
+    for _ in 0..20 {
+        world.say(Some(b"piece"), false);
+        world.pass(999);
+    }
+    let (text, ended) = world.got(0);
+    assert!(text.matches("piece").count() == 20 && !ended, "{text}");
+    // Who reads slowly is judged by that alone.
+    world.clients[0].1.borrow_mut().room = 0;
+    world.say(Some(b"piece"), false);
+    world.pass(20_000);
+    world.clients[0].1.borrow_mut().room = 10_000;
+    world.engine.ready(world.clients[0].0, Ready { writable: true, ..Ready::default() }, world.now);
+    world.engine.serve_clients(world.now);
+    world.pass(999);
+    let (text, ended) = world.got(0);
+    assert!(text.matches("piece").count() == 21 && !ended, "{text}");
+    world.pass(1);
+    assert!(world.got(0).1, "nothing more has come");
+    world.assert_nothing_is_held();
 }
 
 /// Two workers and one slot: what is queued in one starts when what runs in the other ends, at the same instant, without
