@@ -608,14 +608,17 @@ impl World {
         );
     }
 
-    /// Replicas that can serve and are in the view that a proxy goes by, whatever is on its way.
+    /// Replicas that can serve what enters now and are in the view that a proxy goes by, whatever is on its way.
     fn serving(&self, of: &DeploymentName) -> usize {
+        let observed = self.core.observed();
+        let is_entered = |id: &ReplicaId| observed.replicas.get(id).is_some_and(|it| observed.is_entered(it));
         self.processes
             .iter()
             .filter(|(id, process)| {
                 process.deployment == *of
                     && process.ready
                     && !process.told_to_go
+                    && is_entered(id)
                     && self.views.iter().any(|((caller, _), views)| {
                         matches!(caller, CallerId::Proxy(_))
                             && views.iter().all(|(_, view)| view.contains(*id))

@@ -131,7 +131,9 @@ impl<'a> Planner<'a> {
         let (down_max, mut surge) = limits(wanted, number);
         let (observed, now) = (self.observed, self.now);
         let available = |replica: &Replica| observed.is_available(replica, now);
-        let count = to_number(kept.iter().chain(&old).filter(|r| available(r)).count());
+        // One that waits for its set to change over gets no requests: it is no substitute for one that does.
+        let counts = |replica: &Replica| !replica.span.is_awaited() && available(replica);
+        let count = to_number(kept.iter().chain(&old).filter(|r| counts(r)).count());
         // Until one of the new template serves, the surge alone is used: a bad version costs nothing then.
         let proven = kept.iter().any(|replica| available(replica));
         // Nothing is wrong with one that has done its part: it serves until another does.
@@ -160,7 +162,7 @@ impl<'a> Planner<'a> {
         }
         let standing: Vec<(Standing, &Replica)> = victims((&kept, new_max), (&old, old_max))
             .into_iter()
-            .map(|r| (standing_of(r, available(r)), r))
+            .map(|r| (standing_of(r, counts(r)), r))
             .collect();
         let why = if old.is_empty() { Why::Scale } else { Why::Update };
         let mut takedown = TakeDown::new(number, count, down_max);
@@ -384,7 +386,7 @@ fn victims<'a>(
 }
 
 fn standing_of(replica: &Replica, available: bool) -> Standing {
-    match (replica.is_serving(), available) {
+    match (replica.is_serving() && !replica.span.is_awaited(), available) {
         (_, true) => Standing::Available,
         (true, false) => Standing::Serving,
         (false, false) => Standing::Idle,

@@ -92,6 +92,26 @@ fn a_set_starts_whole_beside_the_old_one_and_changes_over_as_one() {
 }
 
 #[test]
+fn who_waits_for_its_set_stands_in_for_none_of_the_old_version() {
+    let mut world = World::new();
+    deploy(&mut world, vec![member("a", "a1", 5), member("b", "b1", 1)]).unwrap();
+    world.settle();
+    let lost = world.ids("a")[0].clone();
+    world.fact(Fact::Lost { replica: lost.clone(), how: "could not be reached".to_owned() });
+    world.behave("b2", Behaviour { start: Some(SECOND * 20), ..Behaviour::default() });
+    deploy(&mut world, vec![member("a", "a2", 4), member("b", "b2", 1)]).unwrap();
+    world.pass(SECOND / 2);
+    // One of the five is too many, but the four that can be reached are all that requests may go to.
+    assert_eq!((of_version(&world, "a", "a1"), of_version(&world, "a", "a2")), (5, 3));
+    assert!(!world.log.iter().any(|(_, order)| matches!(order, Order::Retire { .. })));
+    world.pass(SECOND * 10);
+    assert_eq!((of_version(&world, "a", "a1"), of_version(&world, "a", "a2")), (4, 4));
+    assert!(!world.ids("a").contains(&lost));
+    world.settle();
+    assert_eq!((of_version(&world, "a", "a2"), world.ids("a").len()), (4, 4));
+}
+
+#[test]
 fn who_entered_before_finishes_with_the_old_version_and_is_waited_for() {
     let mut world = settled(["a1", "b1", "c1"]);
     through(&mut world);
@@ -253,6 +273,21 @@ fn a_paused_member_holds_its_set() {
     world.change(|changer| changer.pause(&name("b"), false)).unwrap();
     world.settle();
     assert_eq!(of_version(&world, "a", "a2"), 2);
+}
+
+#[test]
+fn a_member_that_is_paused_with_both_versions_there_keeps_the_one_that_serves() {
+    let mut world = settled(["a1", "b1", "c1"]);
+    world.behave("c2", Behaviour { start: Some(SECOND * 5), ..Behaviour::default() });
+    chain(&mut world, ["a2", "b2", "c2"]);
+    world.pass(SECOND);
+    world.change(|changer| changer.pause(&name("a"), true)).unwrap();
+    world.pass(SECOND * 10);
+    assert_eq!((of_version(&world, "a", "a1"), of_version(&world, "a", "a2")), (2, 2));
+    through(&mut world);
+    world.change(|changer| changer.pause(&name("a"), false)).unwrap();
+    world.settle();
+    assert_eq!((of_version(&world, "a", "a1"), of_version(&world, "a", "a2")), (0, 2));
 }
 
 #[test]
