@@ -53,8 +53,8 @@ pub(crate) struct Books {
     /// Replicas that were ever stopped.
     pub(crate) stopped: BTreeSet<ReplicaId>,
     pub(crate) proxies_newest: u32,
-    /// When time has leapt last, or a stopped proxy went on.
-    pub(crate) stirred: Nanos,
+    /// When time has leapt last.
+    pub(crate) leapt: Nanos,
 }
 
 impl Books {

@@ -15,7 +15,7 @@ use crate::world::{Event, World};
 
 /// Requests that a client sends at once, at most.
 const PIPELINED_MAX: u64 = 4;
-/// So long after time has leapt, or a stopped proxy goes on, what is found late is found.
+/// So long after time has leapt, or its stopped proxy goes on, what is found late is found.
 const STIRRED: Duration = Duration::from_millis(100);
 
 impl World {
@@ -248,6 +248,9 @@ impl World {
 
     fn connection_ended(&mut self, at: usize) {
         let idle = self.desired.http.keep_alive_timeout;
+        // What came while its proxy was stopped, that proxy has not read when it finds the connection idle for too long.
+        let home = self.clients[at].home.and_then(|home| self.proxies.get(&home.proxy));
+        let stirred = home.map_or(self.books.leapt, |proxy| proxy.hung_until.max(self.books.leapt));
         let client = &mut self.clients[at];
         let begun = !client.buffer.is_empty();
         let slow = client.style.gulp.is_some() || client.style.piece.is_some();
@@ -255,7 +258,7 @@ impl World {
         let cut = match client.fate {
             Some(fate) => fate,
             None if client.announced => Cut::Announced,
-            None if (slow || !begun) && self.now.until(self.books.stirred) < STIRRED => Cut::Stalled,
+            None if (slow || !begun) && self.now.until(stirred) < STIRRED => Cut::Stalled,
             None if !begun && asked.until(client.idle_since) + STIRRED >= idle => Cut::Idle,
             None if !begun && client.outstanding.is_empty() => Cut::Idle,
             None => Cut::Unannounced { begun },

@@ -287,7 +287,7 @@ impl World {
             self.note(|| format!("{id} is stopped for {time:?}"));
             self.books.stopped.insert(id.clone());
             if let Some(replica) = self.replicas.get_mut(&id) {
-                replica.hung_until = self.now.after(time);
+                replica.hung_until = replica.hung_until.max(self.now.after(time));
             }
         }
     }
@@ -309,8 +309,7 @@ impl World {
         if let Some(number) = self.some_proxy() {
             self.note(|| format!("proxy {number} is stopped for {time:?}"));
             if let Some(proxy) = self.proxies.get_mut(&number) {
-                proxy.hung_until = self.now.after(time);
-                self.books.stirred = proxy.hung_until;
+                proxy.hung_until = proxy.hung_until.max(self.now.after(time));
             }
         }
     }
@@ -357,6 +356,6 @@ impl World {
 
     /// Everything is told to end.
     pub(crate) fn stop(&mut self) {
-        self.told(Fact::Stop { at_once: false });
+        self.told(vec![Fact::Stop { at_once: false }]);
     }
 }

@@ -89,16 +89,18 @@ impl World {
         Now { at: self.instant(), unix_ms: self.now.0 / 1_000_000 }
     }
 
-    /// The supervisor is told a fact.
-    pub(crate) fn told(&mut self, fact: Fact) {
+    /// The supervisor is told facts, and then takes a turn.
+    pub(crate) fn told(&mut self, facts: Vec<Fact>) {
         let wall = self.wall();
-        self.note(|| format!("the supervisor hears {}", short(&fact)));
-        self.books.told(&fact, self.now);
-        if let Fact::Exited { replica, .. } = &fact {
-            self.roster.remove(replica);
-        }
-        if let Some(core) = &mut self.core {
-            core.handle(fact, wall);
+        for fact in facts {
+            self.note(|| format!("the supervisor hears {}", short(&fact)));
+            self.books.told(&fact, self.now);
+            if let Fact::Exited { replica, .. } = &fact {
+                self.roster.remove(replica);
+            }
+            if let Some(core) = &mut self.core {
+                core.handle(fact, wall);
+            }
         }
         self.turn();
     }
@@ -459,12 +461,13 @@ impl World {
                 let Some(Applied { generation, unreachable }) = proxy.routing.applied(generation) else {
                     return;
                 };
-                let fact = Fact::ViewApplied { caller, deployment: None, generation };
-                self.say(channel.clone(), soon, fact);
-                for (replica, why) in unreachable {
+                // One message: who can't be reached counts at no moment as one that the proxy uses.
+                let mut facts = vec![Fact::ViewApplied { caller, deployment: None, generation }];
+                facts.extend(unreachable.into_iter().map(|(replica, why)| {
                     let how = format!("could not be reached by the proxy: {why}");
-                    self.say(channel.clone(), soon, Fact::Lost { replica, how });
-                }
+                    Fact::Lost { replica, how }
+                }));
+                self.say_all(channel, soon, facts);
             }
             FromWorker::Oldest(worker, epoch) => {
                 if let Some(epoch) = proxy.routing.oldest(worker, epoch, workers) {

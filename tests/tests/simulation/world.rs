@@ -28,8 +28,8 @@ use crate::wire::{LaneNotes, SimLane, SimLoad, Touched};
 /// One thing that happens.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The supervisor of this life is told.
-    Fact { life: u32, fact: Box<Fact> },
+    /// The supervisor of this life is told: all that is in one message, and then it takes a turn.
+    Facts { life: u32, facts: Vec<Fact> },
     /// A proxy's control thread gets an order.
     Order { proxy: u32, order: ProxyDo },
     /// A replica gets an order.
@@ -253,9 +253,14 @@ impl World {
 
     /// The supervisor is told something, if it lives by then.
     pub(crate) fn say(&mut self, channel: Channel, after: Duration, fact: Fact) {
+        self.say_all(channel, after, vec![fact]);
+    }
+
+    /// The supervisor is told what one message says, if it lives by then.
+    pub(crate) fn say_all(&mut self, channel: Channel, after: Duration, facts: Vec<Fact>) {
         let life = self.life;
         if self.core.is_some() {
-            self.send(channel, after, Event::Fact { life, fact: Box::new(fact) });
+            self.send(channel, after, Event::Facts { life, facts });
         }
     }
 
@@ -302,7 +307,7 @@ impl World {
     /// Time passes in one leap, as in a suspend: whatever was due meanwhile happens late.
     pub(crate) fn leap(&mut self, time: Duration) {
         self.now = self.now.after(time);
-        self.books.stirred = self.now;
+        self.books.leapt = self.now;
     }
 
     fn happen(&mut self, event: Event, at: Nanos) {
@@ -314,7 +319,7 @@ impl World {
         }
         self.steps += 1;
         match event {
-            Event::Fact { fact, .. } => self.told(*fact),
+            Event::Facts { facts, .. } => self.told(facts),
             Event::Order { proxy, order } => self.proxy_ordered(proxy, order),
             Event::Tell { replica, tell } => self.replica_told(&replica, tell),
             Event::Constructed(replica) => self.constructed(&replica),
@@ -388,7 +393,7 @@ impl World {
     /// It was to happen to somebody who is gone, or was moved.
     fn is_void(&self, event: &Event, at: Nanos) -> bool {
         match event {
-            Event::Fact { life, .. } => self.core.is_none() || *life != self.life,
+            Event::Facts { life, .. } => self.core.is_none() || *life != self.life,
             Event::ReplicaTurn(id) => self.replicas.get(id).is_none_or(|it| it.turn_at != Some(at)),
             Event::Tell { replica, .. }
             | Event::Constructed(replica)
