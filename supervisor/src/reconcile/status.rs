@@ -13,6 +13,7 @@ use crate::reconcile::deployment::{Deployment, Outcome, RolloutKind};
 use crate::reconcile::fact::CallerId;
 use crate::reconcile::proxy::ProxyPhase;
 use crate::reconcile::replica::Replica;
+use crate::reconcile::together::set_of;
 
 impl Core {
     /// Every deployment's status, by name. Memory is for the one who can measure it to fill in.
@@ -60,11 +61,12 @@ impl Core {
             .filter(|(r, available)| **available && r.template == wanted.template && r.has_config_of(wanted))
             .count();
         let status = state_of(deployment, serving);
+        let message = self.message_of(deployment, status, (serving, updated), now);
         DeploymentStatus {
             name: wanted.spec.name.clone(),
             application: wanted.application.clone(),
             status,
-            message: self.message_of(deployment, status, serving, updated),
+            message,
             version: wanted.version.clone(),
             revision: wanted.revision,
             class: wanted.class.name.as_str().to_owned(),
@@ -87,7 +89,8 @@ impl Core {
         if let Some(undone) = &wanted.rolled_back {
             let (outcome, message) = self.way_back_of(deployment, &undone.message);
             let (revision, version) = (undone.revision, undone.version.clone());
-            return RolloutStatus { revision, version, outcome, updated, message, blocked: false };
+            let blocked = deployment.deleted && self.observed().is_blocked(deployment);
+            return RolloutStatus { revision, version, outcome, updated, message, blocked };
         }
         let (outcome, message) = match &deployment.rollout.outcome {
             Outcome::Progressing => (RolloutOutcome::InProgress, self.waits_for(deployment)),
@@ -100,7 +103,8 @@ impl Core {
             outcome,
             updated,
             message,
-            blocked: outcome == RolloutOutcome::InProgress && self.observed().is_blocked(deployment),
+            blocked: (deployment.deleted || outcome == RolloutOutcome::InProgress)
+                && self.observed().is_blocked(deployment),
         }
     }
 
@@ -126,14 +130,14 @@ impl Core {
         &self,
         deployment: &Deployment,
         status: DeploymentState,
-        serving: usize,
-        updated: usize,
+        (serving, updated): (usize, usize),
+        now: Instant,
     ) -> String {
         let wanted = &deployment.wanted;
         match (status, &deployment.rollout.outcome) {
             (_, Outcome::Failed(why)) if serving > 0 => format!("{why}; what served before serves on"),
             (_, Outcome::Failed(why)) => why.clone(),
-            (DeploymentState::Deleting, _) => "its replicas finish what they have".to_owned(),
+            (DeploymentState::Deleting, _) => self.farewell_of(deployment, now),
             (DeploymentState::Healthy, _) => match &wanted.rolled_back {
                 Some(undone) => format!("revision {} was put back: {}", undone.revision, undone.message),
                 None => scaling_of(deployment),
@@ -145,6 +149,15 @@ impl Core {
                     why => format!("{count}; {why}"),
                 }
             }
+        }
+    }
+
+    /// What a deployment that is deleted still waits for.
+    fn farewell_of(&self, deployment: &Deployment, now: Instant) -> String {
+        let key = set_of(&deployment.wanted).filter(|_| self.observed().is_blocked(deployment));
+        match key.and_then(|key| Some((key.1, self.observed().missing_of_set(key, now)?))) {
+            Some((set, missing)) => format!("it is called until the set '{set}' changes over: {missing}"),
+            None => "its replicas finish what they have".to_owned(),
         }
     }
 

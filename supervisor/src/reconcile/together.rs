@@ -178,7 +178,8 @@ impl Observed {
     /// Whether its set can't change over before somebody deploys again: one of it has failed, and is left so.
     #[must_use]
     pub fn is_blocked(&self, deployment: &Deployment) -> bool {
-        let Some(key) = set_of(&deployment.wanted).filter(|_| deployment.awaits_turn()) else { return false };
+        let changes = self.has_to_change(&deployment.wanted.spec.name, deployment);
+        let Some(key) = set_of(&deployment.wanted).filter(|_| changes) else { return false };
         self.members(key).any(|(_, other)| {
             let needed = other.awaits_turn() || !other.has_run(&other.wanted.template);
             !other.deleted && needed && other.is_halted() && !other.wanted.spec.rollout.auto_rollback

@@ -340,8 +340,9 @@ impl World {
             match status.status {
                 DeploymentState::DeployFailed => true,
                 DeploymentState::Healthy => serving >= status.target_replicas as usize,
-                // A set stays with its old version while one of it has failed that is not to go back.
-                DeploymentState::Updating => status.rollout.blocked,
+                // A set stays with its old version while one of it has failed that is not to go back; and who is deleted
+                // of it stays with it, for the old version calls it.
+                DeploymentState::Updating | DeploymentState::Deleting => status.rollout.blocked,
                 _ => false,
             }
         });

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use decurion_api::spec::{Amount, ApplicationSpec, DeploymentSpec};
-use decurion_api::status::RolloutOutcome;
+use decurion_api::status::{DeploymentState, RolloutOutcome};
 use decurion_api::{ApplicationName, SetName};
 
 use crate::capacity::Capacity;
@@ -197,6 +197,31 @@ fn where_one_fails_that_is_not_undone_the_others_say_that_they_are_blocked_until
     assert!(!world.status("a").rollout.blocked);
     world.settle();
     assert_eq!((of_version(&world, "a", "a2"), of_version(&world, "c", "c3")), (2, 2));
+}
+
+#[test]
+fn a_member_that_is_deleted_from_a_blocked_set_says_what_it_waits_for() {
+    let mut world = settled(["a1", "b1", "c1"]);
+    world.behave("a2", Behaviour { refuses: Some("no weights"), ..Behaviour::default() });
+    let entrance = |version: &str| {
+        let mut first = member("a", version, 2);
+        first.rollout.auto_rollback = false;
+        first
+    };
+    deploy(&mut world, vec![entrance("a2"), member("b", "b1", 2), member("c", "c1", 2)]).unwrap();
+    world.until(|world| world.outcome("a") == RolloutOutcome::Failed);
+    deploy(&mut world, vec![entrance("a2"), member("b", "b1", 2)]).unwrap();
+    world.pass(SECOND * 60);
+    let status = world.status("c");
+    assert_eq!(world.state("c"), DeploymentState::Deleting);
+    assert!(
+        status.rollout.blocked && status.message.contains("'a' has failed and is not undone"),
+        "{status:?}"
+    );
+    through(&mut world);
+    deploy(&mut world, vec![entrance("a3"), member("b", "b1", 2)]).unwrap();
+    assert!(!world.status("c").rollout.blocked);
+    world.until(|world| world.processes_of("c") == 0);
 }
 
 #[test]
